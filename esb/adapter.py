@@ -1,0 +1,297 @@
+"""The contracts at the edge: what an adapter gives (Source, Sink, RequestReply) and is given.
+
+An adapter is one package with an `adapter: Adapter` object, named by an entry point in the group
+`esb.adapters`; the entry point's name is its key in YAML. It imports floors 0 and 1 and nothing
+else of the engine: the store, expressions, validators and what is shared come through `Build`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+import msgspec
+
+from esb.envelope import Body, Envelope
+from esb.errors import EsbError
+from esb.options import Options
+from esb.step import Step
+
+T = TypeVar("T")
+O = TypeVar("O", bound=Options)  # noqa: E741
+E_co = TypeVar("E_co", covariant=True)
+
+
+# --- what an adapter gives -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """`up` says whether the thing works now; `detail` why not, for people, without secrets."""
+
+    up: bool
+    detail: str = ""
+
+
+class Source(Protocol):
+    """Message endpoint, inbound: takes messages from outside and hands each to its step.
+
+    The step returning acknowledges the message; the envelope it returned is the answer, told by
+    `Envelope.outcome`. The step raising refuses the message: an error to a waiting caller, given
+    back (`Transient`) or rejected (`Permanent`) where the far side can take it back.
+    """
+
+    waits: bool
+    """Whether a caller waits for the answer (so an error can be told to somebody)."""
+
+    async def start(self, step: Step) -> None:
+        """Begin to take messages. A far side that is not there yet is no error: keep trying."""
+
+    async def stop(self, grace: float) -> None:
+        """Stop taking, let what is in flight finish for `grace` seconds, give the rest back."""
+
+    def health(self) -> Health:
+        """Whether messages can arrive now."""
+
+
+class Sink(Protocol):
+    """Message endpoint, outbound, one-way: `send` in YAML."""
+
+    async def send(self, envelope: Envelope) -> None:
+        """Return once the far side has taken the message (a 2xx, a confirm, an fsync).
+
+        Raises Transient or Permanent; Client-library errors never pass.
+        """
+
+
+class RequestReply(Protocol):
+    """Message endpoint, outbound, with a reply (EIP: Request-Reply): `call` in YAML."""
+
+    async def call(self, envelope: Envelope) -> Envelope:
+        """Send and return the reply, made with `envelope.reply(...)`.
+
+        Raises Transient or Permanent; a typed fault of the far side is `Fault`.
+        """
+
+
+class Resource(Protocol):
+    """Something that endpoints share: a server, a pool, a connection (see `Build.shared`)."""
+
+    async def open(self) -> None:
+        """Called once before any source starts. A far side that is away is no error."""
+
+    async def close(self) -> None:
+        """Called once after every source stopped."""
+
+    def health(self) -> Health:
+        """Whether it works now."""
+
+
+@dataclass(frozen=True)
+class Role(Generic[O, E_co]):
+    """One direction of an adapter: its options and what makes the endpoint from them."""
+
+    options: type[O]
+    make: Callable[[O, Build], E_co]
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """What an adapter package offers; a role that is None cannot be written in YAML.
+
+    connection: options that a named entry under `connections:` may hold for this adapter. An
+        endpoint with `connection: name` gets them merged below its own, so each must also be
+        an option of the roles that accept it.
+    """
+
+    source: Role[Any, Source] | None = None
+    sink: Role[Any, Sink] | None = None
+    caller: Role[Any, RequestReply] | None = None
+    connection: type[Options] | None = None
+
+
+@dataclass(frozen=True)
+class Section:
+    """A top-level YAML section that an adapter contributes (entry-point group `esb.sections`).
+
+    options: the model of the whole section.
+    expand: turns it into ordinary routes, each `Expanded`; None for a section that is only
+        settings, which its adapter reads with `Build.section(name)`.
+    """
+
+    options: type[Any]
+    expand: Callable[[Any, Build], Sequence[Expanded]] | None = None
+
+
+@dataclass(frozen=True)
+class Expanded:
+    """An ordinary route made by a section. `at` is the place in the section it comes from."""
+
+    name: str
+    route: Mapping[str, Any]
+    at: tuple[str | int, ...] = ()
+
+
+# --- what an adapter is given --------------------------------------------------------------------
+
+Expression = Callable[[Envelope], Any]
+"""A compiled expression. Raises RouteFailure when it fails on a message."""
+
+Text = Callable[[Envelope], str]
+"""Compiled plain text with `{{ }}` in it. Raises RouteFailure when it fails on a message."""
+
+Renderer = Callable[[Envelope], Body]
+"""A compiled template. Raises RouteFailure when it fails on a message."""
+
+Validator = Callable[[Envelope], None]
+"""A compiled check of a body. Raises BadMessage with what is wrong and where."""
+
+
+class BuildFailed(Exception):
+    """A part cannot be built; the diagnostic is already recorded with `Build.problem`."""
+
+
+class Build(Protocol):
+    """What a step or an endpoint is given while it is compiled, once, at load.
+
+    Paths are keys into the options being built ("schema",) and place a diagnostic at its line.
+    Nothing here touches the network. What fails is recorded, so that one load finds every mistake;
+    a method without a harmless stand-in to return then raises BuildFailed, which callers let pass.
+    """
+
+    route: str
+    """The name of the route being built."""
+
+    def problem(
+        self, message: str, *path: str | int, code: str = "value", hint: str = "", key: bool = False
+    ) -> BuildFailed:
+        """Record a mistake at `path` (at its key if `key`), and return what may be raised."""
+
+    def expression(self, source: str, *path: str | int) -> Expression:
+        """Compile an expression over body, headers, path, query, ...."""
+
+    def text(self, source: str, *path: str | int) -> Text:
+        """Compile plain text with `{{ }}`."""
+
+    def file(self, name: str, *path: str | int) -> Path:
+        """An existing file, relative to the YAML file, then to transforms/, inside the project."""
+
+    def json_schema(self, schema: str | Mapping[str, Any], *path: str | int) -> Validator:
+        """Compile a JSON Schema: a file's name or the schema itself."""
+
+    def xml_schema(self, name: str, *path: str | int) -> Validator:
+        """Compile an XSD file."""
+
+    def jinja(self, name: str, content_type: str, *path: str | int) -> Renderer:
+        """Compile a Jinja2 template file, or its text if it has a line break."""
+
+    def xslt(self, name: str, content_type: str, *path: str | int) -> Renderer:
+        """Compile an XSLT file."""
+
+    def steps(self, raw: Sequence[Any], *path: str | int) -> Step:
+        """Compile inner steps."""
+
+    def sink(self, raw: Any, *path: str | int) -> Sink:
+        """Build an outbound endpoint: {adapter: options}."""
+
+    def caller(self, raw: Any, *path: str | int) -> RequestReply:
+        """Build a request-reply endpoint: {adapter: options}."""
+
+    def shared(self, key: object, make: Callable[[], T]) -> T:
+        """The one object under `key` in this bus, made on first use; opened and closed by the bus
+        if it is a Resource. It outlives a reload for as long as some route still asks for it."""
+
+    def section(self, name: str) -> Any:
+        """The validated top-level section `name`; its defaults if the project does not have it."""
+
+    def claim(self, name: str, *path: str | int) -> None:
+        """Take a name nobody else may take ("http GET /orders"); a second taker is a problem that
+        tells both places."""
+
+    @property
+    def store(self) -> Store:
+        """The durable store; opened before any source starts."""
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """Why a message failed: the error's code and detail, where, when, after how many tries."""
+
+    code: str
+    detail: str
+    route: str
+    step: str
+    attempts: int
+    time: datetime
+
+    @classmethod
+    def of(cls, error: EsbError, route: str, attempts: int, time: datetime) -> Failure:
+        """The record of `error`."""
+        return cls(error.code, error.detail, route, error.step, attempts, time)
+
+
+class Stored(msgspec.Struct, frozen=True):
+    """A message in the store. `due` is a Unix time; it is not handed out before."""
+
+    key: int
+    channel: str
+    envelope: Envelope
+    attempts: int
+    due: float
+    stored: float
+    failure: Failure | None = None
+
+
+class Store(Protocol):
+    """Durable messages in named channels. Each method returns once its effect is on the disk.
+
+    Raises Overloaded when there is no room, Transient when the store cannot be written; then
+    nothing was stored.
+    """
+
+    async def put(
+        self,
+        channel: str,
+        envelope: Envelope,
+        *,
+        due: float = 0.0,
+        attempts: int = 0,
+        failure: Failure | None = None,
+    ) -> int:
+        """Store a message and return its key."""
+
+    async def take(self, channel: str, limit: int) -> list[Stored]:
+        """Up to `limit` due messages, oldest first, handed to nobody else until they are `done` or
+        given back. What a dead process had taken is there again when the store opens."""
+
+    async def done(self, key: int) -> None:
+        """Forget a message that was taken (or lies in the channel)."""
+
+    async def move(
+        self,
+        key: int,
+        channel: str,
+        *,
+        due: float = 0.0,
+        attempts: int = 0,
+        failure: Failure | None = None,
+    ) -> None:
+        """Move a message to another channel (or the same one, to wait) in one transaction."""
+
+    async def wait(self, channel: str, timeout: float) -> None:
+        """Return when something may be due in `channel`, at the latest after `timeout` seconds."""
+
+    async def list(self, channel: str, *, limit: int = 100, after: int = 0) -> list[Stored]:
+        """Messages of a channel in the order of their keys, from the one after key `after`."""
+
+    async def get(self, key: int) -> Stored | None:
+        """One message, wherever it lies."""
+
+    async def counts(self) -> dict[str, int]:
+        """Messages by channel."""
+
+
+DEAD = "dead"
+"""The channel of dead letters (EIP: Dead Letter Channel)."""

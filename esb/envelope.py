@@ -1,0 +1,341 @@
+"""The canonical message: an immutable envelope around a body that is parsed only when read.
+
+The attributes are those of CloudEvents 1.0 (section 3.1). Two rules hold everywhere:
+
+* What the wire sends is data, never a command. Wire headers live in `Envelope.headers`, which no
+  component reads as control; what controls delivery is a typed field that no wire name can reach.
+* A body that nobody reads is never parsed. `Body` keeps the bytes it came with, so a message that
+  no step changes leaves as it arrived.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from enum import Enum
+from functools import lru_cache
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from esb.errors import BadMessage, UnsupportedMedia
+
+HeaderValue = str | bytes | int | float | bool | None | datetime | list[Any] | dict[str, Any]
+"""A scalar, bytes, or (AMQP) a table. HTTP and SOAP carry `str` only."""
+
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
+_UNSAFE = re.compile(r"[\r\n\0]")
+
+
+class ContentType(msgspec.Struct, frozen=True):
+    """A parsed media type (RFC 9110, section 8.3): `essence` is lower case, without parameters."""
+
+    essence: str
+    params: dict[str, str] = {}
+
+    @property
+    def charset(self) -> str:
+        """The declared charset, or "utf-8"."""
+        return self.params.get("charset", "utf-8").lower()
+
+
+@lru_cache(maxsize=512)
+def parse_content_type(value: str) -> ContentType:
+    """Parse a Content-Type value; parameters are lower-cased by name and unquoted."""
+    essence, *rest = value.split(";")
+    params: dict[str, str] = {}
+    for part in rest:
+        name, found, text = part.partition("=")
+        if found:
+            params[name.strip().lower()] = text.strip().strip('"')
+    return ContentType(essence.strip().lower(), params)
+
+
+class Codec(Protocol):
+    """Turns bytes of one family of media types into plain data and back."""
+
+    def decode(self, raw: bytes, content_type: ContentType) -> Any:
+        """Parse `raw`. Raises BadMessage when it is not what its content type says."""
+
+    def encode(self, data: Any, content_type: ContentType) -> bytes:
+        """Write `data`. Raises EsbError when this format cannot hold it."""
+
+
+_CODECS: dict[str, Codec] = {}
+
+
+def register_codec(codec: Codec, *media_types: str) -> None:
+    """Make `codec` the one for `media_types`: "application/json", or a suffix such as "+json"."""
+    for media_type in media_types:
+        _CODECS[media_type] = codec
+
+
+def codec_for(content_type: str) -> Codec:
+    """The codec of a content type, found by media type, then by structured suffix (RFC 6839).
+
+    Raises UnsupportedMedia when there is none.
+    """
+    essence = parse_content_type(content_type).essence
+    codec = _CODECS.get(essence)
+    if codec is None:
+        _, plus, suffix = essence.rpartition("+")
+        codec = _CODECS.get(f"+{suffix}") if plus else None
+    if codec is None:
+        codec = _CODECS.get(essence.partition("/")[0] + "/*")
+    if codec is None:
+        raise UnsupportedMedia(f"no codec reads {essence or 'a body without a content type'}")
+    return codec
+
+
+_UNSET: Final = object()
+
+
+class Body:
+    """Content in its bytes, its data, or both; each is made from the other at most once.
+
+    Data is plain: None, bool, int, float, Decimal, str, bytes, list, dict; an lxml element for
+    XML. It is shared by everyone who holds the body: never change it in place.
+    """
+
+    __slots__ = ("_data", "_raw", "content_type")
+
+    content_type: str
+    _raw: bytes | None
+    _data: Any
+
+    def __init__(self, raw: bytes | None, content_type: str, data: Any = _UNSET) -> None:
+        self._raw = raw
+        self._data = data
+        self.content_type = content_type
+
+    @classmethod
+    def of(cls, data: Any, content_type: str = "application/json") -> Body:
+        """A body from plain data, written as `content_type` when somebody asks for its bytes."""
+        return cls(None, content_type, data)
+
+    @property
+    def raw(self) -> bytes:
+        """The bytes: those that came, or the data written by its codec."""
+        if self._raw is None:
+            codec = codec_for(self.content_type)
+            self._raw = codec.encode(self._data, parse_content_type(self.content_type))
+        return self._raw
+
+    @property
+    def data(self) -> Any:
+        """The parsed content. Raises BadMessage or UnsupportedMedia when it cannot be read."""
+        if self._data is _UNSET:
+            raw = self._raw or b""
+            if not raw and not self.content_type:
+                self._data = None
+            else:
+                codec = codec_for(self.content_type)
+                self._data = codec.decode(raw, parse_content_type(self.content_type))
+        return self._data
+
+    @property
+    def text(self) -> str:
+        """The bytes decoded with the declared charset. Raises BadMessage if they are not that."""
+        charset = parse_content_type(self.content_type).charset
+        try:
+            return self.raw.decode(charset)
+        except (UnicodeDecodeError, LookupError) as e:
+            raise BadMessage(f"the body is not valid {charset}") from e
+
+    @property
+    def is_empty(self) -> bool:
+        """No bytes and no data; reading this never parses or writes anything."""
+        return not self._raw and (self._data is _UNSET or self._data is None)
+
+    @property
+    def is_parsed(self) -> bool:
+        """Whether `data` is at hand without parsing."""
+        return self._data is not _UNSET
+
+    @property
+    def is_written(self) -> bool:
+        """Whether `raw` is at hand without writing."""
+        return self._raw is not None
+
+    def __repr__(self) -> str:
+        size = f"{len(self._raw)} bytes" if self._raw is not None else "data"
+        return f"<Body {self.content_type or 'untyped'} {size}>"
+
+
+NO_BODY: Final = Body(b"", "")
+
+
+class Headers:
+    """An ordered, immutable multi-map; names compare without case, values keep their type.
+
+    Raises BadMessage for a name that is no token (RFC 9110, section 5.6.2) or a text value with
+    CR, LF or NUL: a header that cannot be smuggled in cannot be smuggled on.
+    """
+
+    __slots__ = ("_index", "_pairs")
+
+    def __init__(self, pairs: Iterable[tuple[str, HeaderValue]] = ()) -> None:
+        self._pairs = tuple(pairs)
+        self._index: dict[str, HeaderValue] | None = None
+        for name, value in self._pairs:
+            _check_header(name, value)
+
+    @classmethod
+    def trusted(cls, pairs: Iterable[tuple[str, HeaderValue]]) -> Headers:
+        """Headers whose names and values a protocol parser has already checked."""
+        headers = cls.__new__(cls)
+        headers._pairs = tuple(pairs)
+        headers._index = None
+        return headers
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The first value under `name`, or `default`."""
+        if self._index is None:
+            self._index = {n.lower(): v for n, v in reversed(self._pairs)}
+        return self._index.get(name.lower(), default)
+
+    def get_all(self, name: str) -> list[HeaderValue]:
+        """Every value under `name`, in order."""
+        name = name.lower()
+        return [v for n, v in self._pairs if n.lower() == name]
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self.get(name, _UNSET) is not _UNSET
+
+    def __iter__(self) -> Iterator[tuple[str, HeaderValue]]:
+        return iter(self._pairs)
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Headers) and self._pairs == other._pairs
+
+    def __hash__(self) -> int:
+        return hash(tuple(name.lower() for name, _ in self._pairs))
+
+    def __repr__(self) -> str:
+        # Values may be credentials, so only names are ever shown.
+        return f"<Headers {', '.join(name for name, _ in self._pairs)}>"
+
+    def replace(self, changes: Mapping[str, HeaderValue]) -> Headers:
+        """A copy where each changed name has exactly that value; None removes it."""
+        if not changes:
+            return self
+        gone = {name.lower() for name in changes}
+        for name, value in changes.items():
+            _check_header(name, value)
+        kept = [pair for pair in self._pairs if pair[0].lower() not in gone]
+        kept += [(name, value) for name, value in changes.items() if value is not None]
+        return Headers.trusted(kept)
+
+    def keep(self, wanted: Callable[[str], bool]) -> Headers:
+        """A copy of the headers whose lower-case name is `wanted`."""
+        return Headers.trusted(pair for pair in self._pairs if wanted(pair[0].lower()))
+
+
+def _check_header(name: str, value: HeaderValue) -> None:
+    if not _TOKEN.match(name):
+        raise BadMessage(f"{name[:40]!r} is no header name")
+    if isinstance(value, str) and _UNSAFE.search(value):
+        raise BadMessage(f"the value of header {name!r} has a line break or a NUL")
+
+
+NO_HEADERS: Final = Headers()
+NO_PARAMS: Final[Mapping[str, Mapping[str, Any]]] = {}
+
+
+class Outcome(Enum):
+    """What a returned envelope stands for, so that its source can answer for it."""
+
+    MESSAGE = "message"  # the message itself, as the steps left it
+    REPLY = "reply"  # the answer that a call brought
+    ACCEPTED = "accepted"  # taken durably by somebody else; there is nothing more to tell
+    FILTERED = "filtered"  # a rule stopped it: acknowledged, counted, not passed on
+    DEAD = "dead"  # gave up; it lies in the dead letters with its reason
+
+
+def new_id() -> str:
+    """A time-ordered unique id (UUID version 7, RFC 9562 section 5.7)."""
+    millis = time.time_ns() // 1_000_000
+    value = (millis << 80) | int.from_bytes(os.urandom(10), "big")
+    value = (value & ~(0xF << 76)) | (0x7 << 76)
+    value = (value & ~(0x3 << 62)) | (0x2 << 62)
+    text = f"{value:032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+class Envelope(msgspec.Struct, frozen=True, kw_only=True):
+    """One message on its way through the bus.
+
+    id, source, type, time, subject: CloudEvents 1.0 attributes. A source gives a message that it
+        may be asked for again the same id each time.
+    correlation_id: ties a reply, or the parts of a split, to what they belong to.
+    headers: what the wire sent or `set` wrote; data only.
+    params: what a source knows beside headers and body, by group: {"path": {...}, "query": {...}}.
+    attempt: 1 for the first try; counted by the bus, never read from the wire.
+    deadline: when the waiting caller gives up, on the clock of `time.monotonic`; None: never.
+    principal: who the listener authenticated, or "".
+    traceparent, tracestate: W3C Trace Context.
+    """
+
+    body: Body = NO_BODY
+    id: str = msgspec.field(default_factory=new_id)
+    source: str = "esb"
+    type: str = "message"
+    time: datetime = msgspec.field(default_factory=lambda: datetime.now(UTC))
+    subject: str = ""
+    correlation_id: str = ""
+    headers: Headers = NO_HEADERS
+    params: Mapping[str, Mapping[str, Any]] = NO_PARAMS
+    outcome: Outcome = Outcome.MESSAGE
+    attempt: int = 1
+    deadline: float | None = None
+    reply_to: str = ""
+    principal: str = ""
+    traceparent: str = ""
+    tracestate: str = ""
+
+    @property
+    def content_type(self) -> str:
+        """The content type of the body, "" if it has none."""
+        return self.body.content_type
+
+    def replace(self, **changes: Any) -> Envelope:
+        """A copy with the named fields changed."""
+        return msgspec.structs.replace(self, **changes)
+
+    def with_body(self, data: Any, content_type: str) -> Envelope:
+        """A copy with a new body, as data (or `bytes` taken as they are)."""
+        if isinstance(data, bytes):
+            return self.replace(body=Body(data, content_type))
+        return self.replace(body=Body.of(data, content_type))
+
+    def reply(self, body: Body, headers: Headers = NO_HEADERS) -> Envelope:
+        """The answer to this message: same correlation, trace, params and deadline."""
+        return self.replace(
+            body=body,
+            headers=headers,
+            correlation_id=self.correlation_id or self.id,
+            outcome=Outcome.REPLY,
+        )
+
+
+__all__ = [
+    "NO_BODY",
+    "NO_HEADERS",
+    "Body",
+    "Codec",
+    "ContentType",
+    "Envelope",
+    "HeaderValue",
+    "Headers",
+    "Outcome",
+    "codec_for",
+    "new_id",
+    "parse_content_type",
+    "register_codec",
+]

@@ -1,0 +1,208 @@
+"""Every error of the bus, typed by what to do about it.
+
+    EsbError
+    ├── ConfigError               found while routes are loaded; carries all its Diagnostics
+    ├── Permanent                 trying again cannot help
+    │   ├── BadMessage            the sender's fault: malformed, invalid
+    │   │   ├── TooLarge          over a size, depth or count limit
+    │   │   ├── UnsupportedMedia  a content type nobody here reads
+    │   │   └── NoSuchOperation   nothing is served under that name, path or method
+    │   ├── Denied                credentials missing or not enough
+    │   ├── RouteFailure          the route's own fault: an expression or a template failed
+    │   ├── Fault                 the far side answered with a typed fault
+    │   ├── Rejected              the far side refused the message (a 4xx, an unroutable publish)
+    │   ├── BadReply              the far side answered something unreadable
+    │   └── OutcomeUnknown        sent, no answer came, and sending again is not safe
+    └── Transient                 may work later, after `retry_after` seconds if it says so
+        ├── Unreachable           no connection was made, so nothing was sent
+        ├── TimedOut              no answer in time, and sending again is safe
+        └── Overloaded            a limit of the bus or of the far side (429, 503)
+
+Adapters translate the errors of their client libraries into these at their edge; nothing
+else in the bus ever sees a foreign exception type. `str(error)` is written for the sender
+of the message: it names no file, no secret and no internals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+class EsbError(Exception):
+    """Root of the tree.
+
+    `code` is a stable slug for programs, `detail` a sentence for people, `step` the place in the
+    route where it was raised ("steps[1].call", filled in on the way out; "" outside a route).
+    """
+
+    code = "error"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.step = ""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Diagnostic:
+    """One mistake in a project's files. Lines and columns count from 1; 0 means the whole file."""
+
+    file: str
+    line: int
+    column: int
+    code: str
+    message: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        where = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+        return f"{where}: {self.message}" + (f" ({self.hint})" if self.hint else "")
+
+
+class ConfigError(EsbError):
+    """The project's files are wrong; `diagnostics` lists everything found, in file order."""
+
+    code = "config"
+
+    def __init__(self, diagnostics: Sequence[Diagnostic]) -> None:
+        self.diagnostics = sorted(diagnostics)
+        super().__init__("\n".join(str(d) for d in self.diagnostics))
+
+
+class Permanent(EsbError):
+    """Trying again cannot help."""
+
+    code = "permanent"
+
+
+class BadMessage(Permanent):
+    """The message is malformed or invalid.
+
+    `errors` locates what is wrong, as `{"pointer": "/a/0", "detail": "..."}` (RFC 6901 pointers).
+    """
+
+    code = "bad-message"
+
+    def __init__(self, detail: str, errors: Sequence[dict[str, str]] = ()) -> None:
+        super().__init__(detail)
+        self.errors = list(errors)
+
+
+class TooLarge(BadMessage):
+    """The message is over a size, depth or count limit."""
+
+    code = "too-large"
+
+
+class UnsupportedMedia(BadMessage):
+    """The content type is one that nobody here reads or writes."""
+
+    code = "unsupported-media-type"
+
+
+class NoSuchOperation(BadMessage):
+    """Nothing is served under that name, path or method. `allowed` lists methods that would be."""
+
+    code = "no-such-operation"
+
+    def __init__(self, detail: str, allowed: Sequence[str] = ()) -> None:
+        super().__init__(detail)
+        self.allowed = tuple(allowed)
+
+
+class Denied(Permanent):
+    """Credentials are missing (`authenticated` is False) or not enough."""
+
+    code = "denied"
+
+    def __init__(self, detail: str, *, authenticated: bool = False, challenge: str = "") -> None:
+        super().__init__(detail)
+        self.authenticated = authenticated
+        self.challenge = challenge
+
+
+class RouteFailure(Permanent):
+    """The route itself is at fault: an expression or a template failed on this message."""
+
+    code = "route-failure"
+
+
+class Fault(Permanent):
+    """The far side answered with a typed fault.
+
+    `name` is the declared fault's name or "" for an undeclared one, `party` who is to blame as the
+    far side sees it ("sender" or "receiver"), `data` the decoded detail, `info` protocol facts to
+    show (fault code, actor, upstream status).
+    """
+
+    code = "fault"
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        name: str = "",
+        party: str = "receiver",
+        type: str = "",
+        data: Any = None,
+        info: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.name = name
+        self.party = party
+        self.type = type
+        self.data = data
+        self.info = info or {}
+
+
+class Rejected(Permanent):
+    """The far side refused the message. `status` and `reply` hold its answer where it gave one."""
+
+    code = "rejected"
+
+    def __init__(self, detail: str, *, status: int | None = None, reply: Any = None) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.reply = reply
+
+
+class BadReply(Permanent):
+    """The far side took the message and answered something unreadable."""
+
+    code = "bad-reply"
+
+
+class OutcomeUnknown(Permanent):
+    """The message was sent and no answer came; sending it again might do its work twice."""
+
+    code = "outcome-unknown"
+
+
+class Transient(EsbError):
+    """May work later. `retry_after` is what the far side asked for, in seconds."""
+
+    code = "transient"
+
+    def __init__(self, detail: str, *, retry_after: float | None = None) -> None:
+        super().__init__(detail)
+        self.retry_after = retry_after
+
+
+class Unreachable(Transient):
+    """No connection was made, so nothing was sent."""
+
+    code = "unreachable"
+
+
+class TimedOut(Transient):
+    """No answer in time; either nothing was sent or sending it again is safe."""
+
+    code = "timed-out"
+
+
+class Overloaded(Transient):
+    """A limit of the bus or of the far side was reached."""
+
+    code = "overloaded"

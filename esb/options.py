@@ -1,0 +1,97 @@
+"""What every option model is made of: the strict base class and the spelled-out units.
+
+Duration   "500ms", "5s", "2m", "1h", "1d" -> seconds (float)
+Size       "512", "64KB", "5MB", "1GB"     -> bytes (int; units of 1024)
+Backoff    "1s", "1s..60s"                 -> Range(first, longest)
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, WithJsonSchema
+
+
+class Options(BaseModel):
+    """Base of every model that a YAML mapping fills: unknown keys are errors, values immutable.
+
+    `shorthand` names the field that a bare value fills, so that `filter: body.x > 1` may stand for
+    `filter: {when: body.x > 1}`.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, arbitrary_types_allowed=True, populate_by_name=True
+    )
+    __shorthand__ = ""
+
+
+class Range(BaseModel):
+    """A pair of durations in seconds."""
+
+    model_config = ConfigDict(frozen=True)
+    first: float
+    longest: float
+
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_SIZES = {"": 1, "b": 1, "kb": 1024, "mb": 1024**2, "gb": 1024**3}
+
+
+def parse_duration(value: Any) -> float:
+    """Seconds from "5s" or the like. Raises ValueError with the spelling that would do."""
+    if isinstance(value, str):
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)", value.strip())
+        if found:
+            return float(found[1]) * _UNITS[found[2]]
+    elif isinstance(value, float):
+        return value  # a default, already in seconds
+    raise ValueError("a duration is a number with its unit: 500ms, 5s, 2m, 1h or 1d")
+
+
+def parse_size(value: Any) -> int:
+    """Bytes from "5MB" or the like. Raises ValueError with the spelling that would do."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        found = re.fullmatch(r"(\d+)\s*(b|kb|mb|gb|)", value.strip().lower())
+        if found:
+            return int(found[1]) * _SIZES[found[2]]
+    raise ValueError("a size is a number of bytes or has a unit: 64KB, 5MB, 1GB")
+
+
+def parse_backoff(value: Any) -> Range:
+    """A range from "1s..60s"; a single duration is a constant backoff."""
+    if isinstance(value, Range):
+        return value
+    first, dots, longest = str(value).partition("..")
+    low = parse_duration(first)
+    high = parse_duration(longest) if dots else low
+    if high < low:
+        raise ValueError("a backoff goes from the shorter to the longer: 1s..60s")
+    return Range(first=low, longest=high)
+
+
+Duration = Annotated[
+    float,
+    BeforeValidator(parse_duration),
+    WithJsonSchema({"type": "string", "pattern": r"^\d+(\.\d+)?\s*(ms|s|m|h|d)$"}),
+]
+Size = Annotated[
+    int,
+    BeforeValidator(parse_size),
+    WithJsonSchema({"type": ["integer", "string"], "pattern": r"^\d+\s*([kmgKMG]?[bB])?$"}),
+]
+Backoff = Annotated[
+    Range,
+    BeforeValidator(parse_backoff),
+    WithJsonSchema({"type": "string", "examples": ["1s..60s"]}),
+]
+
+# Raw parts: validated by the step or adapter they name, which only the loader knows.
+RawSteps = Annotated[
+    list[Any], WithJsonSchema({"type": "array", "items": {"$ref": "#/$defs/step"}})
+]
+RawSink = Annotated[Any, WithJsonSchema({"$ref": "#/$defs/sink"})]
+RawCaller = Annotated[Any, WithJsonSchema({"$ref": "#/$defs/caller"})]
+RawSource = Annotated[Any, WithJsonSchema({"$ref": "#/$defs/source"})]

@@ -1,0 +1,1 @@
+"""What tests share: fakes of the build, real brokers, servers and SOAP stacks."""

@@ -1,0 +1,84 @@
+"""A Build for tests of one adapter or step alone; problems raise at once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from esb.adapter import BuildFailed
+from esb.envelope import Envelope
+from esb.step import Step, identity
+
+
+class FakeBuild:
+    """Files are looked up in `folder`; `sections` and `sinks` hold what a test wants handed out."""
+
+    route = "test"
+
+    def __init__(self, folder: Path | None = None, store: Any = None, **sections: Any) -> None:
+        self.folder = folder or Path()
+        self.sections = sections
+        self.objects: dict[object, Any] = {}
+        self.claims: set[str] = set()
+        self.store = store
+        self.sinks: dict[str, Any] = {}
+
+    def problem(
+        self, message: str, *path: str | int, code: str = "value", hint: str = "", key: bool = False
+    ) -> BuildFailed:
+        raise BuildFailed(f"{'.'.join(map(str, path))}: {message} ({hint})")
+
+    def expression(self, source: str, *path: str | int) -> Callable[[Envelope], Any]:
+        compiled = ImmutableSandboxedEnvironment().compile_expression(source)
+        return lambda e: compiled(body=e.body.data, headers=e.headers, **e.params)
+
+    def text(self, source: str, *path: str | int) -> Callable[[Envelope], str]:
+        template = ImmutableSandboxedEnvironment().from_string(source)
+        return lambda e: template.render(body=e.body.data if "body" in source else None, **e.params)
+
+    def file(self, name: str, *path: str | int) -> Path:
+        if not (self.folder / name).is_file():
+            raise self.problem(f"no file {name}", *path)
+        return self.folder / name
+
+    def json_schema(
+        self, schema: str | Mapping[str, Any], *path: str | int
+    ) -> Callable[[Envelope], None]:
+        import jsonschema_rs
+
+        from esb.errors import BadMessage
+
+        loaded = json.loads(self.file(schema).read_text()) if isinstance(schema, str) else schema
+        validator = jsonschema_rs.validator_for(dict(loaded))
+
+        def check(envelope: Envelope) -> None:
+            if not validator.is_valid(envelope.body.data):
+                raise BadMessage("the body does not match the schema")
+
+        return check
+
+    def steps(self, raw: Sequence[Any], *path: str | int) -> Step:
+        return identity
+
+    def sink(self, raw: Any, *path: str | int) -> Any:
+        return self.sinks[next(iter(raw))]
+
+    def caller(self, raw: Any, *path: str | int) -> Any:
+        return self.sinks[next(iter(raw))]
+
+    def shared(self, key: object, make: Callable[[], Any]) -> Any:
+        if key not in self.objects:
+            self.objects[key] = make()
+        return self.objects[key]
+
+    def section(self, name: str) -> Any:
+        return self.sections[name]
+
+    def claim(self, name: str, *path: str | int) -> None:
+        if name in self.claims:
+            self.problem(f"{name} is taken", *path)
+        self.claims.add(name)
