@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
+from pydantic import BaseModel
 
 from esb.envelope import Body, Envelope
 from esb.errors import EsbError
@@ -21,7 +22,7 @@ from esb.options import Options
 from esb.step import Step
 
 T = TypeVar("T")
-O = TypeVar("O", bound=Options)  # noqa: E741
+O = TypeVar("O", bound=BaseModel)  # noqa: E741
 E_co = TypeVar("E_co", covariant=True)
 
 
@@ -92,7 +93,10 @@ class Resource(Protocol):
 
 @dataclass(frozen=True)
 class Role(Generic[O, E_co]):
-    """One direction of an adapter: its options and what makes the endpoint from them."""
+    """Something a YAML mapping names: the model of its options and what is made from them.
+
+    A direction of an adapter makes an endpoint, a step kind makes a step.
+    """
 
     options: type[O]
     make: Callable[[O, Build], E_co]

@@ -308,11 +308,10 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
         """A copy with the named fields changed."""
         return msgspec.structs.replace(self, **changes)
 
-    def with_body(self, data: Any, content_type: str) -> Envelope:
-        """A copy with a new body, as data (or `bytes` taken as they are)."""
-        if isinstance(data, bytes):
-            return self.replace(body=Body(data, content_type))
-        return self.replace(body=Body.of(data, content_type))
+    def with_body(self, body: Body) -> Envelope:
+        """A copy with a new body; a message only accepted so far has something to answer again."""
+        outcome = Outcome.MESSAGE if self.outcome is Outcome.ACCEPTED else self.outcome
+        return self.replace(body=body, outcome=outcome)
 
     def reply(self, body: Body, headers: Headers = NO_HEADERS) -> Envelope:
         """The answer to this message: same correlation, trace, params and deadline."""

@@ -1,0 +1,27 @@
+"""Request-Reply (EIP): send the message to an endpoint and go on with its reply."""
+
+from __future__ import annotations
+
+from pydantic import RootModel
+
+from esb.adapter import Build, Role
+from esb.envelope import Envelope
+from esb.options import RawCaller
+from esb.step import Step
+
+
+class CallOptions(RootModel[RawCaller]):
+    """The endpoint: one adapter and its options, `{http: {url: ...}}`."""
+
+
+def make(options: CallOptions, build: Build) -> Step:
+    """The reply replaces the message; what raises is up to the endpoint."""
+    endpoint = build.caller(options.root)
+
+    async def call(envelope: Envelope) -> Envelope:
+        return await endpoint.call(envelope)
+
+    return call
+
+
+step = Role(CallOptions, make)

@@ -1,0 +1,47 @@
+"""Content-Based Router (EIP): run the steps of the first branch whose condition is true."""
+
+from __future__ import annotations
+
+from pydantic import Field, RootModel
+
+from esb.adapter import Build, Expression, Role
+from esb.envelope import Envelope
+from esb.options import Options, RawSteps
+from esb.step import Step
+
+
+class Branch(Options):
+    when: str | None = Field(None, description="An expression; the branch is taken if it is true.")
+    otherwise: None = Field(None, description="Marks the last branch, taken if no other was.")
+    steps: RawSteps = Field(description="What to do in this branch.")
+
+
+class ChooseOptions(RootModel[list[Branch]]):
+    """Branches, tried in order; a message that matches none goes on unchanged."""
+
+
+def make(options: ChooseOptions, build: Build) -> Step:
+    """The result is that of the branch taken."""
+    branches: list[tuple[Expression | None, Step]] = []
+    last = len(options.root) - 1
+    if not options.root:
+        raise build.problem("choose needs at least one branch", hint="- when: ...")
+    for i, branch in enumerate(options.root):
+        is_otherwise = "otherwise" in branch.model_fields_set
+        if is_otherwise == (branch.when is not None):
+            build.problem("a branch has either 'when' or 'otherwise'", i)
+        elif is_otherwise and i != last:
+            build.problem("'otherwise' is the last branch: those below are never tried", i)
+        when = build.expression(branch.when, i, "when") if branch.when is not None else None
+        branches.append((when, build.steps(branch.steps, i, "steps")))
+
+    async def choose(envelope: Envelope) -> Envelope:
+        for when, steps in branches:
+            if when is None or when(envelope):
+                return await steps(envelope)
+        return envelope
+
+    return choose
+
+
+step = Role(ChooseOptions, make)

@@ -1,0 +1,38 @@
+"""Refuse a message whose body does not match a schema (EIP: Datatype Channel, enforced)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from esb.adapter import Build, Role
+from esb.envelope import Envelope
+from esb.options import Options
+from esb.step import Step
+
+
+class ValidateOptions(Options):
+    json_schema: str | dict[str, Any] | None = Field(
+        None, description="A JSON Schema (2020-12): a file, or the schema itself."
+    )
+    xsd: str | None = Field(None, description="An XML Schema 1.0: a file.")
+
+
+def make(options: ValidateOptions, build: Build) -> Step:
+    """Raises BadMessage that lists what is wrong and where."""
+    if (options.json_schema is None) == (options.xsd is None):
+        raise build.problem("validate takes one of 'json_schema' and 'xsd'")
+    if options.json_schema is not None:
+        check = build.json_schema(options.json_schema, "json_schema")
+    else:
+        check = build.xml_schema(options.xsd or "", "xsd")
+
+    async def validate(envelope: Envelope) -> Envelope:
+        check(envelope)
+        return envelope
+
+    return validate
+
+
+step = Role(ValidateOptions, make)

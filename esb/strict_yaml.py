@@ -1,0 +1,273 @@
+"""YAML read strictly, with the position of every key and value.
+
+The YAML 1.2 core schema decides types, so `on` and `no` are words. Aliases, anchors, tags,
+duplicate keys and several documents are errors. Parse events are read one by one: depth and size
+are bounded, whatever the file holds. `${NAME}`, `${NAME:-default}` and `${file:path}` in a value
+are references, resolved here; `$${` is a literal `${`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from esb.errors import Diagnostic
+
+MAX_BYTES = 4 * 1024 * 1024
+MAX_DEPTH = 60
+
+YamlPath = tuple[str | int, ...]
+
+_INT = re.compile(r"[-+]?[0-9]+\Z")
+_HEX_OCT = re.compile(r"0x[0-9a-fA-F]+\Z|0o[0-7]+\Z")
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?\Z")
+_CONSTANTS: dict[str, Any] = {
+    "": None,
+    "~": None,
+    **dict.fromkeys(("null", "Null", "NULL")),
+    **dict.fromkeys(("true", "True", "TRUE"), True),
+    **dict.fromkeys(("false", "False", "FALSE"), False),
+}
+_REFERENCE = re.compile(r"\$(\$)?\{([^{}]*)\}")
+_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+
+_SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class Mark(NamedTuple):
+    """A position; both count from 1."""
+
+    line: int
+    column: int
+
+
+@dataclass
+class Document:
+    """One file: its plain data and where each part of it stands.
+
+    values, keys: marks by path; `referenced`: paths whose value came from outside, so that no
+    message ever repeats it.
+    """
+
+    file: str
+    folder: Path
+    data: Any = None
+    values: dict[YamlPath, Mark] = field(default_factory=dict)
+    keys: dict[YamlPath, Mark] = field(default_factory=dict)
+    referenced: set[YamlPath] = field(default_factory=set)
+    diagnostics: list[Diagnostic] = field(default_factory=list)
+
+    def mark(self, path: YamlPath, *, key: bool = False) -> Mark:
+        """Where `path` stands, or the nearest thing around it that is written in the file."""
+        if key and path in self.keys:
+            return self.keys[path]
+        while path and path not in self.values:
+            path = path[:-1]
+            if path in self.keys:
+                return self.keys[path]
+        return self.values.get(path, Mark(1, 1))
+
+    def problem(self, mark: Mark | None, code: str, message: str, hint: str = "") -> None:
+        """Record a mistake at `mark`."""
+        line, column = mark or (0, 0)
+        self.diagnostics.append(Diagnostic(self.file, line, column, code, message, hint))
+
+
+class References:
+    """Resolves `${...}`. With `environ` None every reference stands for itself (`--no-env`)."""
+
+    def __init__(self, environ: Mapping[str, str] | None) -> None:
+        self.environ = environ
+
+    def resolve(self, reference: str, folder: Path) -> str:
+        """The value of what stands between the braces. Raises ValueError with what is wrong."""
+        if reference.startswith("file:"):
+            if self.environ is None:
+                return "${" + reference + "}"
+            try:
+                return (folder / reference[5:]).read_text().rstrip("\r\n")
+            except (OSError, UnicodeDecodeError) as e:
+                reason = getattr(e, "strerror", None) or "not readable as text"
+                raise ValueError(f"the file of ${{{reference}}} cannot be read: {reason}") from e
+        name, has_default, default = reference.partition(":-")
+        if not _ENV_NAME.match(name):
+            raise ValueError(f"${{{name}}} names no environment variable")
+        if self.environ is None:
+            return default if has_default else "${" + name + "}"
+        value = self.environ.get(name, "")
+        if value or has_default:
+            return value or default
+        if name in self.environ:
+            return ""
+        raise ValueError(f"the environment variable {name} is not set")
+
+
+def read_yaml(text: str, file: str, folder: Path, references: References) -> Document:
+    """Read one document; what is wrong is in `Document.diagnostics`, all at once where possible."""
+    document = Document(file, folder)
+    if len(text) > MAX_BYTES:
+        document.problem(None, "size", f"the file is larger than {MAX_BYTES // 1024**2} MB")
+        return document
+    reader = _Reader(document, references, _events(text))
+    try:
+        document.data = reader.document()
+    except yaml.MarkedYAMLError as e:
+        mark = e.problem_mark or e.context_mark
+        at = Mark(mark.line + 1, mark.column + 1) if mark else None
+        document.problem(at, "yaml", *_explain(e, text, at))
+    except yaml.YAMLError as e:
+        document.problem(None, "yaml", f"not readable as YAML: {str(e).splitlines()[0]}")
+    return document
+
+
+def _events(text: str) -> Iterator[Any]:
+    loader = _SafeLoader(text)
+    try:
+        while loader.check_event():
+            yield loader.get_event()
+    finally:
+        loader.dispose()
+
+
+def _explain(e: yaml.MarkedYAMLError, text: str, at: Mark | None) -> tuple[str, str]:
+    problem = e.problem or "not valid YAML"
+    lines = text.splitlines()
+    line = lines[at.line - 1] if at and at.line <= len(lines) else ""
+    if re.search(r"[{\[,][^#]*[:,\[{]\s*\$\{", line):
+        return problem, 'inside { } or [ ] quote a reference: "${NAME}"'
+    if "\t" in line[: len(line) - len(line.lstrip())] or "'\\t'" in problem:
+        return "a tab cannot indent YAML", "indent with spaces"
+    if "mapping values are not allowed" in problem:
+        return (
+            "a ':' where no key can stand",
+            "quote a value that has ': ' in it, and check the indentation",
+        )
+    if "did not find expected key" in problem or "did not find expected '-'" in problem:
+        return f"{problem}, so the block above ends here", "check the indentation of this line"
+    if "cannot start any token" in problem:
+        return problem, "quote a value that starts with % @ or `"
+    return problem, ""
+
+
+class _Stop(yaml.MarkedYAMLError):
+    pass
+
+
+class _Reader:
+    """Builds plain data from parse events."""
+
+    def __init__(self, document: Document, references: References, events: Iterator[Any]) -> None:
+        self.doc = document
+        self.references = references
+        self.events = events
+
+    def document(self) -> Any:
+        value: Any = None
+        seen = False
+        for event in self.events:
+            if isinstance(event, yaml.DocumentStartEvent):
+                if seen:
+                    self._problem(event, "a file holds one document", "remove the '---'")
+                    break
+                seen = True
+                value = self._value(next(self.events), (), 0)
+        return value
+
+    def _problem(self, event: Any, message: str, hint: str = "", code: str = "yaml") -> None:
+        mark: Any = event.start_mark
+        self.doc.problem(Mark(mark.line + 1, mark.column + 1), code, message, hint)
+
+    def _value(self, event: Any, path: YamlPath, depth: int) -> Any:
+        mark = event.start_mark
+        self.doc.values[path] = Mark(mark.line + 1, mark.column + 1)
+        if isinstance(event, yaml.AliasEvent):
+            self._problem(event, "aliases (*) are not allowed", "write the value out, or name a "
+                          "connection")  # fmt: skip
+            return None
+        if getattr(event, "anchor", None):
+            self._problem(event, "anchors (&) are not allowed", "there are no aliases to use them")
+        if event.tag not in (None, "!"):
+            self._problem(event, f"the tag {event.tag} is not allowed", "values are plain data")
+        if depth > MAX_DEPTH:
+            raise _Stop(problem=f"nested deeper than {MAX_DEPTH}", problem_mark=mark)
+        if isinstance(event, yaml.SequenceStartEvent):
+            return self._sequence(path, depth)
+        if isinstance(event, yaml.MappingStartEvent):
+            return self._mapping(path, depth)
+        return self._scalar(event, path)
+
+    def _sequence(self, path: YamlPath, depth: int) -> list[Any]:
+        items: list[Any] = []
+        while not isinstance(event := next(self.events), yaml.SequenceEndEvent):
+            items.append(self._value(event, (*path, len(items)), depth + 1))
+        return items
+
+    def _mapping(self, path: YamlPath, depth: int) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        while not isinstance(event := next(self.events), yaml.MappingEndEvent):
+            if not isinstance(event, yaml.ScalarEvent):
+                raise _Stop(
+                    problem="a key is a plain word" + self._flow_hint(event),
+                    problem_mark=event.start_mark,
+                )
+            key = event.value
+            here = (*path, key)
+            duplicate = key in result
+            if duplicate:
+                first = self.doc.keys[here].line
+                self._problem(
+                    event, f"the key '{key}' stands here twice (first in line {first})",
+                    code="duplicate-key",
+                )  # fmt: skip
+                here = (*path, key, "#duplicate")
+            self.doc.keys[here] = Mark(event.start_mark.line + 1, event.start_mark.column + 1)
+            value = self._value(next(self.events), here, depth + 1)
+            if not duplicate:
+                result[key] = value
+        return result
+
+    @staticmethod
+    def _flow_hint(event: Any) -> str:
+        return ', "{{ }}" and "${}" need quotes here' if hasattr(event, "flow_style") else ""
+
+    def _scalar(self, event: Any, path: YamlPath) -> Any:
+        text: str = event.value
+        if "${" in text:
+            return self._resolve(event, text, path)
+        if event.style in ('"', "'", "|", ">") or (event.implicit and not event.implicit[0]):
+            return text
+        return plain_scalar(text)
+
+    def _resolve(self, event: Any, text: str, path: YamlPath) -> str:
+        def one(match: re.Match[str]) -> str:
+            if match[1]:
+                return "${" + match[2] + "}"
+            self.doc.referenced.add(path)
+            try:
+                return self.references.resolve(match[2], self.doc.folder)
+            except ValueError as e:
+                hint = ""
+                if "is not set" in str(e):
+                    hint = f"set it, or give a default: ${{{match[2]}:-...}}"
+                self._problem(event, str(e), hint, code="reference")
+                return ""
+
+        return _REFERENCE.sub(one, text)
+
+
+def plain_scalar(text: str) -> Any:
+    """The value of an unquoted scalar in the YAML 1.2 core schema (section 10.3.2)."""
+    if text in _CONSTANTS:
+        return _CONSTANTS[text]
+    if _INT.match(text):
+        return int(text) if len(text) < 4000 else text
+    if _HEX_OCT.match(text):
+        return int(text, 0)
+    if _FLOAT.match(text):
+        return float(text)
+    return text
