@@ -1,0 +1,467 @@
+#!/usr/bin/env python3
+"""A private RabbitMQ: for tests and for trying the bus, as root or not, never as a system service.
+
+    python3 tools/rabbitmq.py install             unpack Debian's packages into .tools/rabbitmq/
+    python3 tools/rabbitmq.py run [--port 5672]   run one in the foreground, data in .rabbitmq/
+
+The packages are downloaded and checked by apt and unpacked, not installed: no maintainer script
+runs, no user is made, nothing outside the project changes. Standard library only, because this
+runs before there is a virtual environment.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import fcntl
+import os
+import re
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+PROJECT = Path(__file__).resolve().parent.parent
+TOOLS = PROJECT / ".tools"
+UNPACKED = TOOLS / "rabbitmq"
+PACKAGE = "rabbitmq-server"
+START_TIMEOUT = 90.0
+STOP_TIMEOUT = 30.0
+
+
+class CannotInstall(Exception):
+    """There is no way to get a RabbitMQ here; the text says what would help."""
+
+
+class BrokerFailed(Exception):
+    """The broker ended or did not answer in time; the text has the end of its log."""
+
+
+# --- getting it ----------------------------------------------------------------------------------
+
+
+def install() -> Path:
+    """The root folder that holds `usr/lib/rabbitmq` and `usr/lib/erlang`, unpacked when missing.
+
+    Quick when it is there; safe to call from several processes at once. Raises CannotInstall.
+    """
+    if _complete(UNPACKED):
+        return UNPACKED
+    if _complete(Path("/")):
+        return Path("/")
+    if not shutil.which("apt-get") or not shutil.which("dpkg"):
+        raise CannotInstall(
+            "RabbitMQ is missing and there is no apt-get to download it with: install your "
+            f"system's {PACKAGE} (it need not run) and try again"
+        )
+    TOOLS.mkdir(exist_ok=True)
+    with _locked(TOOLS / "rabbitmq.lock"):
+        if not _complete(UNPACKED):
+            _unpack()
+    return UNPACKED
+
+
+def _complete(root: Path) -> bool:
+    return (root / "usr/lib/rabbitmq/bin/rabbitmq-server").exists() and (
+        root / "usr/lib/erlang/bin/erl"
+    ).exists()
+
+
+def _unpack() -> None:
+    print("Downloading RabbitMQ and Erlang (35 MB) ...", file=sys.stderr, flush=True)
+    with tempfile.TemporaryDirectory(prefix="rabbitmq-", dir=TOOLS) as work_name:
+        work = Path(work_name)
+        debs, root = work / "debs", work / "root"
+        debs.mkdir()
+        try:
+            _download(debs, [])
+        except subprocess.CalledProcessError:
+            # The package lists are empty or stale, as in fresh containers: fetch lists of our
+            # own, which needs no rights and leaves the system's as they are.
+            lists = _own_package_lists(work)
+            _run(["apt-get", *lists, "-q", "update"], cwd=work, why="update the package lists")
+            try:
+                _download(debs, lists)
+            except subprocess.CalledProcessError as e:
+                raise CannotInstall(f"apt-get cannot download {PACKAGE}: {_tail(e)}") from e
+        for deb in sorted(debs.glob("*.deb")):
+            _run(["dpkg", "-x", str(deb), str(root)], cwd=work, why=f"unpack {deb.name}")
+        _make_relocatable(root)
+        if not _complete(root):
+            raise CannotInstall(f"the packages of {PACKAGE} do not hold what they should")
+        shutil.rmtree(UNPACKED, ignore_errors=True)
+        root.rename(UNPACKED)
+
+
+def _own_package_lists(work: Path) -> list[str]:
+    for folder in ("state/lists/partial", "cache/archives/partial"):
+        (work / folder).mkdir(parents=True)
+    return [
+        f"-oDir::State={work}/state",
+        "-oDir::State::status=/var/lib/dpkg/status",
+        f"-oDir::Cache={work}/cache",
+        "-oAPT::Sandbox::User=" + ("root" if os.geteuid() == 0 else ""),
+    ]
+
+
+def _download(debs: Path, options: Sequence[str]) -> None:
+    """Download RabbitMQ, Erlang and the shared libraries this machine lacks."""
+    leave = ["recommends", "suggests", "conflicts", "breaks", "replaces", "enhances"]
+    found = _capture(
+        ["apt-cache", *options, "depends", "--recurse", *(f"--no-{n}" for n in leave), PACKAGE]
+    )
+    names = {line for line in found.splitlines() if re.fullmatch(r"erlang-[a-z0-9.+-]+", line)}
+    names.add(PACKAGE)
+    plan = _capture(
+        ["apt-get", *options, "-s", "install", "--no-install-recommends", PACKAGE], check=False
+    )
+    # "Inst name [old] (new ...)" would be an upgrade: the library that is there will do.
+    names |= set(re.findall(r"^Inst (lib[^ ]+) \(", plan, re.MULTILINE))
+    subprocess.run(
+        ["apt-get", *options, "-q", "download", *sorted(names)],
+        cwd=debs, env=_env(), check=True, capture_output=True, text=True,
+    )  # fmt: skip
+
+
+def _make_relocatable(root: Path) -> None:
+    """Debian's erl knows one place only; let it find the folder it lies in."""
+    erl = root / "usr/lib/erlang/bin/erl"
+    here = 'ROOTDIR="$(dirname "$(dirname "$(readlink -f "$0")")")"'
+    text, count = re.subn(
+        r"^(\s*)ROOTDIR=/usr/lib/erlang$", rf"\1{here}", erl.read_text(), flags=re.M
+    )
+    if not count:
+        raise CannotInstall(f"{erl.name} of this Erlang package is not written as expected")
+    erl.write_text(text)
+
+
+def _env() -> dict[str, str]:
+    return {**os.environ, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"}
+
+
+def _capture(command: Sequence[str], check: bool = True) -> str:
+    done = subprocess.run(command, env=_env(), check=check, capture_output=True, text=True)
+    return done.stdout
+
+
+def _run(command: Sequence[str], cwd: Path, why: str) -> None:
+    try:
+        subprocess.run(command, cwd=cwd, env=_env(), check=True, capture_output=True, text=True)
+    except subprocess.CalledProcessError as e:
+        raise CannotInstall(f"cannot {why}: {_tail(e)}") from e
+
+
+def _tail(error: subprocess.CalledProcessError) -> str:
+    lines = (error.stderr or error.stdout or str(error)).strip().splitlines()
+    return "; ".join(lines[-3:])
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+# --- running it ----------------------------------------------------------------------------------
+
+
+class Broker:
+    """One RabbitMQ node on 127.0.0.1 with its own data folder, cookie, ports and epmd.
+
+    folder: where its data lies; a temporary one, removed by `close`, if None.
+    port: the AMQP port; a free one if 0. It stays the same over restarts.
+    config: more lines for rabbitmq.conf.
+
+    The node dies with the thread that started it, so that a killed test run leaves nothing behind:
+    start it from a thread that lives as long as the node is wanted.
+    """
+
+    def __init__(self, folder: Path | None = None, port: int = 0, config: str = "") -> None:
+        self._temporary = folder is None
+        self.folder = folder or Path(tempfile.mkdtemp(prefix="rabbitmq-"))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._wanted_port = port
+        self._config = config
+        self._root = install()
+        self._node: subprocess.Popen[bytes] | None = None
+        self._epmd: subprocess.Popen[bytes] | None = None
+        self.port, self._dist_port, self._epmd_port = port, 0, 0
+
+    @property
+    def url(self) -> str:
+        """Where it listens, with its default user."""
+        return f"amqp://guest:guest@127.0.0.1:{self.port}/"
+
+    @property
+    def running(self) -> bool:
+        """Whether its process is there."""
+        return self._node is not None and self._node.poll() is None
+
+    def __enter__(self) -> Broker:
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def start(self) -> None:
+        """Start the node and return when it takes AMQP connections. Raises BrokerFailed."""
+        if self.running:
+            return
+        first = self._dist_port == 0
+        for attempt in range(3):
+            if first:
+                self.port, self._dist_port, self._epmd_port = _free_ports(self._wanted_port)
+            self._launch()
+            try:
+                self._wait_ready()
+                return
+            except BrokerFailed as e:
+                self.kill()
+                # Somebody else may have taken a port between our choice and its use.
+                taken = "eaddrinuse" in str(e) or "already in use" in str(e)
+                if not (first and taken and attempt < 2):
+                    raise
+
+    def stop(self) -> None:
+        """Stop cleanly (SIGTERM) and wait."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """SIGKILL: what a crash does."""
+        self._end(signal.SIGKILL)
+
+    def restart(self, *, hard: bool = False) -> None:
+        """Stop or kill the node and start it again on the same data and ports."""
+        self.kill() if hard else self.stop()
+        self.start()
+
+    def close(self) -> None:
+        """Stop if running and remove the data folder if it was a temporary one."""
+        self.kill() if self._temporary else self.stop()
+        if self._temporary:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def ctl(self, *args: str) -> str:
+        """Run rabbitmqctl (a second or two) and return what it prints."""
+        command = [str(self._scripts / "rabbitmqctl"), "--node", self._name, *args]
+        done = subprocess.run(
+            command, cwd=self._scripts, env=self._environment(), capture_output=True, text=True
+        )
+        if done.returncode:
+            raise BrokerFailed(f"rabbitmqctl {args[0]}: {done.stderr.strip()[-500:]}")
+        return done.stdout
+
+    def wait(self) -> int:
+        """Wait for the node to end; its exit status."""
+        assert self._node is not None
+        return self._node.wait()
+
+    def _launch(self) -> None:
+        config = [
+            f"listeners.tcp.1 = 127.0.0.1:{self.port}",
+            "log.console = true",
+            "log.console.level = warning",
+            "disk_free_limit.absolute = 50MB",
+            "vm_memory_high_watermark.absolute = 512MB",
+            self._config,
+        ]
+        (self.folder / "rabbitmq.conf").write_text("\n".join(config) + "\n")
+        (self.folder / "enabled_plugins").write_text("[].\n")
+        cookie = self.folder / ".erlang.cookie"
+        if not cookie.exists():
+            cookie.touch(mode=0o600)
+            cookie.write_text(secrets.token_hex(16))
+        # Erlang would start an epmd that outlives the node; with ours there it uses that.
+        epmd = ["epmd", "-port", str(self._epmd_port), "-address", "127.0.0.1"]
+        with (self.folder / "log.txt").open("ab") as log:
+            self._epmd = self._spawn([str(self._erlang / "bin" / epmd[0]), *epmd[1:]], log)
+            _wait_connect(self._epmd_port, self._epmd)
+            # In the folder of its scripts, so that a space in the path cannot hurt them.
+            self._node = self._spawn(["./rabbitmq-server"], log)
+
+    def _spawn(self, command: Sequence[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            command,
+            cwd=self._scripts,
+            env=self._environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C in a terminal is for us, we stop it in order
+            preexec_fn=_die_with_parent,
+        )
+
+    @property
+    def _scripts(self) -> Path:
+        return (self._root / "usr/lib/rabbitmq/bin/rabbitmq-server").resolve().parent
+
+    @property
+    def _erlang(self) -> Path:
+        return self._root / "usr/lib/erlang"
+
+    @property
+    def _name(self) -> str:
+        return f"esb{self._dist_port}@localhost"
+
+    def _environment(self) -> dict[str, str]:
+        folder = str(self.folder)
+        libraries = [*self._root.glob("usr/lib/*-linux-*"), *self._root.glob("lib/*-linux-*")]
+        environment = {
+            "PATH": f"{self._erlang}/bin:/usr/local/bin:/usr/bin:/bin",
+            "LANG": "C.UTF-8",
+            "HOME": folder,
+            "RUNNING_UNDER_SYSTEMD": "true",  # become the node instead of a shell around it
+            "RABBITMQ_SCRIPTS_DIR": ".",
+            "RABBITMQ_CONF_ENV_FILE": "/dev/null",
+            "RABBITMQ_NODENAME": self._name,
+            "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
+            "RABBITMQ_NODE_PORT": str(self.port),
+            "RABBITMQ_DIST_PORT": str(self._dist_port),
+            "ERL_EPMD_PORT": str(self._epmd_port),
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "RABBITMQ_MNESIA_BASE": f"{folder}/mnesia",
+            "RABBITMQ_LOG_BASE": f"{folder}/log",
+            "RABBITMQ_LOGS": "-",
+            "RABBITMQ_PID_FILE": f"{folder}/pid",
+            "RABBITMQ_CONFIG_FILE": f"{folder}/rabbitmq.conf",
+            "RABBITMQ_ADVANCED_CONFIG_FILE": f"{folder}/advanced.config",
+            "RABBITMQ_GENERATED_CONFIG_DIR": folder,
+            "RABBITMQ_ENABLED_PLUGINS_FILE": f"{folder}/enabled_plugins",
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1} "
+            "+S 2:2 +sbwt none",
+        }
+        if self._root != Path("/") and libraries:
+            environment["LD_LIBRARY_PATH"] = ":".join(map(str, libraries))
+        return environment
+
+    def _wait_ready(self) -> None:
+        deadline = time.monotonic() + START_TIMEOUT
+        while not _speaks_amqp(self.port):
+            if not self.running:
+                raise BrokerFailed(f"RabbitMQ ended while starting:\n{self._log_tail()}")
+            if time.monotonic() > deadline:
+                raise BrokerFailed(f"RabbitMQ does not answer:\n{self._log_tail()}")
+            time.sleep(0.05)
+
+    def _log_tail(self) -> str:
+        return (self.folder / "log.txt").read_text(errors="replace")[-3000:]
+
+    def _end(self, how: signal.Signals) -> None:
+        if self._node is not None:
+            _end_group(self._node, how)
+            self._node = None
+        if self._epmd is not None:
+            _end_group(self._epmd, signal.SIGKILL)
+            self._epmd = None
+
+
+def _end_group(process: subprocess.Popen[bytes], how: signal.Signals) -> None:
+    """Signal a process, then make sure nothing of its process group (its port programs) is left."""
+    if process.poll() is None and how != signal.SIGKILL:
+        process.send_signal(how)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(STOP_TIMEOUT)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _die_with_parent() -> None:
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+def _free_ports(wanted: int) -> tuple[int, int, int]:
+    with ExitStack() as held:
+        found = []
+        for port in (wanted, 0, 0):
+            listener = held.enter_context(socket.socket())
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                listener.bind(("127.0.0.1", port))
+            except OSError as e:
+                raise BrokerFailed(f"port {port} on 127.0.0.1 is taken ({e.strerror})") from e
+            found.append(listener.getsockname()[1])
+        return found[0], found[1], found[2]
+
+
+def _wait_connect(port: int, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return
+        except OSError:
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise BrokerFailed("epmd does not start: its port may be already in use") from None
+            time.sleep(0.02)
+
+
+def _speaks_amqp(port: int) -> bool:
+    """Whether a broker answers the protocol header with Connection.Start (AMQP 0-9-1, 4.2.2)."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), 2) as connection:
+            connection.sendall(b"AMQP\x00\x00\x09\x01")
+            return connection.recv(1) == b"\x01"
+    except OSError:
+        return False
+
+
+# --- the command ---------------------------------------------------------------------------------
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(description="A private RabbitMQ for tests and first tries.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("install", help="unpack Debian's RabbitMQ into .tools/ if it is missing")
+    run = commands.add_parser("run", help="run a broker in the foreground until Ctrl-C")
+    run.add_argument("--port", type=int, default=5672, help="AMQP port (5672; 0 takes a free one)")
+    run.add_argument("--data", type=Path, default=PROJECT / ".rabbitmq", help="data folder")
+    args = parser.parse_args(argv)
+    try:
+        if args.command == "install":
+            print(f"RabbitMQ is in {install()}")
+            return 0
+        return _run_foreground(args.data, args.port)
+    except (CannotInstall, BrokerFailed) as e:
+        print(f"rabbitmq: {e}", file=sys.stderr)
+        return 1
+
+
+def _run_foreground(data: Path, port: int) -> int:
+    asked = threading.Event()
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, lambda *_: asked.set())
+    broker = Broker(data.resolve(), port)
+    try:
+        broker.start()
+        print(f"RabbitMQ is ready: {broker.url}  (data in {data}, Ctrl-C stops it)", flush=True)
+        while broker.running and not asked.wait(0.2):
+            pass
+        ended = not broker.running
+    finally:
+        broker.close()
+    if ended:
+        print("rabbitmq: the broker ended by itself, see log.txt in its data", file=sys.stderr)
+    return int(ended)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
