@@ -1,0 +1,387 @@
+"""The HTTP client: pooled, TLS always verified, every wait and every size bounded.
+
+Errors of the library end here. What is raised tells whether sending again is safe:
+
+    no connection, no name, no TLS         Unreachable
+    no time left before anything was sent  TimedOut
+    no answer after the request left       TimedOut if idempotent, else OutcomeUnknown
+    an answer that broke off               Transient if idempotent, else BadReply
+    an answer too large or unreadable      BadReply
+
+`str(error)` is for the sender of the message and names no host; a note on the exception
+(PEP 678) tells operators the method, the URL without its query, and the reason.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+import ssl
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import msgspec
+from pydantic import AfterValidator, Field, SecretStr, model_validator
+
+from esb.adapter import Build, Text
+from esb.envelope import Envelope, Headers, HeaderValue
+from esb.errors import (
+    EsbError,
+    OutcomeUnknown,
+    Overloaded,
+    Rejected,
+    RouteFailure,
+    TimedOut,
+    Transient,
+)
+from esb.options import Duration, Options, Size
+from esb_web.messages import HOP_BY_HOP, Headerlist, remaining
+
+if TYPE_CHECKING:
+    from esb_web.transport import Pool  # loads the client library: 150 ms
+
+_IDEMPOTENT: Final = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS", "TRACE"})
+"""RFC 9110, section 9.2.2."""
+
+_MAX_RETRY_AFTER: Final = 3600.0
+
+_TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
+_UNSAFE: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+
+_MANAGED: Final = HOP_BY_HOP | {
+    "accept-encoding",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "expect",
+    "host",
+    "traceparent",
+    "tracestate",
+}
+"""Headers that follow from the message itself, so that no option may set them."""
+
+_NOT_FORWARDED: Final = HOP_BY_HOP | {
+    "accept-encoding",
+    "authorization",
+    "cookie",
+    "expect",
+    "forwarded",
+    "host",
+    "idempotency-key",
+    "max-forwards",
+    "set-cookie",
+    "traceparent",
+    "tracestate",
+    "user-agent",
+    "via",
+}
+
+
+class ClientTls(Options):
+    """TLS towards the far side. Its certificate is always verified."""
+
+    ca: str | None = Field(
+        None, description="PEM file: trust these authorities instead of the system's."
+    )
+    cert: str | None = Field(None, description="PEM file: our certificate, shown when asked for.")
+    key: str | None = Field(None, description="PEM file: the private key of `cert`.")
+
+    @model_validator(mode="after")
+    def _pair(self) -> ClientTls:
+        if (self.cert is None) != (self.key is None):
+            raise ValueError("cert and key belong together")
+        return self
+
+
+class Basic(Options):
+    """A user's name and password (RFC 7617)."""
+
+    username: str = Field(description="The name.")
+    password: SecretStr = Field(description="The password; write ${NAME} or name a secret file.")
+
+
+class Auth(Options):
+    """How the bus shows who it is: one of these."""
+
+    basic: Basic | None = Field(None, description="User name and password.")
+    bearer: SecretStr | None = Field(None, description="A token (RFC 6750).")
+
+    @model_validator(mode="after")
+    def _one(self) -> Auth:
+        if (self.basic is None) == (self.bearer is None):
+            raise ValueError("auth is one of basic or bearer")
+        return self
+
+    def header(self) -> str:
+        """The value of the Authorization header."""
+        if self.bearer is not None:
+            return f"Bearer {self.bearer.get_secret_value()}"
+        assert self.basic is not None
+        pair = f"{self.basic.username}:{self.basic.password.get_secret_value()}"
+        return "Basic " + base64.b64encode(pair.encode()).decode()
+
+
+def _http_url(value: str) -> str:
+    if not value.startswith(("http://", "https://")):
+        raise ValueError("a URL starts with http:// or https://")
+    return value
+
+
+class ClientOptions(Options):
+    """What every outbound HTTP endpoint can be told; also what a connection holds."""
+
+    url: str = Field("", description="Where to send; with a connection, added to its url.")
+    timeout: Duration = Field(30.0, description="Time for one attempt, from first to last byte.")
+    connect_timeout: Duration = Field(5.0, description="Time to get a connection.")
+    read_timeout: Duration | None = Field(
+        None, description="Longest silence while the answer comes."
+    )
+    tls: ClientTls | None = Field(None, description="Own authorities, own certificate.")
+    auth: Auth | None = Field(None, description="Credentials of the bus at the far side.")
+    proxy: Annotated[str, AfterValidator(_http_url)] | None = Field(
+        None, description="Forward proxy to go through, http://host:port."
+    )
+    headers: dict[str, str] = Field({}, description="Headers to send; values are text with {{ }}.")
+    forward_headers: bool | list[str] = Field(
+        True,
+        description="Send the message's headers on: true for all that may travel end to end "
+        "(never Host, Authorization, Cookie, Content-*, X-Forwarded-*), false for none, or names.",
+    )
+    max_reply: Size = Field(5 * 1024**2, description="Largest answer, counted when unpacked.")
+    max_connections: int = Field(100, ge=1, description="Connections to one host at a time.")
+    idempotent: bool = Field(
+        False,
+        description="Sending twice does no harm: an attempt whose outcome is unknown is retried, "
+        "with the message's id as Idempotency-Key.",
+    )
+
+
+class ClientReply(msgspec.Struct, frozen=True):
+    """An answer, whatever its status; the body is unpacked."""
+
+    status: int
+    headers: Headers
+    body: bytes
+
+
+class WebClient:
+    """One endpoint's way out: its options over a shared pool. Made by `web_client`."""
+
+    def __init__(self, pool: Pool, options: ClientOptions) -> None:
+        self._pool = pool
+        self._options = options
+        self._auth = options.auth.header() if options.auth else ""
+
+    def is_idempotent(self, method: str) -> bool:
+        """Whether sending twice is safe, by the method's definition or because it was said."""
+        return self._options.idempotent or method in _IDEMPOTENT
+
+    async def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Sequence[tuple[str, str]] = (),
+        body: bytes | None = None,
+        deadline: float | None = None,
+        timeout: float | None = None,
+        idempotent: bool | None = None,
+        max_reply: int | None = None,
+        want_body: bool = True,
+    ) -> ClientReply:
+        """Send one request, follow no redirect, and return the answer whatever its status.
+
+        url: complete and percent-encoded. body: None sends none. deadline: on `time.monotonic`.
+        timeout, idempotent, max_reply: instead of those of the options. want_body: whether the
+        body of a 2xx answer matters; without, such an answer counts once its headers came.
+
+        Raises Unreachable, TimedOut, OutcomeUnknown, BadReply or Transient as the module says,
+        RouteFailure for a URL that is none.
+        """
+        options = self._options
+        if idempotent is None:
+            idempotent = self.is_idempotent(method)
+        seconds = remaining(deadline, options.timeout if timeout is None else timeout)
+        if seconds <= 0:
+            raise TimedOut("no time was left to ask the service")
+        sent = [*headers, ("Accept-Encoding", "gzip, deflate")]
+        if self._auth and not any(name.lower() == "authorization" for name, _ in headers):
+            sent.append(("Authorization", self._auth))
+        return await self._pool.exchange(
+            method,
+            url,
+            sent,
+            body,
+            timeout=seconds,
+            connect_timeout=options.connect_timeout,
+            read_timeout=options.read_timeout,
+            idempotent=idempotent,
+            max_reply=max_reply or options.max_reply,
+            want_body=want_body,
+        )
+
+
+def web_client(build: Build, options: ClientOptions, *path: str | int) -> WebClient:
+    """The client of an endpoint with these options, which lie at `path` in what is being built.
+
+    Endpoints whose TLS, proxy and number of connections are the same share one pool. Records a
+    problem for certificate files that are missing or unusable.
+    """
+    tls = options.tls or ClientTls.model_construct(ca=None, cert=None, key=None)
+    files = {
+        name: str(credential_file(build, value, *path, "tls", name))
+        for name, value in (("ca", tls.ca), ("cert", tls.cert), ("key", tls.key))
+        if value is not None
+    }
+
+    def make() -> Pool:
+        from esb_web.transport import Pool
+
+        context = ssl.create_default_context(cafile=files.get("ca"))
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        if "cert" in files:
+            context.load_cert_chain(files["cert"], files["key"])
+        return Pool(context, options.proxy, options.max_connections)
+
+    key = ("web client", tuple(sorted(files.items())), options.proxy, options.max_connections)
+    try:
+        pool = build.shared(key, make)
+    except (ssl.SSLError, ValueError) as e:
+        raise build.problem(
+            "these files hold no usable certificates and key", *path, "tls", code="tls"
+        ) from e
+    return WebClient(pool, options)
+
+
+def credential_file(build: Build, name: str, *path: str | int) -> Path:
+    """A certificate or key: an absolute path as it is (they live outside projects), else a file of
+    the project. Raises BuildFailed."""
+    given = Path(name)
+    if not given.is_absolute():
+        return build.file(name, *path)
+    if not given.is_file():
+        raise build.problem(f"there is no file {name}", *path, code="file")
+    return given
+
+
+class OutboundHeaders:
+    """The headers a message leaves with: what is forwarded, what is configured, the trace."""
+
+    def __init__(self, build: Build, options: ClientOptions, *path: str | int) -> None:
+        self._own: list[tuple[str, Text]] = []
+        for name, value in options.headers.items():
+            if name.lower() in _MANAGED or not _TOKEN.match(name):
+                build.problem(
+                    f"{name} cannot be set here", *path, "headers", name, code="value", key=True
+                )
+                continue
+            self._own.append((name, build.text(value, *path, "headers", name)))
+        names = options.forward_headers
+        self._forward = (
+            frozenset(name.lower() for name in names) if isinstance(names, list) else names
+        )
+        for index, name in enumerate(names if isinstance(names, list) else ()):
+            if name.lower() in _MANAGED:
+                build.problem(
+                    f"{name} cannot be forwarded", *path, "forward_headers", index, code="value"
+                )
+        self._idempotent = options.idempotent
+
+    def __call__(self, envelope: Envelope, method: str) -> Headerlist:
+        """The headers for this message. Raises RouteFailure when a configured one fails."""
+        forward = self._forward
+        headers: Headerlist = []
+        if forward:
+            headers = [
+                (name, text)
+                for name, value in envelope.headers
+                if (not _stays(name.lower()) if forward is True else name.lower() in forward)
+                and (text := _text_of(value)) is not None
+            ]
+        if self._own:
+            own = [(name, text(envelope)) for name, text in self._own]
+            for name, value in own:
+                if _UNSAFE.search(value):
+                    raise RouteFailure(f"the value of header {name} has a line break or a NUL")
+            names = {name.lower() for name, _ in own}
+            headers = [pair for pair in headers if pair[0].lower() not in names] + own
+        if envelope.traceparent:
+            headers.append(("traceparent", envelope.traceparent))
+            if envelope.tracestate:
+                headers.append(("tracestate", envelope.tracestate))
+        if self._idempotent and method not in _IDEMPOTENT:
+            headers.append(("Idempotency-Key", envelope.id))
+        return headers
+
+
+def error_of(reply: ClientReply, *, idempotent: bool) -> EsbError | None:
+    """What the status of an answer means for the message; None for a 2xx.
+
+    429, 503   Overloaded, after what Retry-After says (at most an hour)
+    504        TimedOut if idempotent, else OutcomeUnknown: a gateway passed the message on
+    408, 425, other 5xx   Transient
+    501, 505, any other   Rejected, with the status
+    """
+    status = reply.status
+    if 200 <= status < 300:
+        return None
+    error: EsbError
+    if status in (429, 503):
+        error = Overloaded(
+            f"the service is overloaded (status {status})", retry_after=_retry_after(reply)
+        )
+    elif status == 504:
+        text = "a gateway in front of the service got no answer in time (status 504)"
+        error = TimedOut(text) if idempotent else OutcomeUnknown(text)
+    elif status in (408, 425) or (status >= 500 and status not in (501, 505)):
+        error = Transient(f"the service failed (status {status})", retry_after=_retry_after(reply))
+    elif 300 <= status < 400:
+        error = Rejected(
+            f"the service answered with a redirect (status {status}), which is not followed",
+            status=status,
+        )
+    else:
+        error = Rejected(f"the service refused the message (status {status})", status=status)
+    if reply.body:
+        # For operators: what the far side said, cut and on one line.
+        error.add_note(" ".join(reply.body[:500].decode("utf-8", "replace").split()))
+    return error
+
+
+def _retry_after(reply: ClientReply) -> float | None:
+    """Seconds from a Retry-After header (RFC 9110, section 10.2.3), at most an hour."""
+    value = reply.headers.get("retry-after")
+    if not isinstance(value, str):
+        return None
+    value = value.strip()
+    if value.isascii() and value.isdigit():
+        return min(float(value[:12]), _MAX_RETRY_AFTER)
+    try:
+        when = parsedate_to_datetime(value)
+    except (ValueError, TypeError, OverflowError):
+        return None
+    if when.tzinfo is None:
+        when = when.replace(tzinfo=UTC)
+    return min(max(0.0, (when - datetime.now(UTC)).total_seconds()), _MAX_RETRY_AFTER)
+
+
+def _stays(name: str) -> bool:
+    return (
+        name in _NOT_FORWARDED
+        or name.startswith(("content-", "proxy-", "x-forwarded-", "sec-", "if-"))
+        or name in ("accept", "range", "origin", "referer", "x-real-ip")
+    )
+
+
+def _text_of(value: HeaderValue) -> str | None:
+    """A header's value as HTTP can carry it; None for the tables and bytes of other protocols."""
+    if isinstance(value, str):
+        return None if _UNSAFE.search(value) else value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return str(value)
+    return value.isoformat() if isinstance(value, datetime) else None

@@ -1,0 +1,274 @@
+"""HTTP requests and responses as the bus sees them, and how they map to envelopes.
+
+What a caller sends fills `Envelope.body`, `headers` and the params "path" and "query"; nothing of
+it is ever read as control. The answer's status and headers come from the envelope that the route
+returned, told by its outcome.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import msgspec
+
+from esb.envelope import NO_BODY, Body, Envelope, Headers, Outcome, new_id
+from esb.errors import UnsupportedMedia
+
+Headerlist = list[tuple[str, str]]
+
+JSON: Final = "application/json"
+
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}\Z")
+
+HOP_BY_HOP: Final = frozenset(
+    {
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-authentication-info",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+"""Headers that speak of one connection only (RFC 9110, section 7.6.1)."""
+
+_NOT_IN_REPLIES: Final = HOP_BY_HOP | {
+    "accept-ranges",
+    "age",
+    "alt-svc",
+    "content-encoding",
+    "content-length",
+    "content-range",
+    "content-type",
+    "date",
+    "server",
+    "set-cookie",
+    "strict-transport-security",
+    "via",
+    "www-authenticate",
+}
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """A request that was read completely and checked.
+
+    path: decoded, without the base path; the very value that was dispatched.
+    path_params: the values of `:name` segments, decoded.
+    query: decoded; a list where a name came more than once.
+    client: the caller's address, as a trusted proxy told it.
+    scheme, host, base_path: what the caller wrote in front of `path`, as a trusted proxy told it.
+    deadline: when the caller gives up, on the clock of `time.monotonic`.
+    """
+
+    method: str
+    path: str
+    headers: Headers
+    path_params: Mapping[str, str] = {}
+    query: Mapping[str, str | list[str]] = {}
+    query_string: str = ""
+    raw_path: str = ""
+    body: bytes = b""
+    client: str = ""
+    scheme: str = "http"
+    host: str = ""
+    base_path: str = ""
+    deadline: float | None = None
+
+    @property
+    def url(self) -> str:
+        """The URL as the caller sees it."""
+        query = f"?{self.query_string}" if self.query_string else ""
+        return f"{self.scheme}://{self.host}{self.base_path}{self.raw_path or self.path}{query}"
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """An answer. Content-Length and Date are the server's business."""
+
+    status: int
+    headers: Headerlist = field(default_factory=list)
+    body: bytes = b""
+
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Site:
+    """What is served under a path and some methods.
+
+    path: "/partners/:id"; `:name` stands for one segment, a last segment `*name` for the rest.
+    handler: answers; an EsbError it raises is written as problem+json, anything else as a 500.
+    max_body: bytes, 0 for the listener's own limit; timeout: seconds, 0 for the listener's own.
+    operation: the OpenAPI 3.1 Operation Object, None to leave the site out of the documents.
+    schemas: component schemas that `operation` refers to.
+    api: base path of the API this belongs to ("/partners"), "" for the bus as a whole.
+    title, description: of that API.
+    """
+
+    path: str
+    methods: tuple[str, ...]
+    handler: Handler
+    max_body: int = 0
+    timeout: float = 0.0
+    operation: dict[str, Any] | None = None
+    schemas: Mapping[str, Any] = field(default_factory=dict)
+    api: str = ""
+    title: str = ""
+    description: str = ""
+
+
+def to_envelope(request: Request, *, source: str, type: str) -> Envelope:
+    """The message that a request carries. Its body is read by nobody until a step asks.
+
+    The W3C trace context is adopted when it is well-formed (Trace Context, section 3.2).
+    """
+    headers = request.headers
+    traceparent = headers.get("traceparent", "")
+    if traceparent and not valid_traceparent(traceparent):
+        traceparent = ""
+    content_type = headers.get("content-type", "")
+    body = Body(request.body, content_type) if request.body or content_type else NO_BODY
+    return Envelope(
+        body=body,
+        id=new_id(),
+        source=source,
+        type=type,
+        subject=request.path,
+        headers=headers,
+        params={"path": request.path_params, "query": request.query},
+        deadline=request.deadline,
+        traceparent=traceparent,
+        tracestate=headers.get("tracestate", "")[:512] if traceparent else "",
+    )
+
+
+def valid_traceparent(value: str) -> bool:
+    """Whether `value` is a traceparent that must not be ignored (Trace Context, section 3.2.2)."""
+    found = _TRACEPARENT.match(value)
+    return (
+        found is not None
+        and not value.startswith("ff")
+        and found[1] != "0" * 32
+        and found[2] != "0" * 16
+    )
+
+
+def to_response(
+    request: Envelope,
+    answer: Envelope,
+    accept: str | None = None,
+    *,
+    status: int = 200,
+    cookies: bool = False,
+) -> Response:
+    """The HTTP answer that an envelope returned by a route stands for.
+
+    MESSAGE   200 with the body, and the headers that the route set
+    REPLY     the far side's 2xx status where it told one, else 200; its end-to-end headers
+    ACCEPTED  202 with the message's id
+    FILTERED  204
+    DEAD      500 as problem+json: the message could not be processed and was set aside
+
+    `status` replaces 200. A body that a route holds as data is written as `accept` asks, if a codec
+    is at hand. `cookies` lets Set-Cookie pass. Raises UnsupportedMedia or another EsbError when the
+    body cannot be written.
+    """
+    outcome = answer.outcome
+    if outcome is Outcome.ACCEPTED:
+        content = msgspec.json.encode({"id": answer.id})
+        return Response(202, [("content-type", JSON)], content)
+    if outcome is Outcome.FILTERED:
+        return Response(204)
+    if outcome is Outcome.DEAD:
+        from esb_web.problems import dead
+
+        return dead(request)
+    headers = answer.headers
+    if outcome is Outcome.MESSAGE and headers is not request.headers:
+        came = set(request.headers)
+        headers = Headers.trusted(pair for pair in headers if pair not in came)
+    elif outcome is Outcome.MESSAGE:
+        headers = Headers()
+    passed: Headerlist = [
+        (name, value if isinstance(value, str) else str(value))
+        for name, value in headers
+        if name.lower() not in _NOT_IN_REPLIES or (cookies and name.lower() == "set-cookie")
+    ]
+    body = negotiated(answer.body, accept)
+    if outcome is Outcome.REPLY:
+        told = answer.params.get("reply", {}).get("status")
+        if isinstance(told, int) and status == 200:
+            status = told
+    content = body.raw
+    if content or body.content_type:
+        passed.append(("content-type", body.content_type or "application/octet-stream"))
+    return Response(status, passed, content)
+
+
+def negotiated(body: Body, accept: str | None) -> Body:
+    """The body as `accept` asks (RFC 9110, section 12.5.1), where it is data that nobody wrote yet.
+
+    Bytes stay as they are. A caller who asks for what no codec writes gets the body's own type.
+    """
+    if not accept or body.is_written or not body.is_parsed or body.data is None:
+        return body
+    wanted = preferred(accept, body.content_type)
+    if wanted == body.content_type:
+        return body
+    candidate = Body.of(body.data, wanted)
+    try:
+        candidate.raw  # noqa: B018 - written here, where a codec that cannot is no failure
+    except UnsupportedMedia:
+        return body
+    return candidate
+
+
+def preferred(accept: str, own: str) -> str:
+    """Which of `own`, JSON and XML an Accept header likes best; `own` where it is acceptable."""
+    from esb.envelope import parse_content_type
+
+    ranges: list[tuple[float, str]] = []
+    for item in accept.split(",")[:32]:
+        parsed = parse_content_type(item.strip())
+        try:
+            weight = float(parsed.params.get("q", "1"))
+        except ValueError:
+            weight = 0.0
+        ranges.append((weight, parsed.essence))
+
+    def weigh(media_type: str) -> float:
+        essence = parse_content_type(media_type).essence
+        main = essence.partition("/")[0] + "/*"
+        for pattern in (essence, main, "*/*"):
+            for weight, wanted in ranges:
+                if wanted == pattern:
+                    return weight
+        return 0.0
+
+    offers = [own, JSON, "application/xml", "text/xml"]
+    best = max(offers, key=lambda offer: (weigh(offer), -offers.index(offer)))
+    return best if weigh(best) > weigh(own) else own
+
+
+def decoded(value: bytes) -> str:
+    """Text of a header field: UTF-8, or Latin-1 where it is not (RFC 9110, section 5.5)."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
+
+
+def remaining(deadline: float | None, timeout: float) -> float:
+    """Seconds left: `timeout`, or less if the deadline comes first; never negative."""
+    if deadline is None:
+        return timeout
+    return max(0.0, min(timeout, deadline - time.monotonic()))

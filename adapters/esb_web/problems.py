@@ -1,0 +1,142 @@
+"""Errors as HTTP answers: one table, written as problem+json (RFC 9457).
+
+`error.detail` is written for the sender of the message; nothing else of an error is shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+
+from esb.envelope import Envelope
+from esb.errors import (
+    BadMessage,
+    BadReply,
+    Denied,
+    EsbError,
+    Fault,
+    NoSuchOperation,
+    OutcomeUnknown,
+    Overloaded,
+    Rejected,
+    RouteFailure,
+    TimedOut,
+    TooLarge,
+    Transient,
+    Unreachable,
+    UnsupportedMedia,
+)
+from esb_web.messages import Headerlist, Response
+
+PROBLEM: Final = "application/problem+json"
+
+_STATUS: Final[tuple[tuple[type[EsbError], int, str], ...]] = (
+    # The most special first: the first that matches counts.
+    (TooLarge, 413, "The message is too large"),
+    (UnsupportedMedia, 415, "Unsupported media type"),
+    (NoSuchOperation, 404, "Nothing is served here"),
+    (BadMessage, 400, "The message is not valid"),
+    (Denied, 401, "Not allowed"),
+    (RouteFailure, 500, "The route failed on this message"),
+    (Fault, 502, "The service answered with a fault"),
+    (Rejected, 502, "The service refused the message"),
+    (BadReply, 502, "The service answered something unreadable"),
+    (OutcomeUnknown, 504, "The service did not answer; what it did is unknown"),
+    (Unreachable, 503, "The service cannot be reached"),
+    (TimedOut, 504, "The service did not answer in time"),
+    (Overloaded, 503, "Overloaded"),
+    (Transient, 502, "The service failed"),
+)
+
+
+def status_of(error: EsbError, faults: Mapping[str, int] | None = None) -> int:
+    """The HTTP status of an error; `faults` overrides it for faults by their declared name."""
+    if isinstance(error, Fault):
+        if faults and error.name in faults:
+            return faults[error.name]
+        if error.party == "sender":
+            return 422 if error.name else 400
+        return 502
+    if isinstance(error, NoSuchOperation) and error.allowed:
+        return 405
+    if isinstance(error, Denied) and error.authenticated:
+        return 403
+    return next((status for kind, status, _ in _STATUS if isinstance(error, kind)), 500)
+
+
+def problem(
+    error: EsbError,
+    *,
+    instance: str,
+    faults: Mapping[str, int] | None = None,
+    message_id: str = "",
+) -> Response:
+    """The answer to a request that failed with `error`.
+
+    An answer of the far side that an endpoint wants passed on as it is (`Rejected.reply` is a
+    Response) is returned unchanged.
+    """
+    if isinstance(error, Rejected) and isinstance(error.reply, Response):
+        return error.reply
+    status = status_of(error, faults)
+    title = next((title for kind, _, title in _STATUS if isinstance(error, kind)), "")
+    members: dict[str, Any] = {
+        "type": f"urn:esb:problem:{error.code}",
+        "title": title or "Something went wrong inside the bus",
+        "status": status,
+        # An EsbError of no known kind was not written for the sender.
+        "detail": error.detail if title else "",
+        "instance": instance,
+    }
+    headers: Headerlist = [("content-type", PROBLEM)]
+    if isinstance(error, Fault):
+        members["type"] = error.type or members["type"]
+        if error.name:
+            members["title"] = error.name
+        members.update({k: v for k, v in error.info.items() if k not in members})
+        if error.data is not None:
+            members["fault"] = error.data
+    elif isinstance(error, BadMessage):
+        if error.errors:
+            members["errors"] = error.errors
+        if isinstance(error, NoSuchOperation) and error.allowed:
+            members["title"] = "Method not allowed"
+            headers.append(("allow", ", ".join(error.allowed)))
+    elif isinstance(error, Denied):
+        if status == 401:
+            headers.append(("www-authenticate", error.challenge or "Bearer"))
+    elif isinstance(error, Rejected):
+        if error.status is not None:
+            members["upstream_status"] = error.status
+    elif isinstance(error, Transient) and error.retry_after is not None:
+        headers.append(("retry-after", str(max(1, round(error.retry_after)))))
+    return _written(status, members, headers, message_id)
+
+
+def dead(message: Envelope) -> Response:
+    """The answer for a message that was set aside in the dead letters."""
+    members = {
+        "type": "urn:esb:problem:dead-letter",
+        "title": "The message could not be processed",
+        "status": 500,
+        "detail": "the message was set aside with the reason; it is not lost",
+        "instance": message.subject,
+    }
+    return _written(500, members, [("content-type", PROBLEM)], message.id)
+
+
+def unexpected(instance: str, message_id: str = "") -> Response:
+    """The answer when the bus itself failed; it says nothing about why."""
+    return problem(EsbError(""), instance=instance, message_id=message_id)
+
+
+def _written(
+    status: int, members: dict[str, Any], headers: Headerlist, message_id: str
+) -> Response:
+    if not members["detail"]:
+        del members["detail"]
+    if message_id:
+        members["id"] = message_id
+    return Response(status, headers, msgspec.json.encode(members, enc_hook=str))
