@@ -275,7 +275,8 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
         may be asked for again the same id each time.
     correlation_id: ties a reply, or the parts of a split, to what they belong to.
     headers: what the wire sent or `set` wrote; data only.
-    params: what a source knows beside headers and body, by group: {"path": {...}, "query": {...}}.
+    params: what a source knows beside headers and body, by group: {"path": {...}, "query": {...}};
+        "reply" holds what the last call's protocol told (see `reply`).
     attempt: 1 for the first try; counted by the bus, never read from the wire.
     deadline: when the waiting caller gives up, on the clock of `time.monotonic`; None: never.
     principal: who the listener authenticated, or "".
@@ -313,11 +314,18 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
         outcome = Outcome.MESSAGE if self.outcome is Outcome.ACCEPTED else self.outcome
         return self.replace(body=body, outcome=outcome)
 
-    def reply(self, body: Body, headers: Headers = NO_HEADERS) -> Envelope:
-        """The answer to this message: same correlation, trace, params and deadline."""
+    def reply(
+        self, body: Body, headers: Headers = NO_HEADERS, facts: Mapping[str, Any] | None = None
+    ) -> Envelope:
+        """The answer to this message: same correlation, trace, params and deadline.
+
+        `facts` is what the far side's protocol told beside headers and body ({"status": 201}). They
+        are the params "reply", in place of those of an earlier reply.
+        """
         return self.replace(
             body=body,
             headers=headers,
+            params={**self.params, "reply": facts or {}},
             correlation_id=self.correlation_id or self.id,
             outcome=Outcome.REPLY,
         )
