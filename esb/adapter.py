@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import msgspec
 from pydantic import BaseModel
@@ -78,6 +78,7 @@ class RequestReply(Protocol):
         """
 
 
+@runtime_checkable
 class Resource(Protocol):
     """Something that endpoints share: a server, a pool, a connection (see `Build.shared`)."""
 
@@ -89,6 +90,18 @@ class Resource(Protocol):
 
     def health(self) -> Health:
         """Whether it works now."""
+
+
+Probe = Callable[[], tuple[bool, dict[str, Any]]]
+"""Asks the bus how it is: whether well, and the details to show."""
+
+
+@runtime_checkable
+class Listener(Protocol):
+    """A Resource that can tell outsiders how the bus is; the bus fills in `probes` by name
+    ("healthz", "readyz") before it opens anything."""
+
+    probes: dict[str, Probe]
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,8 @@ class Mark(NamedTuple):
 class Document:
     """One file: its plain data and where each part of it stands.
 
-    values, keys: marks by path; `referenced`: paths whose value came from outside, so that no
+    values, keys: marks by path; `texts`: where the text of a scalar on one line begins, so that an
+    offset into it is a column; `referenced`: paths whose value came from outside, so that no
     message ever repeats it.
     """
 
@@ -59,6 +60,7 @@ class Document:
     data: Any = None
     values: dict[YamlPath, Mark] = field(default_factory=dict)
     keys: dict[YamlPath, Mark] = field(default_factory=dict)
+    texts: dict[YamlPath, Mark] = field(default_factory=dict)
     referenced: set[YamlPath] = field(default_factory=set)
     diagnostics: list[Diagnostic] = field(default_factory=list)
 
@@ -68,9 +70,16 @@ class Document:
             return self.keys[path]
         while path and path not in self.values:
             path = path[:-1]
-            if path in self.keys:
+            if key and path in self.keys:
                 return self.keys[path]
         return self.values.get(path, Mark(1, 1))
+
+    def text_mark(self, path: YamlPath, offset: int) -> Mark:
+        """The position of the character `offset` of the text at `path`, as near as can be told."""
+        while path and path not in self.values:  # a shorthand: the text stands one level up
+            path = path[:-1]
+        start = self.texts.get(path)
+        return Mark(start.line, start.column + offset) if start else self.mark(path)
 
     def problem(self, mark: Mark | None, code: str, message: str, hint: str = "") -> None:
         """Record a mistake at `mark`."""
@@ -237,6 +246,10 @@ class _Reader:
 
     def _scalar(self, event: Any, path: YamlPath) -> Any:
         text: str = event.value
+        mark, end = event.start_mark, event.end_mark
+        if mark.line == end.line and event.style in (None, "", '"', "'") and "${" not in text:
+            quote = 1 if event.style else 0
+            self.doc.texts[path] = Mark(mark.line + 1, mark.column + 1 + quote)
         if "${" in text:
             return self._resolve(event, text, path)
         if event.style in ('"', "'", "|", ">") or (event.implicit and not event.implicit[0]):

@@ -1,0 +1,215 @@
+"""The admin listener: probes, metrics, and an API for those who run the bus.
+
+Probes and metrics are answered by a few lines of ASGI; FastAPI is loaded with the first request
+for anything else, so that it costs a bus nothing that nobody administers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import prometheus_client
+import structlog
+import uvicorn
+
+from esb import __version__
+from esb.adapter import DEAD, Store, Stored
+from esb.bus import Bus
+from esb.errors import EsbError
+
+log = structlog.get_logger("esb.admin")
+
+App = Callable[[Any, Any, Any], Awaitable[None]]
+Reload = Callable[[], Awaitable[dict[str, Any]]]
+
+
+def admin_app(bus: Bus, reload: Reload, hosts: set[str]) -> App:
+    """The ASGI app. `hosts` are the names it may be called by: any other Host is refused, so that
+    a page in somebody's browser cannot reach it by rebinding a name of its own."""
+    api: list[App] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            return
+        path = scope["path"]
+        headers = dict(scope["headers"])
+        if path in ("/healthz", "/readyz"):
+            well, details = bus.healthz() if path == "/healthz" else bus.readyz()
+            await _answer(send, 200 if well else 503, details)
+        elif path == "/metrics":
+            body = prometheus_client.generate_latest()
+            await _send(send, 200, prometheus_client.CONTENT_TYPE_LATEST, body)
+        elif not _may(headers, hosts):
+            await _answer(send, 403, {"title": "this name or origin may not use the admin API"})
+        else:
+            if not api:
+                api.append(_fastapi(bus, reload))
+            await api[0](scope, receive, send)
+
+    return app
+
+
+def _may(headers: dict[bytes, bytes], hosts: set[str]) -> bool:
+    host = headers.get(b"host", b"").decode("latin-1")
+    if host.rpartition(":")[0].strip("[]") not in hosts and host not in hosts:
+        return False
+    origin = headers.get(b"origin")
+    return origin is None or origin.decode("latin-1").split("://")[-1] == host
+
+
+async def _answer(send: Any, status: int, content: dict[str, Any]) -> None:
+    await _send(send, status, "application/json", json.dumps(content).encode())
+
+
+async def _send(send: Any, status: int, content_type: str, body: bytes) -> None:
+    headers = [(b"content-type", content_type.encode()), (b"cache-control", b"no-store")]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _fastapi(bus: Bus, reload: Reload) -> App:
+    from fastapi import FastAPI, HTTPException
+
+    api = FastAPI(title="The bus's own API", version=__version__, docs_url=None, redoc_url=None)
+
+    def store() -> Store:
+        for thing in bus.shared.objects.values():
+            if hasattr(thing, "counts") and hasattr(thing, "move"):
+                found: Store = thing
+                return found
+        raise HTTPException(404, "no route of this bus needs a store")
+
+    @api.get("/routes")
+    async def routes() -> list[dict[str, Any]]:
+        """Every route with its health."""
+        return [
+            {
+                "name": route.name,
+                "description": route.options.description,
+                "up": route.health().up,
+                "detail": route.health().detail,
+            }
+            for route in bus.routes.values()
+        ]
+
+    @api.post("/reload")
+    async def reload_routes() -> dict[str, Any]:
+        """Read the files again. Mistakes are listed, and then the old routes run on."""
+        return await reload()
+
+    @api.get("/channels")
+    async def channels() -> dict[str, int]:
+        """How many messages lie in each channel of the store."""
+        return await store().counts()
+
+    @api.get("/dead")
+    async def dead(limit: int = 100, after: int = 0) -> list[dict[str, Any]]:
+        """Dead letters, oldest first, without their bodies."""
+        found = await store().list(DEAD, limit=max(1, min(limit, 1000)), after=after)
+        return [_summary(one) for one in found]
+
+    @api.get("/dead/{key}")
+    async def dead_letter(key: int) -> dict[str, Any]:
+        """One dead letter; a body that is no text is shown in hexadecimal."""
+        one = await _dead(store(), key)
+        raw = one.envelope.body.raw
+        try:
+            body = raw.decode()
+        except UnicodeDecodeError:
+            body = raw.hex()
+        headers = [[name, str(value)] for name, value in one.envelope.headers]
+        return {**_summary(one), "headers": headers, "body": body}
+
+    @api.post("/dead/{key}/replay", status_code=202)
+    async def replay(key: int) -> dict[str, Any]:
+        """Run the message through its route again."""
+        one = await _dead(store(), key)
+        route = one.failure.route if one.failure else ""
+        if route not in bus.routes:
+            raise HTTPException(409, f"its route '{route}' is not running")
+        await bus.routes[route].take_back(store(), key)
+        return {"replayed": key, "route": route}
+
+    @api.delete("/dead/{key}", status_code=204)
+    async def drop(key: int) -> None:
+        """Forget the message."""
+        await _dead(store(), key)
+        await store().done(key)
+
+    async def _dead(store: Store, key: int) -> Stored:
+        one = await store.get(key)
+        if one is None or one.channel != DEAD:
+            raise HTTPException(404, f"there is no dead letter {key}")
+        return one
+
+    return api
+
+
+def _summary(one: Stored) -> dict[str, Any]:
+    failure = one.failure
+    return {
+        "key": one.key,
+        "id": one.envelope.id,
+        "correlation_id": one.envelope.correlation_id,
+        "content_type": one.envelope.content_type,
+        "route": failure.route if failure else "",
+        "step": failure.step if failure else "",
+        "code": failure.code if failure else "",
+        "detail": failure.detail if failure else "",
+        "attempts": one.attempts,
+        "time": failure.time.isoformat() if failure else "",
+    }
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield  # the bus handles signals: it has more to stop than this server
+
+
+class AdminServer:
+    """Serves the admin app until it is closed. `port` 0 takes a free one."""
+
+    def __init__(self, bus: Bus, reload: Reload, host: str, port: int) -> None:
+        self.host = host
+        self.port = port
+        names = {"localhost", "127.0.0.1", "::1", host}
+        config = uvicorn.Config(
+            admin_app(bus, reload, names),
+            http="h11",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=2,
+        )
+        self._server = _Server(config)
+        self._task: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Bind and serve. Raises EsbError if the address cannot be had."""
+        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+        listening = socket.socket(family)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind((self.host, self.port))
+        except OSError as e:
+            listening.close()
+            raise EsbError(
+                f"the admin API cannot listen on {self.host}:{self.port}: {e.strerror}; "
+                "set another port under 'admin:', or 'enabled: false'"
+            ) from e
+        self.port = listening.getsockname()[1]
+        self._task = asyncio.create_task(self._server.serve([listening]))
+
+    async def close(self) -> None:
+        """Stop serving."""
+        self._server.should_exit = True
+        if self._task is not None:
+            await self._task

@@ -1,0 +1,513 @@
+"""Compiling one place of a document: `esb.adapter.Build`, with diagnostics at the right line."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, RootModel, TypeAdapter, ValidationError
+
+import esb.codecs  # noqa: F401 - registers the codecs that routes may need
+from esb.adapter import (
+    Adapter,
+    BuildFailed,
+    Expression,
+    Renderer,
+    RequestReply,
+    Role,
+    Section,
+    Sink,
+    Store,
+    Text,
+    Validator,
+)
+from esb.bus import Shared
+from esb.errors import Diagnostic
+from esb.expressions import ExpressionError, compile_expression, compile_text
+from esb.route import StepPolicies, step_policies
+from esb.schemas import SchemaError, compile_json_schema, compile_xsd
+from esb.step import Step, identity, pipeline
+from esb.steps import STEPS
+from esb.store import open_store
+from esb.strict_yaml import Document, Mark, References, YamlPath
+from esb.templates import TemplateError, compile_jinja, compile_xslt
+
+T = TypeVar("T")
+
+_POLICIES = ("retry", "timeout")
+
+
+class Load:
+    """What one load shares between all files: adapters, connections, claims, diagnostics."""
+
+    def __init__(self, shared: Shared, references: References, root: Path | None) -> None:
+        self.shared = shared
+        self.references = references
+        self.root = (root or Path.cwd()).resolve()
+        self.diagnostics: list[Diagnostic] = []
+        self.settings: dict[str, Any] = {}
+        self.connections: dict[str, tuple[str, dict[str, Any]]] = {}
+        self.claims: dict[str, str] = {}
+        self.adapter_points = entry_points_by_name("esb.adapters")
+        self.section_points = entry_points_by_name("esb.sections")
+        self._adapters: dict[str, Adapter] = {}
+
+    def diagnose(
+        self, file: str, mark: Mark | None, code: str, message: str, hint: str = ""
+    ) -> None:
+        """Record a mistake, once."""
+        line, column = mark or (0, 0)
+        found = Diagnostic(file, line, column, code, message, hint)
+        if found not in self.diagnostics:
+            self.diagnostics.append(found)
+
+    def adapter(self, name: str) -> Adapter:
+        """Load an adapter on its first use. Raises ImportError, or KeyError if there is none."""
+        if name not in self._adapters:
+            self._adapters[name] = self.adapter_points[name].load()
+        return self._adapters[name]
+
+    def section_value(self, name: str) -> Any:
+        """A section's validated value; its defaults if no file has it."""
+        if name not in self.settings:
+            section: Section = self.section_points[name].load()
+            self.settings[name] = TypeAdapter(section.options).validate_python({})
+        return self.settings[name]
+
+
+class Builder:
+    """`esb.adapter.Build` for one place in a document."""
+
+    def __init__(self, load: Load, document: Document, path: YamlPath, route: str = "") -> None:
+        self.load = load
+        self.document = document
+        self.path = path
+        self.route = route
+        self.fixed = False
+        self.files: set[Path] = set()
+
+    # --- places
+
+    def at(self, *path: str | int) -> Builder:
+        """The same for a place further in."""
+        inner = Builder(
+            self.load, self.document, self.path if self.fixed else (*self.path, *path), self.route
+        )
+        inner.fixed, inner.files = self.fixed, self.files
+        return inner
+
+    @property
+    def data(self) -> Any:
+        """The plain data at this place."""
+        value = self.document.data
+        for key in self.path:
+            value = value[key]
+        return value
+
+    def mapping(self, key: str) -> dict[str, Any]:
+        """The mapping under `key`, empty if absent or (a problem) no mapping."""
+        value = self.data.get(key)
+        if value is None:
+            if key in self.data:
+                self.problem(f"'{key}' is empty", key, code="empty", key=True)
+            return {}
+        if not isinstance(value, dict):
+            self.problem(f"'{key}' maps names to what they are", key, code="type")
+            return {}
+        return value
+
+    def mark(self, path: YamlPath, *, key: bool = False) -> Mark:
+        return self.document.mark(self.path if self.fixed else (*self.path, *path), key=key)
+
+    def problem(
+        self, message: str, *path: str | int, code: str = "value", hint: str = "", key: bool = False
+    ) -> BuildFailed:
+        at = self.mark(path, key=key or self.fixed)
+        self.load.diagnose(self.document.file, at, code, message, hint)
+        return BuildFailed(message)
+
+    def _problem_in_text(
+        self, path: YamlPath, offset: int, code: str, message: str, hint: str
+    ) -> BuildFailed:
+        if self.fixed:
+            return self.problem(message, *path, code=code, hint=hint)
+        at = self.document.text_mark((*self.path, *path), offset)
+        self.load.diagnose(self.document.file, at, code, message, hint)
+        return BuildFailed(message)
+
+    # --- validation
+
+    def validate(self, model: type[T], raw: Any, *, partial: bool = False) -> T:
+        """`raw` as `model`. partial: missing keys are no problem (and nothing is returned)."""
+        shorthand = getattr(model, "__shorthand__", "")
+        if shorthand and raw is not None and not isinstance(raw, dict):
+            raw = {shorthand: raw}
+        elif raw is None and _is_model(model) and not _is_root(model):
+            raw = {}
+        try:
+            return TypeAdapter(model).validate_python(raw)
+        except ValidationError as e:
+            failed = False
+            for error in e.errors(include_url=False):
+                if partial and error["type"] == "missing":
+                    continue
+                failed = True
+                self._report(model, dict(error))
+            if partial and not failed:
+                return typing.cast(T, None)
+            raise BuildFailed(str(model)) from e
+
+    def _report(self, model: type[Any], error: dict[str, Any]) -> None:
+        path = self._known_path(error["loc"])
+        kind = error["type"]
+        context = error.get("ctx") or {}
+        if kind == "extra_forbidden":
+            names = option_names(model, path[:-1])
+            self.problem(
+                f"unknown key '{path[-1]}'", *path, code="unknown-key", key=True,
+                hint=did_you_mean(str(path[-1]), names),
+            )  # fmt: skip
+        elif kind == "missing":
+            given = _dig(error.get("input"), ())
+            close = [k for k in given if k not in option_names(model, path[:-1])]
+            name = str(path[-1])
+            hint = f"is it what '{close[0]}' is meant to be?" if len(close) == 1 else ""
+            self.problem(
+                f"'{name}' is missing", *path[:-1], code="missing-key", key=True, hint=hint
+            )
+        elif kind == "literal_error":
+            expected = [part.strip(" '") for part in _split_or(str(context.get("expected", "")))]
+            self.problem(
+                f"must be one of: {', '.join(expected)}", *path, code="value",
+                hint=did_you_mean(str(error.get("input")), expected, listed=False),
+            )  # fmt: skip
+        else:
+            cause = context.get("error")
+            message = str(cause) if cause is not None else str(error["msg"])
+            message = message.replace("Input should be", "must be")
+            hint = ""
+            if kind == "string_type" and isinstance(error.get("input"), int | float):
+                hint = "put it in quotes to make it text"
+            elif kind in ("model_type", "dict_type", "model_attributes_type"):
+                message = "must be a mapping of options"
+            self.problem(message, *path, code="type" if "type" in kind else "value", hint=hint)
+
+    def _known_path(self, loc: tuple[str | int, ...]) -> YamlPath:
+        """`loc` without the names of union members that pydantic puts into it."""
+        path: YamlPath = ()
+        value = self.data if not self.fixed else None
+        for part in loc:
+            if (isinstance(value, dict) and part in value) or (
+                isinstance(value, list) and isinstance(part, int) and part < len(value)
+            ):
+                value = value[part]
+            elif part is not loc[-1] and not self.fixed:
+                continue
+            else:
+                value = None
+            path = (*path, part)
+        return path
+
+    # --- compiling
+
+    def steps(self, raw: Sequence[Any], *path: str | int) -> Step:
+        if not isinstance(raw, list):
+            self.problem("steps are a list", *path, code="type", hint="put '- ' before each step")
+            return identity
+        compiled: list[tuple[str, Step]] = []
+        for i, item in enumerate(raw):
+            place = self.at(*path, i)
+            try:
+                verb, step = place.step(item)
+            except BuildFailed:
+                continue
+            where = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in (*path, i, verb))
+            compiled.append((where.lstrip("."), step))
+        return pipeline(compiled)
+
+    def step(self, item: Any) -> tuple[str, Step]:
+        """One item of a list of steps: its verb and what it does."""
+        if isinstance(item, str) and item in STEPS:
+            item = {item: None}
+        if not isinstance(item, dict) or not item:
+            raise self.problem(
+                "a step is a verb with its options", code="step", hint="- send: {...}"
+            )
+        verbs = [key for key in item if key not in _POLICIES]
+        known = [verb for verb in verbs if verb in STEPS]
+        for verb in verbs:
+            if verb not in STEPS:
+                hint = did_you_mean(verb, list(STEPS))
+                if known and item[known[0]] is None:
+                    hint = f"if it belongs to '{known[0]}', indent it further"
+                elif verb in self.load.adapter_points:
+                    hint = (
+                        f"an endpoint needs a verb: send: {{{verb}: ...}} or call: {{{verb}: ...}}"
+                    )
+                self.problem(f"there is no step '{verb}'", verb, code="unknown-step", key=True,
+                             hint=hint)  # fmt: skip
+        if not known:
+            raise BuildFailed
+        if len(known) > 1:
+            raise self.problem(
+                f"one step has two verbs, '{known[0]}' and '{known[1]}'", known[1], code="step",
+                key=True, hint="put '- ' before the second",
+            )  # fmt: skip
+        if len(verbs) > 1:
+            raise BuildFailed
+        verb = known[0]
+        place = self.at(verb)
+        role = STEPS[verb]
+        step = role.make(place.validate(role.options, item[verb]), place)
+        policies = {key: item[key] for key in item if key in _POLICIES}
+        if policies:
+            step = step_policies(step, self.validate(StepPolicies, policies), self.route)
+        return verb, step
+
+    def endpoint(self, raw: Any, direction: str, *path: str | int) -> Any:
+        """Build the endpoint `{adapter: options}` in a direction: source, sink or caller."""
+        place = self.at(*path)
+        name, adapter = place.adapter(raw, direction)
+        role: Role[Any, Any] | None = getattr(adapter, direction)
+        inner = place.at(name)
+        if role is None:
+            verbs = {"source": "from", "sink": "send", "caller": "call"}
+            can = [verb for attr, verb in verbs.items() if getattr(adapter, attr) is not None]
+            raise place.problem(
+                f"'{verbs[direction]}' cannot use {name}", name, code="adapter", key=True,
+                hint=f"{name} can be used with {' and '.join(can)}",
+            )  # fmt: skip
+        options = inner.connect(name, raw[name])
+        return role.make(inner.validate(role.options, options), inner)
+
+    def adapter(self, raw: Any, direction: str) -> tuple[str, Adapter]:
+        """The adapter that a one-key mapping names."""
+        names = list(self.load.adapter_points)
+        if isinstance(raw, str) and raw in names:
+            raise self.problem(f"{raw} needs options", code="type", hint=f"{{{raw}: {{...}}}}")
+        if not isinstance(raw, dict) or not raw:
+            example = {"source": "http", "connection": "amqp"}.get(direction, "queue")
+            raise self.problem(
+                "an endpoint is one adapter with its options", code="type",
+                hint=f"{{{example}: {{...}}}}; there are: {', '.join(names)}",
+            )  # fmt: skip
+        if len(raw) > 1:
+            extra = list(raw)[1]
+            raise self.problem(
+                f"an endpoint is one adapter, here are {len(raw)} keys", extra, code="type",
+                key=True, hint=f"if '{extra}' is an option of '{next(iter(raw))}', indent it "
+                "further",
+            )  # fmt: skip
+        name = next(iter(raw))
+        if name not in names:
+            raise self.problem(
+                f"there is no adapter '{name}'", name, code="unknown-adapter", key=True,
+                hint=did_you_mean(name, names),
+            )  # fmt: skip
+        try:
+            return name, self.load.adapter(name)
+        except ImportError as e:
+            raise self.problem(
+                f"the adapter '{name}' cannot be loaded: {e}", name, code="adapter", key=True
+            ) from e
+
+    def connect(self, adapter: str, options: Any) -> Any:
+        """Options with those of the named connection merged below them."""
+        if not isinstance(options, dict) or "connection" not in options:
+            return options
+        name = options["connection"]
+        connections = self.load.connections
+        if name not in connections:
+            raise self.problem(
+                f"there is no connection '{name}'", "connection", code="unknown-connection",
+                hint=did_you_mean(str(name), list(connections)),
+            )  # fmt: skip
+        owner, base = connections[name]
+        if owner and owner != adapter:
+            raise self.problem(
+                f"connection '{name}' is one of {owner}, not of {adapter}", "connection"
+            )
+        if not owner:
+            raise BuildFailed("the connection itself is wrong")
+        return {**base, **{k: v for k, v in options.items() if k != "connection"}}
+
+    def sink(self, raw: Any, *path: str | int) -> Sink:
+        sink: Sink = self.endpoint(raw, "sink", *path)
+        return sink
+
+    def caller(self, raw: Any, *path: str | int) -> RequestReply:
+        caller: RequestReply = self.endpoint(raw, "caller", *path)
+        return caller
+
+    def expression(self, source: str, *path: str | int) -> Expression:
+        try:
+            return compile_expression(source)
+        except ExpressionError as e:
+            self._problem_in_text(path, e.offset or 0, "expression", e.message, e.hint)
+            return _never
+
+    def text(self, source: str, *path: str | int) -> Text:
+        try:
+            return compile_text(source)
+        except ExpressionError as e:
+            self._problem_in_text(path, e.offset or 0, "expression", e.message, e.hint)
+            return _never
+
+    def file(self, name: str, *path: str | int) -> Path:
+        folders = [self.document.folder, self.load.root / "transforms"]
+        inside = [self.load.root, self.document.folder]
+        for folder in folders:
+            found = (folder / name).resolve()
+            if found.is_file():
+                if not any(found.is_relative_to(root.resolve()) for root in inside):
+                    raise self.problem(f"{name} lies outside the project", *path, code="file")
+                self.files.add(found)
+                return found
+        near: list[str] = []
+        for folder in folders:
+            parent = (folder / name).parent
+            if parent.is_dir():
+                near += [p.name for p in parent.iterdir() if p.is_file()]
+        close = difflib.get_close_matches(Path(name).name, near, n=1)
+        hint = f"did you mean '{Path(name).with_name(close[0])}'?" if close else (
+            "it is looked for beside the YAML file, then in transforms/"
+        )  # fmt: skip
+        raise self.problem(f"there is no file {name}", *path, code="missing-file", hint=hint)
+
+    def json_schema(self, schema: str | Mapping[str, Any], *path: str | int) -> Validator:
+        source = self.file(schema, *path) if isinstance(schema, str) else dict(schema)
+        return self._compiled(path, lambda: compile_json_schema(source))
+
+    def xml_schema(self, name: str, *path: str | int) -> Validator:
+        file = self.file(name, *path)
+        return self._compiled(path, lambda: compile_xsd(file))
+
+    def jinja(self, name: str, content_type: str, *path: str | int) -> Renderer:
+        source: Path | str = name if "\n" in name else self.file(name, *path)
+        folders = (self.document.folder, self.load.root / "transforms")
+        return self._compiled(path, lambda: compile_jinja(source, content_type, folders=folders))
+
+    def xslt(self, name: str, content_type: str, *path: str | int) -> Renderer:
+        file = self.file(name, *path)
+        return self._compiled(path, lambda: compile_xslt(file, content_type, folder=file.parent))
+
+    def _compiled(self, path: YamlPath, compile_: Callable[[], T]) -> T:
+        try:
+            return compile_()
+        except (TemplateError, SchemaError) as e:
+            file = shown_path(Path(e.file)) if e.file else ""
+            if file and e.line:
+                # The mistake is in the template: point there, and say who uses it.
+                at = f"{self.document.file}:{self.mark(path).line}"
+                self.load.diagnose(
+                    file, Mark(e.line, 1), "template", e.message, e.hint or f"used at {at}"
+                )
+                raise BuildFailed(e.message) from e
+            raise self.problem(e.message, *path, code="template", hint=e.hint) from e
+
+    # --- what is shared
+
+    def shared(self, key: object, make: Callable[[], T]) -> T:
+        return self.load.shared.get(key, make)
+
+    def section(self, name: str) -> Any:
+        return self.load.section_value(name)
+
+    def claim(self, name: str, *path: str | int) -> None:
+        at = self.mark(path, key=self.fixed)
+        here = f"'{self.route}' at {self.document.file}:{at.line}"
+        taken = self.load.claims.setdefault(name, here)
+        if taken is not here:
+            self.problem(f"{name} is served already by route {taken}", *path, code="duplicate")
+
+    @property
+    def store(self) -> Store:
+        options = self.load.settings["store"]
+        return self.shared(("store", options.path), lambda: open_store(options))
+
+    def fingerprint(self) -> str:
+        """Changes when the route, its files or what it shares by name changes."""
+        parts = [repr(self.data), repr(self.load.connections), repr(self.load.settings)]
+        for file in sorted(self.files):
+            parts.append(f"{file}:{file.stat().st_mtime_ns}")
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _never(envelope: Any) -> Any:
+    raise BuildFailed("a part that could not be compiled was run")
+
+
+def entry_points_by_name(group: str) -> dict[str, EntryPoint]:
+    """What the installed packages offer in a group."""
+    return {point.name: point for point in sorted(entry_points(group=group), key=lambda p: p.name)}
+
+
+def shown_path(path: Path) -> str:
+    """A path as people want to read it: relative to where they are, if it is below."""
+    absolute = path.resolve()
+    here = Path.cwd()
+    return str(absolute.relative_to(here)) if absolute.is_relative_to(here) else str(path)
+
+
+def did_you_mean(word: str, options: Sequence[str], *, listed: bool = True) -> str:
+    """The hint that names the nearest of `options`, or all of them if none is near."""
+    close = difflib.get_close_matches(word.lower(), options, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean '{close[0]}'?"
+    return f"there are: {', '.join(options)}" if listed and 0 < len(options) <= 24 else ""
+
+
+def _split_or(text: str) -> list[str]:
+    return text.replace(" or ", ",").split(",") if text else []
+
+
+def _dig(value: Any, path: YamlPath) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _is_model(model: Any) -> bool:
+    return isinstance(model, type) and issubclass(model, BaseModel)
+
+
+def _is_root(model: Any) -> bool:
+    return isinstance(model, type) and issubclass(model, RootModel)
+
+
+@lru_cache(maxsize=256)
+def _fields(model: type[BaseModel]) -> dict[str, Any]:
+    return {(f.alias or name): f.annotation for name, f in model.model_fields.items()}
+
+
+def option_names(model: Any, path: YamlPath) -> list[str]:
+    """The keys that may stand at `path` below something of type `model`."""
+    for candidate in _models(model):
+        fields = _fields(candidate)
+        if not path:
+            if not _is_root(candidate):
+                return list(fields)
+            return option_names(fields["root"], path)
+        if _is_root(candidate):
+            return option_names(fields["root"], path)
+        if path[0] in fields:
+            return option_names(fields[str(path[0])], path[1:])
+    if path and typing.get_origin(model) in (list, dict, Sequence, Mapping):
+        return option_names(typing.get_args(model)[-1], path[1:])
+    for inner in typing.get_args(model):
+        if found := option_names(inner, path):
+            return found
+    return []
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    if _is_model(annotation):
+        return [annotation]
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType, typing.Annotated):
+        return [m for inner in typing.get_args(annotation) for m in _models(inner)]
+    return []

@@ -1,0 +1,397 @@
+"""The command line: `esb run`, `check`, `schema`, `send`, `init`, and what adapters add."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import click
+import structlog
+import typer
+from typer.core import TyperGroup
+
+from esb import __version__
+from esb.errors import ConfigError, Diagnostic, EsbError
+
+log = structlog.get_logger("esb")
+
+
+class _Commands(TyperGroup):
+    """The commands here and those that adapters contribute, which load when they are used."""
+
+    def _points(self) -> dict[str, EntryPoint]:
+        return {point.name: point for point in entry_points(group="esb.commands")}
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*super().list_commands(ctx), *sorted(self._points())]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        found = super().get_command(ctx, cmd_name)
+        if found is None and cmd_name in (points := self._points()):
+            found = typer.main.get_command(points[cmd_name].load())
+        return found
+
+
+app = typer.Typer(
+    cls=_Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="An enterprise service bus: SOAP, REST and AMQP bridged by routes in YAML.",
+)
+
+Paths = Annotated[
+    list[Path] | None,
+    typer.Argument(help="YAML files or folders of them; routes/ if left out.", show_default=False),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Write JSON, for programs.")]
+
+
+@app.callback(invoke_without_command=True)
+def _main(
+    ctx: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+    ctx.obj = serve
+
+
+@app.command()
+def run(
+    paths: Paths = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Reload the routes when a file changes.")
+    ] = False,
+    json_logs: Annotated[bool, typer.Option("--json", help="Log in JSON.")] = False,
+    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+    grace: Annotated[
+        float, typer.Option(help="Seconds that messages in flight get to finish on SIGTERM.")
+    ] = 25.0,
+) -> None:
+    """Run the bus until SIGTERM or Ctrl-C."""
+    serve(_paths(paths), watch=watch, json_logs=json_logs, log_level=log_level, grace=grace)
+
+
+@app.command()
+def check(
+    paths: Paths = None,
+    as_json: AsJson = False,
+    no_env: Annotated[
+        bool, typer.Option("--no-env", help="Do not resolve ${NAME}: check without the secrets.")
+    ] = False,
+) -> None:
+    """Find every mistake in the route files, without starting anything."""
+    from esb.config import load
+
+    project = load(_paths(paths), environ=None if no_env else os.environ)
+    found = project.diagnostics
+    if as_json:
+        fields = ("file", "line", "column", "code", "message", "hint")
+        typer.echo(json.dumps([{f: getattr(d, f) for f in fields} for d in found], indent=2))
+    elif found:
+        _show(found)
+    else:
+        count = len(project.routes)
+        files = len(project.files)
+        typer.secho(
+            f"{count} route{'s' * (count != 1)} in {files} file{'s' * (files != 1)}: no mistakes",
+            fg="green",
+        )
+    raise typer.Exit(1 if found else 0)
+
+
+@app.command()
+def schema(
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="A file; standard output if left out.")
+    ] = None,
+) -> None:
+    """Write the JSON Schema of route files, which gives editors completion and checks."""
+    from esb.reference import schema as make_schema
+
+    text = json.dumps(make_schema(), indent=2) + "\n"
+    if output is None:
+        typer.echo(text, nl=False)
+    else:
+        output.write_text(text)
+
+
+@app.command()
+def send(
+    endpoint: Annotated[
+        str, typer.Argument(help="As in a route: '{amqp: {connection: rabbit, queue: orders}}'.")
+    ],
+    body: Annotated[
+        str, typer.Argument(help="The text to send, @FILE, or - for standard input.")
+    ] = "",
+    content_type: Annotated[
+        str, typer.Option("--content-type", "-t", help="Of the body.")
+    ] = "application/json",
+    header: Annotated[
+        list[str] | None, typer.Option("--header", "-H", help="name: value; may be repeated.")
+    ] = None,
+    call: Annotated[
+        bool, typer.Option("--call", help="Wait for the reply and print its body.")
+    ] = False,
+    project: Annotated[
+        list[Path] | None,
+        typer.Option("--project", "-p", help="Files whose connections may be named."),
+    ] = None,
+) -> None:
+    """Send one message to an endpoint, and return once it is taken."""
+    from esb.envelope import Body, Envelope, Headers
+
+    pairs = [(n.strip(), v.strip()) for n, _, v in (h.partition(":") for h in header or [])]
+    envelope = Envelope(
+        body=Body(_body(body), content_type), headers=Headers(pairs), source="esb send"
+    )
+    try:
+        answer = asyncio.run(_send(endpoint, envelope, call=call, paths=project or []))
+    except ConfigError as e:
+        _fail(e.diagnostics)
+    except EsbError as e:
+        typer.secho(f"not sent ({e.code}): {e.detail}", fg="red", err=True)
+        raise typer.Exit(1) from e
+    if answer is None:
+        typer.echo(f"taken, as message {envelope.id}", err=True)
+    else:
+        sys.stdout.buffer.write(answer.body.raw)
+
+
+async def _send(endpoint: str, envelope: Any, *, call: bool, paths: Sequence[Path]) -> Any:
+    from esb.bus import Shared
+    from esb.config import load_endpoint
+
+    shared = Shared()
+    target = load_endpoint(endpoint, "caller" if call else "sink", paths, shared=shared)
+    await shared.open(lambda thing: None)
+    try:
+        if call:
+            return await target.call(envelope)
+        await target.send(envelope)
+        return None
+    finally:
+        await shared.close()
+
+
+def _body(text: str) -> bytes:
+    if text == "-":
+        return sys.stdin.buffer.read()
+    if text.startswith("@"):
+        try:
+            return Path(text[1:]).read_bytes()
+        except OSError as e:
+            raise typer.BadParameter(f"{text[1:]} cannot be read: {e.strerror}") from e
+    return text.encode()
+
+
+_HELLO = """\
+# Try it: esb run, then  curl localhost:8080/hello/world
+routes:
+  hello:
+    from: {http: {path: /hello/:name, method: GET}}
+    steps:
+      - transform: {jinja: hello.json.j2}
+"""
+_HELLO_TEMPLATE = '{"message": {{ ("Hello, " ~ path.name ~ "!") | tojson }}}\n'
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="Where; made if it is not there.")] = Path(),
+) -> None:
+    """Start a project: a first route with its template, ready to run."""
+    files = {
+        folder / "routes" / "hello.yaml": _HELLO,
+        folder / "transforms" / "hello.json.j2": _HELLO_TEMPLATE,
+        folder / ".gitignore": "data/\n",
+    }
+    taken = [path for path in files if path.exists()]
+    if taken:
+        typer.secho(f"{taken[0]} exists already; nothing was written", fg="red", err=True)
+        raise typer.Exit(1)
+    for path, text in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        typer.echo(f"  wrote {path}")
+    where = f"cd {folder} && " if folder != Path() else ""
+    typer.echo(f"\nnext: {where}esb run --watch\n      curl localhost:8080/hello/world")
+
+
+# --- what the commands stand on ------------------------------------------------------------------
+
+
+def serve(
+    paths: Sequence[Path],
+    *,
+    extra: Mapping[str, Any] | None = None,
+    watch: bool = False,
+    json_logs: bool = False,
+    log_level: str = "info",
+    grace: float = 25.0,
+) -> None:
+    """Run a bus from files, and from `extra`, plain data in the shape of a file."""
+    from esb import logs
+
+    logs.configure(json=json_logs, level=log_level)
+    try:
+        runner = asyncio.run
+        with contextlib.suppress(ImportError):
+            import uvloop
+
+            runner = uvloop.run
+        runner(_Service(paths, extra, watch=watch, grace=grace).run())
+    except ConfigError as e:
+        _fail(e.diagnostics)
+    except EsbError as e:
+        typer.secho(f"the bus cannot start: {e.detail}", fg="red", err=True)
+        raise typer.Exit(1) from e
+
+
+class _Service:
+    """A bus with its admin listener, signals and reload."""
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        extra: Mapping[str, Any] | None,
+        *,
+        watch: bool,
+        grace: float,
+    ) -> None:
+        from esb.bus import Bus, Shared
+        from esb.config import load
+
+        self.paths = paths
+        self.extra = extra
+        self.watch = watch
+        self.shared = Shared()
+        self.project = load(paths, shared=self.shared, extra=extra).check()
+        self.bus = Bus(self.project.routes, self.shared, grace=grace)
+        self._reloading = asyncio.Lock()
+
+    async def run(self) -> None:
+        from esb.api import AdminServer
+
+        stop = asyncio.Event()
+        hurry = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def on_signal() -> None:
+            (hurry if stop.is_set() else stop).set()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, on_signal)
+        options = self.project.settings["admin"]
+        admin = AdminServer(self.bus, self.reload, options.host, options.port)
+        if options.enabled:
+            await admin.open()
+        try:
+            await self.bus.start()
+            self._tell(f"{options.host}:{admin.port}" if options.enabled else "")
+            watcher = asyncio.create_task(self._watch()) if self.watch else None
+            await stop.wait()
+            if watcher is not None:
+                watcher.cancel()
+            log.info("stopping", grace=self.bus.grace, hint="a second signal hurries")
+            await self._drain(hurry)
+            log.info("stopped")
+        finally:
+            if options.enabled:
+                await admin.close()
+
+    async def _drain(self, hurry: asyncio.Event) -> None:
+        draining = asyncio.create_task(self.bus.stop())
+        hurried = asyncio.create_task(hurry.wait())
+        await asyncio.wait({draining, hurried}, return_when=asyncio.FIRST_COMPLETED)
+        hurried.cancel()
+        if not draining.done():
+            log.warning("hurrying: what is in flight is given back")
+            draining.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await draining
+            await self.bus.stop(grace=0)
+        else:
+            await draining
+
+    def _tell(self, admin: str) -> None:
+        for route in self.bus.routes.values():
+            health = route.health()
+            state = {} if health.up else {"waiting": health.detail}
+            log.info("route", name=route.name, takes=getattr(route.source, "where", ""), **state)
+        log.info("the bus is up", routes=len(self.bus.routes), admin=admin or "off")
+
+    async def reload(self) -> dict[str, Any]:
+        """Load the files again; on mistakes the old routes run on."""
+        from esb.config import load
+
+        async with self._reloading:
+            self.shared.begin()
+            project = await asyncio.to_thread(
+                load, self.paths, shared=self.shared, extra=self.extra
+            )
+            if project.diagnostics:
+                self.shared.roll_back()
+                for found in project.diagnostics:
+                    log.error("not reloaded", problem=str(found))
+                return {"reloaded": False, "problems": [str(d) for d in project.diagnostics]}
+            try:
+                changes = await self.bus.replace(project.routes)
+            except EsbError as e:
+                log.error("not reloaded", problem=e.detail)
+                return {"reloaded": False, "problems": [e.detail]}
+            self.project = project
+            log.info("reloaded", **changes)
+            return {"reloaded": True, **changes}
+
+    async def _watch(self) -> None:
+        import watchfiles
+
+        folders = {p if p.is_dir() else p.parent for p in self.paths} | {Path.cwd() / "transforms"}
+        existing = [folder for folder in folders if folder.is_dir()]
+        log.info("watching", folders=[str(f) for f in existing])
+        async for _ in watchfiles.awatch(*existing):
+            await self.reload()
+
+
+def _paths(paths: Sequence[Path] | None) -> Sequence[Path]:
+    if paths:
+        return paths
+    if Path("routes").is_dir():
+        return [Path("routes")]
+    typer.secho(
+        "there is no routes/ here: name a file or a folder, or start a project with 'esb init'",
+        fg="red",
+        err=True,
+    )
+    raise typer.Exit(2)
+
+
+def _show(found: Sequence[Diagnostic]) -> None:
+    for one in found:
+        where = f"{one.file}:{one.line}:{one.column}" if one.line else one.file
+        typer.secho(f"{where}: ", bold=True, nl=False, err=True)
+        typer.secho(one.message, fg="red", nl=not one.hint, err=True)
+        if one.hint:
+            typer.echo(f"  ({one.hint})", err=True)
+    typer.echo(f"{len(found)} mistake{'s' * (len(found) != 1)}", err=True)
+
+
+def _fail(found: Sequence[Diagnostic]) -> NoReturn:
+    _show(found)
+    raise typer.Exit(1)
+
+
+def main() -> None:
+    """Entry point of the `esb` command."""
+    app()

@@ -1,0 +1,281 @@
+"""YAML to routes: read the project's files, validate them, compile every route.
+
+Loading touches no network and starts nothing. Every mistake becomes a Diagnostic at its line, and
+all are found in one go; `Project.routes` holds what could be built.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from esb.adapter import BuildFailed, Section, Sink, Source
+from esb.build import Builder, Load, did_you_mean, shown_path
+from esb.bus import Shared
+from esb.errors import ConfigError, Diagnostic
+from esb.options import Options
+from esb.route import Route, RouteOptions, assemble
+from esb.store import StoreOptions
+from esb.strict_yaml import Document, References, read_yaml
+
+
+class AdminOptions(Options):
+    """The admin listener: health, metrics and what operators need."""
+
+    host: str = "127.0.0.1"
+    port: int = 8081
+    enabled: bool = True
+
+
+SETTINGS: dict[str, type[Options]] = {"store": StoreOptions, "admin": AdminOptions}
+_CORE_KEYS = ("routes", "connections", *SETTINGS)
+
+
+@dataclass
+class Project:
+    """What was loaded: `routes` in file order, `settings` by section, all `diagnostics`."""
+
+    routes: list[Route] = field(default_factory=list)
+    settings: dict[str, Any] = field(default_factory=dict)
+    diagnostics: list[Diagnostic] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list)
+
+    def check(self) -> Project:
+        """This project if nothing is wrong with it. Raises ConfigError else."""
+        if self.diagnostics:
+            raise ConfigError(self.diagnostics)
+        return self
+
+
+def load(
+    paths: Sequence[Path],
+    *,
+    shared: Shared | None = None,
+    environ: Mapping[str, str] | None = os.environ,
+    root: Path | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> Project:
+    """Load YAML files, and the *.yaml and *.yml of folders.
+
+    shared: the running bus's registry, when routes are reloaded. environ: what `${NAME}` stands
+    for; None leaves references unresolved. root: the folder no file reference may leave; the
+    working directory if left out. extra: a document of plain data loaded beside the files.
+    """
+    loader = _Loader(shared or Shared(), References(environ), root)
+    for path in paths:
+        loader.add(path)
+    if extra is not None:
+        document = Document("<command line>", root or Path.cwd(), extra)
+        loader.documents.append(document)
+    return loader.load()
+
+
+def load_endpoint(
+    text: str, direction: str, paths: Sequence[Path] = (), *, shared: Shared | None = None
+) -> Any:
+    """The endpoint that `text` spells as YAML, with the connections of the files in `paths`.
+
+    direction: "sink" or "caller". Raises ConfigError.
+    """
+    loader = _Loader(shared or Shared(), References(os.environ), None)
+    for path in paths:
+        loader.add(path)
+    loader.load(routes=False)
+    document = read_yaml(text, "<endpoint>", Path.cwd(), loader.common.references)
+    loader.project.diagnostics += document.diagnostics
+    endpoint = None
+    with contextlib.suppress(BuildFailed):
+        endpoint = Builder(loader.common, document, (), "esb send").endpoint(
+            document.data, direction
+        )
+    loader.project.check()
+    return endpoint
+
+
+class _Loader:
+    """The sequence of one load: files, connections, settings, sections, routes."""
+
+    def __init__(self, shared: Shared, references: References, root: Path | None) -> None:
+        self.common = Load(shared, references, root)
+        self.documents: list[Document] = []
+        self.project = Project(settings=self.common.settings, diagnostics=self.common.diagnostics)
+        self.names: dict[str, str] = {}
+        self.sections: dict[str, Section] = {}
+
+    # --- files
+
+    def add(self, path: Path) -> None:
+        if path.is_dir():
+            found = sorted(p for p in path.rglob("*") if p.suffix in (".yaml", ".yml"))
+            if not found:
+                self.common.diagnose(
+                    str(path), None, "file", "there is no *.yaml file in this folder"
+                )
+            for one in found:
+                self.add(one)
+            return
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as e:
+            reason = getattr(e, "strerror", None) or "it is not UTF-8 text"
+            self.common.diagnose(str(path), None, "file", f"cannot be read: {reason}")
+            return
+        document = read_yaml(text, shown_path(path), path.resolve().parent, self.common.references)
+        self.project.files.append(path)
+        self.project.diagnostics += document.diagnostics
+        self.documents.append(document)
+
+    # --- the whole load
+
+    def load(self, *, routes: bool = True) -> Project:
+        tops = [Builder(self.common, document, ()) for document in self.documents]
+        tops = [top for top in tops if self._top_level(top)]
+        for top in tops:
+            self._connections(top)
+        for name, model in SETTINGS.items():
+            self._settings(name, model, tops)
+        for top in tops:
+            for name in top.data:
+                self._section(name, top)
+        for name, section in self.sections.items():
+            if section.expand is None:
+                self._settings(name, section.options, tops)
+        for top in tops if routes else ():
+            self._routes(top)
+            for name, section in self.sections.items():
+                if section.expand is not None and name in top.data:
+                    self._expand(name, section, top.at(name))
+        self.project.diagnostics.sort()
+        return self.project
+
+    def _top_level(self, top: Builder) -> bool:
+        if top.data is None and not top.document.diagnostics:
+            self.common.diagnose(
+                top.document.file, None, "empty", "the file is empty", "routes: ..."
+            )
+        if not isinstance(top.data, dict):
+            if top.data is not None:
+                top.problem("a file is a mapping", code="type", hint="routes: ...")
+            return False
+        known = [*_CORE_KEYS, *self.common.section_points]
+        for key in top.data:
+            if key not in known:
+                top.problem(
+                    f"unknown section '{key}'", key, code="unknown-key", key=True,
+                    hint=did_you_mean(key, known),
+                )  # fmt: skip
+        return True
+
+    def _connections(self, top: Builder) -> None:
+        for name, raw in top.mapping("connections").items():
+            place = top.at("connections", name)
+            if name in self.common.connections:
+                place.problem(f"connection '{name}' exists already", code="duplicate", key=True)
+                continue
+            try:
+                adapter_name, adapter = place.adapter(raw, "connection")
+            except BuildFailed:
+                self.common.connections[name] = ("", {})
+                continue
+            model = adapter.connection
+            options = raw[adapter_name]
+            if model is None:
+                place.problem(
+                    f"{adapter_name} has no connections to name", code="adapter", key=True
+                )
+            elif not isinstance(options, dict):
+                place.problem("a connection is a mapping of options", adapter_name, code="type")
+            else:
+                place.at(adapter_name).validate(model, options, partial=True)
+                self.common.connections[name] = (adapter_name, options)
+                continue
+            self.common.connections[name] = ("", {})
+
+    def _settings(self, name: str, model: type[Any], tops: Iterable[Builder]) -> None:
+        first: Builder | None = None
+        raw: Any = {}
+        for top in tops:
+            if name in top.data:
+                place = top.at(name)
+                if first is not None:
+                    place.problem(
+                        f"'{name}' is set already in {first.document.file}", code="duplicate",
+                        key=True,
+                    )  # fmt: skip
+                    continue
+                first, raw = place, top.data[name]
+        try:
+            self.common.settings[name] = (
+                first.validate(model, raw) if first else TypeAdapter(model).validate_python({})
+            )
+        except BuildFailed:
+            self.common.settings[name] = TypeAdapter(model).validate_python({})
+
+    def _section(self, name: str, top: Builder) -> None:
+        point = self.common.section_points.get(name)
+        if point is None or name in self.sections:
+            return
+        try:
+            self.sections[name] = point.load()
+        except ImportError as e:
+            top.problem(f"'{name}' cannot be loaded: {e}", name, code="adapter", key=True)
+
+    def _routes(self, top: Builder) -> None:
+        for name, raw in top.mapping("routes").items():
+            place = top.at("routes", name)
+            place.route, place.files = name, set()
+            self._route(name, raw, place)
+
+    def _expand(self, name: str, section: Section, place: Builder) -> None:
+        expand = section.expand
+        assert expand is not None
+        try:
+            options = place.validate(section.options, place.data)
+            expanded = expand(options, place)
+        except BuildFailed:
+            return
+        for route in expanded:
+            inner = place.at(*route.at)
+            inner.route, inner.fixed, inner.files = route.name, True, set(place.files)
+            self._route(route.name, route.route, inner)
+
+    def _route(self, name: str, raw: Any, place: Builder) -> None:
+        here = f"{place.document.file}:{place.mark((), key=True).line}"
+        if name in self.names:
+            place.problem(
+                f"route '{name}' exists already, at {self.names[name]}", code="duplicate", key=True
+            )
+            return
+        self.names[name] = here
+        try:
+            options = place.validate(RouteOptions, raw)
+            self.project.routes.append(self._build(name, options, place))
+        except BuildFailed:
+            return
+
+    def _build(self, name: str, options: RouteOptions, place: Builder) -> Route:
+        failed: BuildFailed | None = None
+        source: Source | None = None
+        dead: Sink | None = None
+        try:
+            source = place.endpoint(options.from_, "source", "from")
+        except BuildFailed as e:
+            failed = e
+        step = place.steps(options.steps, "steps")
+        try:
+            if options.dead_letter is not None:
+                dead = place.sink(options.dead_letter, "dead_letter")
+        except BuildFailed as e:
+            failed = e
+        if source is None or failed:
+            raise failed or BuildFailed
+        return assemble(
+            name, options, source=source, step=step, dead_letters=dead,
+            store=lambda: place.store, fingerprint=place.fingerprint(),
+        )  # fmt: skip
