@@ -1,0 +1,64 @@
+"""HTML form data (application/x-www-form-urlencoded, WHATWG URL standard, section 5)."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import parse_qsl, urlencode
+
+from esb.envelope import ContentType
+from esb.errors import BadMessage, RouteFailure, TooLarge
+
+MAX_FIELDS = 10_000
+
+
+class FormCodec:
+    """`a=1&b=2&b=3` to `{"a": "1", "b": ["2", "3"]}` and back; fields keep their order."""
+
+    def decode(self, raw: bytes, content_type: ContentType) -> dict[str, Any]:
+        """The fields; one that comes more than once holds a list.
+
+        Raises BadMessage when a field is not in its charset, TooLarge over `MAX_FIELDS`.
+        """
+        if raw.count(b"&") >= MAX_FIELDS:
+            raise TooLarge(f"the form has more than {MAX_FIELDS} fields")
+        fields: dict[str, Any] = {}
+        try:
+            pairs = parse_qsl(
+                raw.decode("ascii"),
+                keep_blank_values=True,
+                encoding=content_type.charset,
+                errors="strict",
+            )
+        except (UnicodeDecodeError, LookupError) as e:
+            raise BadMessage(f"the form is not valid {content_type.charset}") from e
+        for name, value in pairs:
+            if name not in fields:
+                fields[name] = value
+            elif isinstance(fields[name], list):
+                fields[name].append(value)
+            else:
+                fields[name] = [fields[name], value]
+        return fields
+
+    def encode(self, data: Any, content_type: ContentType) -> bytes:
+        """Write fields; null is left out. Raises RouteFailure for nested data."""
+        if not isinstance(data, dict):
+            raise RouteFailure(f"a form is written from fields, not from {type(data).__name__}")
+        pairs = [
+            (name, _text(name, value))
+            for name, values in data.items()
+            for value in (values if isinstance(values, list | tuple) else (values,))
+            if value is not None
+        ]
+        try:
+            return urlencode(pairs, encoding=content_type.charset, errors="strict").encode("ascii")
+        except (UnicodeEncodeError, LookupError) as e:
+            raise RouteFailure(f"the form has no form in {content_type.charset}") from e
+
+
+def _text(name: str, value: Any) -> str | bytes:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, dict | list | tuple):
+        raise RouteFailure(f"the form field {name!r} holds nested data")
+    return value if isinstance(value, bytes) else str(value)
