@@ -27,7 +27,7 @@ import msgspec
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from esb.adapter import Build, Text
-from esb.envelope import Envelope, Headers, HeaderValue
+from esb.envelope import Envelope, Headers
 from esb.errors import (
     EsbError,
     OutcomeUnknown,
@@ -38,7 +38,7 @@ from esb.errors import (
     Transient,
 )
 from esb.options import Duration, Options, Size
-from esb_web.messages import HOP_BY_HOP, Headerlist, remaining
+from esb_web.messages import HOP_BY_HOP, UNSAFE, Headerlist, header_text, remaining
 
 if TYPE_CHECKING:
     from esb_web.transport import Pool  # loads the client library: 150 ms
@@ -49,7 +49,6 @@ _IDEMPOTENT: Final = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS", "TRAC
 _MAX_RETRY_AFTER: Final = 3600.0
 
 _TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
-_UNSAFE: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 _MANAGED: Final = HOP_BY_HOP | {
     "accept-encoding",
@@ -299,12 +298,12 @@ class OutboundHeaders:
                 (name, text)
                 for name, value in envelope.headers
                 if (not _stays(name.lower()) if forward is True else name.lower() in forward)
-                and (text := _text_of(value)) is not None
+                and (text := header_text(value)) is not None
             ]
         if self._own:
             own = [(name, text(envelope)) for name, text in self._own]
             for name, value in own:
-                if _UNSAFE.search(value):
+                if UNSAFE.search(value):
                     raise RouteFailure(f"the value of header {name} has a line break or a NUL")
             names = {name.lower() for name, _ in own}
             headers = [pair for pair in headers if pair[0].lower() not in names] + own
@@ -374,14 +373,3 @@ def _stays(name: str) -> bool:
         or name.startswith(("content-", "proxy-", "x-forwarded-", "sec-", "if-"))
         or name in ("accept", "range", "origin", "referer", "x-real-ip")
     )
-
-
-def _text_of(value: HeaderValue) -> str | None:
-    """A header's value as HTTP can carry it; None for the tables and bytes of other protocols."""
-    if isinstance(value, str):
-        return None if _UNSAFE.search(value) else value
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int | float):
-        return str(value)
-    return value.isoformat() if isinstance(value, datetime) else None

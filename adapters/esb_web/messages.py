@@ -11,11 +11,21 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Final
 
 import msgspec
 
-from esb.envelope import NO_BODY, Body, Envelope, Headers, Outcome, new_id
+from esb.envelope import (
+    NO_BODY,
+    Body,
+    Envelope,
+    Headers,
+    HeaderValue,
+    Outcome,
+    new_id,
+    parse_content_type,
+)
 from esb.errors import UnsupportedMedia
 
 Headerlist = list[tuple[str, str]]
@@ -23,6 +33,9 @@ Headerlist = list[tuple[str, str]]
 JSON: Final = "application/json"
 
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}\Z")
+
+UNSAFE: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+"""What no header value may have (RFC 9110, section 5.5)."""
 
 HOP_BY_HOP: Final = frozenset(
     {
@@ -199,9 +212,10 @@ def to_response(
     elif outcome is Outcome.MESSAGE:
         headers = Headers()
     passed: Headerlist = [
-        (name, value if isinstance(value, str) else str(value))
+        (name, text)
         for name, value in headers
-        if name.lower() not in _NOT_IN_REPLIES or (cookies and name.lower() == "set-cookie")
+        if (name.lower() not in _NOT_IN_REPLIES or (cookies and name.lower() == "set-cookie"))
+        and (text := header_text(value)) is not None
     ]
     body = negotiated(answer.body, accept)
     if outcome is Outcome.REPLY:
@@ -234,8 +248,6 @@ def negotiated(body: Body, accept: str | None) -> Body:
 
 def preferred(accept: str, own: str) -> str:
     """Which of `own`, JSON and XML an Accept header likes best; `own` where it is acceptable."""
-    from esb.envelope import parse_content_type
-
     ranges: list[tuple[float, str]] = []
     for item in accept.split(",")[:32]:
         parsed = parse_content_type(item.strip())
@@ -257,6 +269,17 @@ def preferred(accept: str, own: str) -> str:
     offers = [own, JSON, "application/xml", "text/xml"]
     best = max(offers, key=lambda offer: (weigh(offer), -offers.index(offer)))
     return best if weigh(best) > weigh(own) else own
+
+
+def header_text(value: HeaderValue) -> str | None:
+    """A header's value as HTTP can carry it; None for the tables and bytes of other protocols."""
+    if isinstance(value, str):
+        return None if UNSAFE.search(value) else value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return str(value)
+    return value.isoformat() if isinstance(value, datetime) else None
 
 
 def decoded(value: bytes) -> str:

@@ -1,19 +1,89 @@
-"""The one HTTP server of a bus: Sites are mounted on it, also while it runs."""
+"""The one HTTP server of a bus: Sites are mounted on it, also while it runs.
+
+An ASGI app under uvicorn's protocol (hardened in `protocol`), inside the bus's own event loop. A
+caller who hangs up does not stop the route that works on his request: it may have had effects
+already. A caller who waits longer than the request's deadline gets a 504 meanwhile.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
+import asyncio
+import ipaddress
+import re
+import socket
+import ssl
+import time
+from collections.abc import Callable, Mapping
+from email.utils import formatdate
+from functools import lru_cache
+from typing import Any, Final
+from urllib.parse import unquote_to_bytes
+
+import msgspec
+import structlog
+from uvicorn.config import Config
+from uvicorn.server import ServerState
 
 from esb.adapter import Build, Health
+from esb.envelope import Headers
+from esb.errors import (
+    BadMessage,
+    EsbError,
+    NoSuchOperation,
+    OutcomeUnknown,
+    Overloaded,
+    TooLarge,
+    UnsupportedMedia,
+)
+from esb_web.client import credential_file
 from esb_web.listen import ListenOptions
-from esb_web.messages import Site
+from esb_web.messages import Request, Response, Site, decoded
+from esb_web.problems import problem, unexpected
+from esb_web.protocol import Protocol
+from esb_web.router import Router
+
+log = structlog.get_logger("esb.web")
+
+_MAX_QUERY: Final = 1000
+_OVERTIME: Final = 1.0
+"""Seconds after the deadline in which the route's own error may still come: it says more."""
+
+_PREFIX: Final = re.compile(r"(?:/[A-Za-z0-9._~\-]+)*\Z")
+_HOST: Final = re.compile(r"(?:[A-Za-z0-9._~\-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?\Z")
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 def web_server(build: Build) -> WebServer:
-    """The server of this bus, made from its `listen:` section on first use."""
+    """The server of this bus, made from its `listen:` section on first use.
+
+    Records a problem for TLS files that are missing or unusable.
+    """
     options: ListenOptions = build.section("listen")
-    return build.shared("web", lambda: WebServer(options))
+
+    def make() -> WebServer:
+        return WebServer(options, _server_tls(build, options))
+
+    return build.shared("web", make)
+
+
+def _server_tls(build: Build, options: ListenOptions) -> ssl.SSLContext | None:
+    tls = options.tls
+    if tls is None:
+        return None
+    cert = credential_file(build, tls.cert)
+    key = credential_file(build, tls.key)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    try:
+        context.load_cert_chain(cert, key, password=lambda: "")
+        if tls.client_ca is not None:
+            context.load_verify_locations(credential_file(build, tls.client_ca))
+            context.verify_mode = ssl.CERT_REQUIRED
+    except (ssl.SSLError, ValueError) as e:
+        raise build.problem("listen.tls holds no usable certificate and key", code="tls") from e
+    return context
 
 
 class WebServer:
@@ -22,39 +92,485 @@ class WebServer:
     probes: answers for GET on paths such as "/healthz", as status and JSON; put there by the bus.
     """
 
-    def __init__(
-        self, options: ListenOptions, *, cert: Path | None = None, key: Path | None = None
-    ) -> None:
-        self.probes: dict[str, Callable[[], tuple[int, dict[str, object]]]] = {}
+    def __init__(self, options: ListenOptions, tls: ssl.SSLContext | None = None) -> None:
+        self.options = options
+        self.probes: dict[str, Callable[[], tuple[int, Mapping[str, object]]]] = {}
+        self.sites = Router()
+        self.version = 0  # counts changes of what is mounted
+        self._tls = tls
+        self._state = ServerState()
+        self._server: asyncio.Server | None = None
+        self._bound = options.port
+        self._tick: asyncio.TimerHandle | None = None
+        self._draining = False
+        self._active: dict[Site, set[asyncio.Task[Any]]] = {}
+        self._running = 0
+        self._base = options.base_path.encode()
+        self._forwarded = _Forwarded(options.trusted_proxies)
+        self._cors = options.cors
+        self._docs: Any = None
 
     @property
     def url(self) -> str:
         """Where this is served, with the port really bound: "http://127.0.0.1:8080"."""
-        raise NotImplementedError
+        host = self.options.host
+        if host in ("0.0.0.0", "::"):  # noqa: S104 - compared, not bound
+            host = "localhost"
+        host = f"[{host}]" if ":" in host else host
+        scheme = "https" if self._tls else "http"
+        return f"{scheme}://{host}:{self._bound}{self.options.base_path}"
+
+    # --- what is served ---
 
     def mount(self, site: Site) -> None:
-        """Serve a site from now on. It takes the place of one with the same path and method."""
-        raise NotImplementedError
+        """Serve a site from now on. It takes the place of one with the same path and method.
+
+        Raises ValueError if its path is none.
+        """
+        self.sites.add(site)
+        self.version += 1
 
     def unmount(self, site: Site) -> None:
         """Serve it no longer, except where another site took its place already."""
-        raise NotImplementedError
+        self.sites.remove(site)
+        self.version += 1
 
     async def retire(self, site: Site, grace: float) -> None:
         """Unmount and wait until its requests are answered, for `grace` seconds at most; those
         left are then cancelled and answered with 503. For `Source.stop`."""
-        raise NotImplementedError
+        self.unmount(site)
+        tasks = self._active.get(site)
+        if tasks:
+            await asyncio.wait(set(tasks), timeout=grace)
+        left = set(self._active.get(site, ()))
+        for task in left:
+            task.cancel()
+        if left:
+            await asyncio.wait(left, timeout=5.0)
 
     def drain(self) -> None:
         """From now on only probes are answered; every other new request gets 503."""
-        raise NotImplementedError
+        self._draining = True
+
+    # --- the resource ---
 
     async def open(self) -> None:
-        """Listen. Raises EsbError when the address is taken."""
+        """Listen. Raises EsbError when the address is taken or not ours."""
+        options = self.options
+        loop = asyncio.get_running_loop()
+        config = Config(
+            self,
+            interface="asgi3",
+            lifespan="off",
+            ws="none",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+        )
+        config.load()
+        try:
+            self._server = await loop.create_server(
+                lambda: Protocol(config, self._state, options, loop),
+                options.host,
+                options.port,
+                ssl=self._tls,
+                backlog=2048,
+                ssl_handshake_timeout=options.header_timeout if self._tls else None,
+            )
+        except (OSError, UnicodeError) as e:
+            reason = e.strerror if isinstance(e, OSError) and e.strerror else "no such address"
+            raise EsbError(
+                f"cannot listen on {options.host}:{options.port}: {reason.lower()}"
+            ) from e
+        for sock in self._server.sockets:
+            if sock.family in (socket.AF_INET, socket.AF_INET6):
+                self._bound = sock.getsockname()[1]
+        self._each_second()
+        log.info("listening", url=self.url)
+
+    def _each_second(self) -> None:
+        date = formatdate(time.time(), usegmt=True).encode()
+        self._state.default_headers[:] = [(b"date", date)]
+        self._tick = asyncio.get_running_loop().call_later(1.0, self._each_second)
 
     async def close(self) -> None:
-        """Close every connection and stop listening."""
+        """Stop listening, let answers under way be written, and close every connection."""
+        self._draining = True
+        if self._tick is not None:
+            self._tick.cancel()
+        if self._server is None:
+            return
+        self._server.close()
+        for connection in list(self._state.connections):
+            connection.shutdown()
+        if self._state.tasks:
+            await asyncio.wait(set(self._state.tasks), timeout=5.0)
+        for task in list(self._state.tasks):
+            task.cancel()
+        for connection in list(self._state.connections):
+            connection.transport.close()
+        self._server = None
 
     def health(self) -> Health:
         """Whether it listens."""
-        return Health(False)
+        if self._server is None:
+            return Health(False, "not listening")
+        return Health(True, self.url)
+
+    # --- one request ---
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """The ASGI application."""
+        asked = time.monotonic()
+        raw_path: bytes = scope["raw_path"]
+        method: str = scope["method"]
+        try:
+            headers = Headers.trusted([(n.decode(), decoded(v)) for n, v in scope["headers"]])
+        except UnicodeDecodeError:
+            headers = Headers()
+        path = raw_path.decode()
+        origin = headers.get("origin") if self._cors is not None else None
+        extra = self._cors_headers(origin) if origin else []
+        try:
+            if method == "GET" or method == "HEAD":
+                probe = self.probes.get(path)
+                if probe is not None:
+                    await _answer(send, _json(*probe()), [])
+                    return
+            if self._draining:
+                raise _Draining("the bus is stopping", retry_after=5.0)
+            host = headers.get("host", "")
+            if self.options.hosts and not self._serves(host):
+                raise _Misdirected("this host is not served here")
+            inner = self._inside(path)
+            found, allowed = (
+                self.sites.find(inner, method) if inner is not None else (None, set[str]())
+            )
+            if found is None:
+                response = await self._unserved(
+                    scope, receive, send, method, inner, allowed, headers, extra
+                )
+                if response is not None:
+                    await _answer(send, response, extra)
+                return
+            site, values = found
+            if self._running >= self.options.max_requests:
+                raise Overloaded("too many requests are being worked on", retry_after=1.0)
+            body = await self._read(receive, headers, site.max_body or self.options.max_body)
+            if body is None:
+                return  # hung up before the request was complete
+            request = self._request(
+                scope,
+                method,
+                inner or "",
+                headers,
+                host,
+                values,
+                body,
+                asked + (site.timeout or self.options.request_timeout),
+            )
+        except EsbError as e:
+            response = problem(e, instance=path)
+            if isinstance(e, _Draining):
+                response.headers.append(("connection", "close"))
+            elif isinstance(e, _Misdirected):
+                response = Response(421, response.headers, response.body)
+            await _answer(send, response, extra)
+            return
+        await self._serve(site, request, send, extra)
+
+    async def _serve(self, site: Site, request: Request, send: Any, extra: Any) -> None:
+        """Run the site's handler; the answer is written here, at the latest at the deadline."""
+        loop = asyncio.get_running_loop()
+        task = asyncio.current_task()
+        assert task is not None
+        assert request.deadline is not None
+        active = self._active.setdefault(site, set())
+        active.add(task)
+        self._running += 1
+        late: list[asyncio.Task[None]] = []
+
+        def give_up() -> None:
+            error = OutcomeUnknown("no answer in time; what was done is unknown")
+            answer = problem(error, instance=request.path)
+            late.append(loop.create_task(_answer(send, answer, extra)))
+
+        timer = loop.call_later(max(0.0, request.deadline - time.monotonic()) + _OVERTIME, give_up)
+        try:
+            response = await site.handler(request)
+        except EsbError as e:
+            response = problem(e, instance=request.path)
+        except asyncio.CancelledError:
+            # Only `retire` and `close` cancel: the grace time is over.
+            task.uncancel()
+            error = OutcomeUnknown("the bus stopped before an answer came; what it did is unknown")
+            response = problem(error, instance=request.path)
+            response = Response(503, response.headers, response.body)
+        except Exception:
+            log.exception("handler failed", path=request.path, method=request.method)
+            response = unexpected(request.path)
+        finally:
+            timer.cancel()
+            self._running -= 1
+            active.discard(task)
+            if not active and self._active.get(site) is active:
+                del self._active[site]
+        if late:
+            await late[0]
+        else:
+            await _answer(send, response, extra)
+
+    def _inside(self, path: str) -> str | None:
+        """The path below the base path; None if it is not below it."""
+        base = self.options.base_path
+        if not base:
+            return path
+        if path == base:
+            return "/"
+        return path[len(base) :] if path.startswith(f"{base}/") else None
+
+    def _serves(self, host: str) -> bool:
+        name = re.sub(r":\d+\Z", "", host).lower()
+        return any(
+            name == wanted.lower() or (wanted[:2] == "*." and name.endswith(wanted[1:].lower()))
+            for wanted in self.options.hosts
+        )
+
+    async def _read(self, receive: Any, headers: Headers, limit: int) -> bytes | None:
+        """The whole body; None if the caller hung up. Raises TooLarge before it is all here."""
+        error = TooLarge(f"the body is larger than {limit} bytes")
+        if int(headers.get("content-length", 0)) > limit:
+            raise error
+        if headers.get("content-encoding", "identity").lower() != "identity":
+            raise UnsupportedMedia("a packed body (Content-Encoding) is not unpacked here")
+        message = await receive()
+        body: bytes = message.get("body", b"")
+        if message.get("more_body"):
+            parts = [body]
+            size = len(body)
+            while message.get("more_body"):
+                if size > limit:
+                    raise error
+                message = await receive()
+                parts.append(message.get("body", b""))
+                size += len(parts[-1])
+            body = b"".join(parts)
+        if message["type"] == "http.disconnect":
+            return None
+        if len(body) > limit:
+            raise error
+        return body
+
+    def _request(
+        self,
+        scope: Any,
+        method: str,
+        path: str,
+        headers: Headers,
+        host: str,
+        values: dict[str, str],
+        body: bytes,
+        deadline: float,
+    ) -> Request:
+        query_string = scope["query_string"].decode()
+        client = scope["client"][0] if scope["client"] else ""
+        scheme = scope["scheme"]
+        prefix = ""
+        if self._forwarded.trusts(client):
+            client, scheme, host, prefix = self._forwarded.told(headers, client, scheme, host)
+        return Request(
+            method=method,
+            path=_decoded_path(path),
+            raw_path=path,
+            headers=headers,
+            path_params=values,
+            query=parse_query(query_string) if query_string else {},
+            query_string=query_string,
+            body=body,
+            client=client,
+            scheme=scheme,
+            host=host,
+            base_path=prefix + self.options.base_path,
+            deadline=deadline,
+        )
+
+    async def _unserved(
+        self,
+        scope: Any,
+        receive: Any,
+        send: Any,
+        method: str,
+        path: str | None,
+        allowed: set[str],
+        headers: Headers,
+        extra: Any,
+    ) -> Response | None:
+        """What no site answers: OPTIONS, a wrong method, the documents, nothing at all."""
+        if allowed:
+            methods = sorted(allowed | {"OPTIONS"} | ({"HEAD"} if "GET" in allowed else set()))
+            if method == "OPTIONS":
+                answer = [("allow", ", ".join(methods))]
+                if extra and headers.get("access-control-request-method"):
+                    answer += self._preflight()
+                return Response(204, answer)
+            raise NoSuchOperation(f"{method} is not served at this path", methods)
+        if method == "OPTIONS" and scope["raw_path"] == b"*":
+            return Response(204, [("allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")])
+        if self.options.docs and path is not None and method in ("GET", "HEAD"):
+            from esb_web.docs import Docs
+
+            self._docs = self._docs or Docs(self)
+            if self._docs.has(path):
+                await self._docs(scope, receive, send, path, headers)
+                return None
+        raise NoSuchOperation("nothing is served at this path")
+
+    # --- CORS (Fetch Standard, section 3.3) ---
+
+    def _cors_headers(self, origin: str) -> list[tuple[str, str]]:
+        cors = self._cors
+        assert cors is not None
+        if "*" in cors.origins and not cors.credentials:
+            found = [("access-control-allow-origin", "*")]
+        elif origin in cors.origins:
+            found = [("access-control-allow-origin", origin), ("vary", "Origin")]
+            if cors.credentials:
+                found.append(("access-control-allow-credentials", "true"))
+        else:
+            return [("vary", "Origin")]
+        if cors.expose:
+            found.append(("access-control-expose-headers", ", ".join(cors.expose)))
+        return found
+
+    def _preflight(self) -> list[tuple[str, str]]:
+        cors = self._cors
+        assert cors is not None
+        return [
+            ("access-control-allow-methods", ", ".join(cors.methods)),
+            ("access-control-allow-headers", ", ".join(cors.headers)),
+            ("access-control-max-age", str(int(cors.max_age))),
+        ]
+
+
+class _Draining(Overloaded):
+    """The bus is stopping."""
+
+
+class _Misdirected(NoSuchOperation):
+    """The request names a host that is not served (421, RFC 9110, section 15.5.20)."""
+
+
+class _Forwarded:
+    """What trusted proxies tell about the caller: X-Forwarded-For, -Proto, -Host, -Prefix.
+
+    Each proxy appends, so the last value is the one that the nearest proxy vouches for.
+    """
+
+    def __init__(self, trusted: list[str]) -> None:
+        self._networks: list[Network] = [ipaddress.ip_network(c, strict=False) for c in trusted]
+        self.trusts = lru_cache(maxsize=1024)(self._trusts)
+
+    def _trusts(self, address: str) -> bool:
+        try:
+            parsed = ipaddress.ip_address(address)
+        except ValueError:
+            return False
+        mapped = getattr(parsed, "ipv4_mapped", None)
+        return any((mapped or parsed) in network for network in self._networks)
+
+    def told(
+        self, headers: Headers, client: str, scheme: str, host: str
+    ) -> tuple[str, str, str, str]:
+        """Client, scheme, host and prefix as the proxies tell; what is not valid is ignored."""
+        for address in reversed(_values(headers, "x-forwarded-for")):
+            try:
+                client = str(ipaddress.ip_address(address.strip("[]")))
+            except ValueError:
+                break
+            if not self.trusts(client):
+                break
+        proto = _last(headers, "x-forwarded-proto").lower()
+        told_host = _last(headers, "x-forwarded-host")
+        prefix = _last(headers, "x-forwarded-prefix").rstrip("/")
+        return (
+            client,
+            proto if proto in ("http", "https") else scheme,
+            told_host if _HOST.match(told_host) else host,
+            prefix if _PREFIX.match(prefix) else "",
+        )
+
+
+def _values(headers: Headers, name: str) -> list[str]:
+    return [
+        part.strip()
+        for value in headers.get_all(name)
+        for part in str(value).split(",")
+        if part.strip()
+    ]
+
+
+def _last(headers: Headers, name: str) -> str:
+    values = _values(headers, name)
+    return values[-1] if values else ""
+
+
+def _decoded_path(path: str) -> str:
+    """The path that was dispatched: decoded (the router has checked it), no slash at its end."""
+    if len(path) > 1 and path.endswith("/"):
+        path = path[:-1]
+    return unquote_to_bytes(path).decode() if "%" in path else path
+
+
+def parse_query(text: str) -> dict[str, str | list[str]]:
+    """The parameters of a query string; those that come more than once as lists, in order.
+
+    Raises BadMessage for more than a thousand, a broken escape, a NUL or bytes that are not UTF-8.
+    """
+    found: dict[str, str | list[str]] = {}
+    parts = text.split("&")
+    if len(parts) > _MAX_QUERY:
+        raise BadMessage(f"the query has more than {_MAX_QUERY} parameters")
+    for part in parts:
+        if not part:
+            continue
+        name, _, value = part.partition("=")
+        if "%" in part or "+" in part:
+            name, value = _plain(name), _plain(value)
+        before = found.get(name)
+        if before is None:
+            found[name] = value
+        elif isinstance(before, list):
+            before.append(value)
+        else:
+            found[name] = [before, value]
+    return found
+
+
+def _plain(text: str) -> str:
+    if re.search(r"%(?![0-9A-Fa-f]{2})", text):
+        raise BadMessage("the query has a % that starts no escape")
+    try:
+        plain = unquote_to_bytes(text.replace("+", " ")).decode()
+    except UnicodeDecodeError as e:
+        raise BadMessage("the query is not UTF-8") from e
+    if "\0" in plain:
+        raise BadMessage("the query has a NUL")
+    return plain
+
+
+def _json(status: int, members: Mapping[str, object]) -> Response:
+    headers = [("content-type", "application/json"), ("cache-control", "no-store")]
+    return Response(status, headers, msgspec.json.encode(members, enc_hook=str))
+
+
+async def _answer(send: Any, response: Response, extra: list[tuple[str, str]]) -> None:
+    """Write a response. Its names and values are checked once more by the protocol."""
+    lines = [(n.encode(), v.encode()) for n, v in (*response.headers, *extra)]
+    body = response.body
+    if response.status not in (204, 304):
+        lines.append((b"content-length", str(len(body)).encode()))
+    else:
+        body = b""
+    await send({"type": "http.response.start", "status": response.status, "headers": lines})
+    await send({"type": "http.response.body", "body": body})

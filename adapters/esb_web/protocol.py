@@ -1,0 +1,373 @@
+"""HTTP/1.1 on a connection, hardened: what uvicorn's protocol leaves open is closed here.
+
+uvicorn 0.54 with httptools takes two Host headers or none, headers without end in number and size,
+trailers as headers, and waits for ever for a slow head or body. Whatever this file refuses is
+answered with problem+json where an answer is still possible, and the connection is closed:
+
+    400  ambiguous or malformed framing, Host, target or header (RFC 9112, sections 3, 5, 6)
+    408  a head or a body that does not arrive in time
+    414, 431  a target, or headers, over their limit
+    417, 501, 505  an expectation, a method or a version that is not spoken here
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import httptools
+import msgspec
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
+from uvicorn.server import ServerState
+
+from esb_web.listen import ListenOptions
+
+App = Callable[[Any, Any, Any], Awaitable[None]]
+
+_VALUE: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_TARGET: Final = re.compile(rb"[!-~]+\Z")
+_ABSOLUTE: Final = re.compile(rb"https?://([^/?#]*)([^#]*)\Z", re.IGNORECASE)
+_HOST: Final = re.compile(rb"(?:[A-Za-z0-9._~\-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?\Z")
+
+_PIPELINE: Final = 100
+"""Requests of one connection that may wait for the answers before theirs."""
+
+_LINGER: Final = 2.0
+"""Seconds to read on after an early answer, so that the caller gets to see it (RFC 9112, 9.6)."""
+
+
+class Cycle(RequestResponseCycle):
+    """One request and its answer."""
+
+    def __init__(self, protocol: Protocol, scope: Any, keep_alive: bool, expect: bool) -> None:
+        super().__init__(
+            scope=scope,
+            transport=protocol.out,  # type: ignore[arg-type]
+            flow=protocol.flow,
+            logger=protocol.logger,
+            access_logger=protocol.access_logger,
+            access_log=False,
+            default_headers=protocol.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=expect,
+            keep_alive=keep_alive,
+            on_response=protocol.on_response_complete,
+        )
+
+
+class _Out:
+    """What a cycle sees of the transport; closing goes through the protocol, which lingers."""
+
+    __slots__ = ("_protocol", "is_closing", "write")
+
+    def __init__(self, protocol: Protocol) -> None:
+        self._protocol = protocol
+        self.write = protocol.transport.write
+        self.is_closing = protocol.transport.is_closing
+
+    def close(self) -> None:
+        self._protocol.finish()
+
+
+class _Stop(Exception):
+    """Ends parsing from inside a parser callback."""
+
+
+class Protocol(HttpToolsProtocol):
+    """One connection. `admit` says whether there is room for it."""
+
+    out: _Out
+
+    def __init__(
+        self,
+        config: Config,
+        state: ServerState,
+        limits: ListenOptions,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        super().__init__(config, state, {}, loop)
+        # Without the leniencies that uvicorn turns on.
+        self.parser = httptools.HttpRequestParser(self)
+        self._limits = limits
+        self._in_head = False
+        self._closed = False  # nothing that still arrives is looked at
+        self._pending = 0  # bytes since the last progress in the message
+        self._size = 0
+        self._hosts: list[bytes] = []
+        self._running: RequestResponseCycle | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._write_timer: asyncio.TimerHandle | None = None
+
+    # --- the connection ---
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.out = _Out(self)
+        if len(self.connections) > self._limits.max_connections:
+            self.refuse(503, "too many connections are open", [(b"retry-after", b"1")])
+            return
+        self._arm(self._limits.header_timeout, self._late)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._closed = True
+        self._disarm()
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+        self.pipeline.clear()
+        if self._running is not None:
+            self._running.disconnected = True
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._closed:
+            return
+        self._pending += len(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            pass  # answered as plain HTTP; on_headers_complete made it the last request
+        except httptools.HttpParserError:
+            self.refuse(400, "the request is not valid HTTP/1.1")
+        if not self._closed and self._pending - len(data) > self._limits.max_header_size:
+            self.refuse(431, "the headers are too large")
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._write_timer = self.loop.call_later(self._limits.write_timeout, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
+
+    def _arm(self, seconds: float, then: Callable[[], None]) -> None:
+        self._disarm()
+        self._timer = self.loop.call_later(seconds, then)
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _late(self) -> None:
+        """The head or the body of a request did not arrive in time, or no request came at all."""
+        if self.flow.read_paused:
+            # It is us who do not read: the answers to earlier requests come first.
+            self._arm(self._limits.body_timeout, self._late)
+        elif self._in_head or (self.cycle is not None and self.cycle.more_body):
+            self.refuse(408, "the request did not arrive in time")
+        else:
+            self.finish()
+
+    def finish(self) -> None:
+        """Close once everything is written; if the caller still sends, let it see the answer."""
+        self._closed = True
+        unread = self._in_head or (self.cycle is not None and self.cycle.more_body)
+        if unread and not self.transport.is_closing():
+            # Closing now would reset the connection and could destroy the answer under way.
+            self.flow.resume_reading()
+            if self.transport.can_write_eof():
+                self.transport.write_eof()
+            self._arm(_LINGER, self._abandon)
+        else:
+            self._abandon()
+
+    def _abandon(self) -> None:
+        self.transport.close()
+        self._arm(self._limits.write_timeout, self.transport.abort)
+
+    def refuse(
+        self, status: int, detail: str, headers: list[tuple[bytes, bytes]] | None = None
+    ) -> None:
+        """Answer a request that cannot be worked on, if its turn has come, and close."""
+        if self._closed:
+            return
+        self._closed = True
+        running = self._running
+        if running is not None and not running.response_complete:
+            if self._in_head or not running.more_body:
+                # An earlier request is being worked on: it is answered, and then it is over.
+                running.keep_alive = False
+                self.pipeline.clear()
+                self._disarm()
+                return
+            running.disconnected = True  # the app stops reading
+            running.message_event.set()
+        if running is None or running.response_complete or not running.response_started:
+            body = msgspec.json.encode(
+                {
+                    "type": "urn:esb:problem:bad-request" if status == 400 else "about:blank",
+                    "title": STATUS_LINE[status][13:-2].decode(),
+                    "status": status,
+                    "detail": detail,
+                }
+            )
+            lines = [
+                *self.server_state.default_headers,
+                (b"content-type", b"application/problem+json"),
+                (b"content-length", str(len(body)).encode()),
+                (b"connection", b"close"),
+                *(headers or ()),
+            ]
+            head = b"".join(b"%b: %b\r\n" % line for line in lines)
+            self.transport.write(STATUS_LINE[status] + head + b"\r\n" + body)
+        self._in_head = True  # for `finish`: whatever comes is left unread
+        self.finish()
+
+    def shutdown(self) -> None:
+        """Close when the answers under way are given."""
+        if self.cycle is None or self.cycle.response_complete:
+            self.finish()
+        else:
+            self.cycle.keep_alive = False
+
+    # --- the message, as the parser reads it ---
+
+    def _stop(self, status: int, detail: str) -> None:
+        self.refuse(status, detail)
+        raise _Stop
+
+    def on_message_begin(self) -> None:
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
+        self._in_head = True
+        self._pending = self._size = 0
+        self._hosts = []
+        self._arm(self._limits.header_timeout, self._late)
+
+    def on_url(self, url: bytes) -> None:
+        self.url += url
+        if len(self.url) > self._limits.max_uri:
+            self._stop(414, f"the request target is longer than {self._limits.max_uri} bytes")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._size += len(name) + len(value) + 4
+        if self._size > self._limits.max_header_size:
+            self._stop(431, f"the headers are larger than {self._limits.max_header_size} bytes")
+        if not self._in_head:
+            return  # a trailer: it is never a header (RFC 9110, section 6.5.1)
+        if len(self.headers) >= self._limits.max_headers:
+            self._stop(431, f"there are more than {self._limits.max_headers} headers")
+        if _VALUE.search(value):
+            self._stop(400, "a header has a control character")
+        self.headers.append((name.lower(), value.strip(b" \t")))
+
+    def on_headers_complete(self) -> None:
+        keep_alive, expect = self._checked()
+        self._in_head = False
+        self._pending = self._size = 0
+        cycle = Cycle(self, self.scope, keep_alive, expect)
+        before, self.cycle = self.cycle, cycle
+        self._arm(self._limits.body_timeout, self._late)
+        if before is None or before.response_complete:
+            self._start_asgi_task(cycle, self.app)
+            return
+        self.flow.pause_reading()
+        self.pipeline.appendleft((cycle, self.app))
+        if len(self.pipeline) > _PIPELINE:
+            self._stop(400, "too many requests wait for their answers")
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def on_body(self, body: bytes) -> None:
+        self._pending = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._disarm()
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        self.server_state.total_requests += 1
+        if self._closed or self.transport.is_closing():
+            return
+        if self.cycle.more_body and not self.pipeline:
+            # Answered before the request was read: what follows cannot be told from a body.
+            self.finish()
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        elif not self._in_head:
+            self._arm(self._limits.idle_timeout, self._late)
+
+    def _checked(self) -> tuple[bool, bool]:
+        """Check the head and make the ASGI scope; whether the connection goes on after it, and
+        whether the caller waits for a 100."""
+        parser = self.parser
+        version = parser.get_http_version()
+        if version not in ("1.1", "1.0"):
+            self._stop(505, "HTTP/1.1 is spoken here")
+        method = parser.get_method().decode("ascii")
+        if method in ("CONNECT", "TRACE"):
+            self._stop(501, f"{method} is not served here")
+        lengths = codings = 0
+        host = b""
+        hosts = 0
+        expect = False
+        for name, value in self.headers:
+            if name == b"host":
+                host = value
+                hosts += 1
+            elif name == b"content-length":
+                lengths += 1
+                if not value.isdigit():
+                    self._stop(400, "Content-Length is no number")
+            elif name == b"transfer-encoding":
+                codings += 1
+                if value.lower() != b"chunked" or version == "1.0":
+                    self._stop(400, "only chunked transfer encoding is understood")
+            elif name == b"expect":
+                expect = value.lower() == b"100-continue"
+                if not expect:
+                    self._stop(417, "only 100-continue can be expected")
+        if lengths + codings > 1:
+            self._stop(400, "the length of the body is told more than once")
+        if hosts > 1 or (hosts == 0 and version == "1.1"):
+            self._stop(400, "exactly one Host header is needed")
+        if hosts and not _HOST.match(host):
+            self._stop(400, "the Host header is not valid")
+        raw_path, query = self._target(method, host)
+        self.scope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": version,
+            "method": method,
+            "scheme": self.scheme or "http",
+            "path": "",  # set where somebody needs it decoded
+            "raw_path": raw_path,
+            "query_string": query,
+            "root_path": "",
+            "headers": self.headers,
+            "client": self.client,
+            "server": self.server,
+        }
+        goes_on = version == "1.1" and parser.should_keep_alive() and not parser.should_upgrade()
+        return goes_on, expect
+
+    def _target(self, method: str, host: bytes) -> tuple[bytes, bytes]:
+        """Path and query of the request target (RFC 9112, section 3.2)."""
+        target = self.url
+        if not _TARGET.match(target) or b"#" in target:
+            self._stop(400, "the request target has characters that must be encoded")
+        if not target.startswith(b"/"):
+            if target == b"*" and method == "OPTIONS":
+                return b"*", b""
+            absolute = _ABSOLUTE.match(target)
+            if absolute is None or absolute[1].lower() != host.lower():
+                self._stop(400, "the request target does not belong to this host")
+            assert absolute is not None
+            target = absolute[2] if absolute[2].startswith(b"/") else b"/" + absolute[2]
+        path, _, query = target.partition(b"?")
+        return path, query
