@@ -283,8 +283,9 @@ class Store(Protocol):
         """Up to `limit` due messages, oldest first, handed to nobody else until they are `done` or
         given back. What a dead process had taken is there again when the store opens."""
 
-    async def done(self, key: int) -> None:
-        """Forget a message that was taken (or lies in the channel)."""
+    async def done(self, key: int, *, lying_in: str = "") -> bool:
+        """Forget a message. `lying_in`: only if it is in that channel, so that two who mean the
+        same message cannot undo each other's work. Returns whether it was there."""
 
     async def move(
         self,
@@ -294,8 +295,10 @@ class Store(Protocol):
         due: float = 0.0,
         attempts: int = 0,
         failure: Failure | None = None,
-    ) -> None:
-        """Move a message to another channel (or the same one, to wait) in one transaction."""
+        lying_in: str = "",
+    ) -> bool:
+        """Move a message to another channel (or the same one, to wait) in one transaction; nobody
+        holds it any more. Needs no room. `lying_in` and what is returned are as with `done`."""
 
     async def wait(self, channel: str, timeout: float) -> None:
         """Return when something may be due in `channel`, at the latest after `timeout` seconds."""

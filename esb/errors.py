@@ -34,7 +34,8 @@ class EsbError(Exception):
     """Root of the tree.
 
     `code` is a stable slug for programs, `detail` a sentence for people, `step` the place in the
-    route where it was raised ("steps[1].call", filled in on the way out; "" outside a route).
+    route where it was raised ("steps[1].call", filled in on the way out; "" outside a route),
+    `attempts` how often it was tried (filled in by retry; 0 if nothing counted).
     """
 
     code = "error"
@@ -43,6 +44,7 @@ class EsbError(Exception):
         super().__init__(detail)
         self.detail = detail
         self.step = ""
+        self.attempts = 0
 
 
 @dataclass(frozen=True, slots=True, order=True)
