@@ -115,11 +115,14 @@ def schema(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="A file; standard output if left out.")
     ] = None,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="The option reference as a page for people.")
+    ] = False,
 ) -> None:
     """Write the JSON Schema of route files, which gives editors completion and checks."""
-    from esb.reference import schema as make_schema
+    from esb import reference
 
-    text = json.dumps(make_schema(), indent=2) + "\n"
+    text = reference.markdown() if markdown else json.dumps(reference.schema(), indent=2) + "\n"
     if output is None:
         typer.echo(text, nl=False)
     else:

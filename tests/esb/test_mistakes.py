@@ -1,0 +1,323 @@
+"""Mistakes in route files, each found by `esb check` at its line with a hint that helps.
+
+In each case `#!` marks the line that must be named; nothing else may be reported.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import textwrap
+from pathlib import Path
+
+import pytest
+from support.bus import load_text
+
+from esb.errors import Diagnostic
+
+WSDL = Path(__file__).parent.parent / "support" / "calculator.wsdl"
+
+ROUTE = """
+routes:
+  orders:
+    from: {http: {path: /orders, method: POST}}
+    steps:
+"""
+
+# name: (code, what message and hint must say, the file)
+MISTAKES: dict[str, tuple[str, str, str]] = {
+    "unknown section": ("unknown-key", "did you mean 'routes'", """
+        route: #!
+          a: {from: {queue: q}}
+        """),
+    "typo in a route's key": ("unknown-key", "did you mean 'steps'", """
+        routes:
+          a:
+            from: {queue: q}
+            step: #!
+              - log: hello
+        """),
+    "route without a source": ("missing-key", "'from' is missing", """
+        routes:
+          a: #!
+            steps: [{log: hello}]
+        """),
+    "unknown step": ("unknown-step", "did you mean 'transform'", f"""{ROUTE}
+              - transfrom: {{jinja: a.j2}} #!
+        """),
+    "endpoint without a verb": ("unknown-step", "send: {http", f"""{ROUTE}
+              - http: {{url: "http://localhost/"}} #!
+        """),
+    "wrong indentation of a step's options": ("unknown-step", "indent it further", f"""{ROUTE}
+              - log:
+                message: hello #!
+        """),
+    "wrong indentation of a line": ("yaml", "indentation", """
+        routes:
+          a:
+            from: {queue: q}
+           steps: [] #!
+        """),
+    "a tab": ("yaml", "spaces", """
+        routes:
+        \ta: {from: {queue: q}} #!
+        """),
+    "two verbs in one step": ("step", "put '- ' before", f"""{ROUTE}
+              - log: one
+                send: {{queue: q}} #!
+        """),
+    "steps that are no list": ("type", "list", """
+        routes:
+          a:
+            from: {queue: q}
+            steps: #!>
+              log: hello
+        """),
+    "unknown adapter": ("unknown-adapter", "did you mean 'amqp'", """
+        routes:
+          a:
+            from: {ampq: {queue: q}} #!
+        """),
+    "unknown option of an endpoint": ("unknown-key", "did you mean 'method'", """
+        routes:
+          a:
+            from:
+              http:
+                path: /a
+                methode: POST #!
+        """),
+    "missing option of an endpoint": ("missing-key", "'path' is missing", """
+        routes:
+          a:
+            from:
+              http: #!
+                method: POST
+        """),
+    "two adapters in one endpoint": ("type", "indent it further", """
+        routes:
+          a:
+            from:
+              http:
+                path: /a
+              method: POST #!
+        """),
+    "an adapter in the wrong direction": ("adapter", "send", f"""{ROUTE}
+              - call: {{queue: q}} #!
+        """),
+    "wrong type": ("value", "number", """
+        routes:
+          a:
+            from: {queue: q}
+            timeout: soon #!
+        """),
+    "a duration without a unit": ("value", "unit", """
+        routes:
+          a:
+            from: {queue: q}
+            timeout: 30 #!
+        """),
+    "wrong word": ("value", "durable", """
+        routes:
+          a:
+            from: {queue: q}
+            accept: durably #!
+        """),
+    "missing template": ("missing-file", "did you mean 'there.json.j2'", f"""{ROUTE}
+              - transform:
+                  jinja: ther.json.j2 #!
+        """),
+    "a file outside the project": ("missing-file|file", "project|no file", f"""{ROUTE}
+              - validate: {{json_schema: ../../../../../../etc/passwd}} #!
+        """),
+    "bad expression": ("expression", "", f"""{ROUTE}
+              - filter: body.amount > #!
+        """),
+    "unknown name in an expression": ("expression", "did you mean 'body'", f"""{ROUTE}
+              - filter: boby.amount > 1 #!
+        """),
+    "a text without quotes in an expression": ("expression", "'crm'", f"""{ROUTE}
+              - set:
+                  headers:
+                    x-target: crm #!
+        """),
+    "a header name with a minus": ("expression", "headers\\['x-kind'\\]", f"""{ROUTE}
+              - filter: headers.x-kind == 'a' #!
+        """),
+    "a branch without a condition": ("value", "'when' or 'otherwise'", f"""{ROUTE}
+              - choose:
+                  - steps: [{{log: a}}] #!
+        """),
+    "otherwise is not last": ("value", "last", f"""{ROUTE}
+              - choose:
+                  - otherwise: #!
+                    steps: [{{log: a}}]
+                  - when: body.a
+                    steps: [{{log: b}}]
+        """),
+    "duplicate route": ("duplicate-key", "twice", """
+        routes:
+          a: {from: {queue: q}}
+          a: {from: {queue: r}} #!
+        """),
+    "two routes on one path": ("duplicate", "served already", """
+        routes:
+          a: {from: {http: {path: "/a/:id", method: GET}}}
+          b: {from: {http: {path: "/a/:name", method: GET}}} #!
+        """),
+    "path parameters in braces": ("value", "/a/:id", """
+        routes:
+          a: {from: {http: {path: "/a/{id}", method: GET}}} #!
+        """),
+    "unknown connection": ("unknown-connection", "did you mean 'rabbit'", """
+        connections:
+          rabbit: {amqp: {url: "amqp://localhost/"}}
+        routes:
+          a:
+            from: {amqp: {connection: rabit, queue: q}} #!
+        """),
+    "a connection of another adapter": ("value", "amqp", """
+        connections:
+          rabbit: {amqp: {url: "amqp://localhost/"}}
+        routes:
+          a:
+            from: {queue: q}
+            steps:
+              - send: {http: {connection: rabbit, path: /}} #!
+        """),
+    "typo in a connection": ("unknown-key", "did you mean 'url'", """
+        connections:
+          rabbit: {amqp: {urll: "amqp://localhost/"}} #!
+        """),
+    "an unset variable": ("reference", "default", """
+        routes:
+          a:
+            from: {queue: q}
+            steps:
+              - send: {http: {url: "http://localhost/${NOWHERE}"}} #!
+        """),
+    "a reference in flow style": ("yaml", "quote", """
+        routes:
+          a:
+            from: {queue: ${QUEUE}} #!
+        """),
+    "absent WSDL": ("missing-file", "calculator.wsdl", f"""{ROUTE}
+              - call: {{soap: {{wsdl: calculater.wsdl, operation: Add}}}} #!
+        """),
+    "absent WSDL operation": ("", "did you mean 'Add'", f"""{ROUTE}
+              - call: {{soap: {{wsdl: calculator.wsdl, operation: Ad}}}} #!
+        """),
+    "absent operation in expose": ("", "did you mean 'Add'", """
+        expose:
+          calc:
+            wsdl: calculator.wsdl
+            at: /calc
+            operations:
+              Addd: GET /add #!
+        """),
+    "a broken template": ("template", "", f"""{ROUTE}
+              - transform: {{jinja: broken.j2}}
+        """),
+    "an alias": ("yaml", "alias", """
+        routes:
+          a:
+            from: *somewhere #!
+        """),
+    "retry without options it knows": ("unknown-key", "did you mean 'attempts'", """
+        routes:
+          a:
+            from: {queue: q}
+            retry:
+              atempts: 5 #!
+        """),
+    "a bad backoff": ("value", "1s..60s", """
+        routes:
+          a:
+            from: {queue: q}
+            retry:
+              backoff: 60s..1s #!
+        """),
+}  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "there.json.j2").write_text("{}")
+    (tmp_path / "broken.j2").write_text("{\n{% if %}\n}")
+    (tmp_path / "calculator.wsdl").write_bytes(WSDL.read_bytes())
+    return tmp_path
+
+
+def found_in(text: str, folder: Path) -> list[Diagnostic]:
+    return load_text(text, folder).diagnostics
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_found_at_its_line(name: str, folder: Path) -> None:
+    code, says, text = MISTAKES[name]
+    text = textwrap.dedent(text.replace("\n        ", "\n")).lstrip("\n")
+    lines = [i for i, line in enumerate(text.splitlines(), 1) if "#!" in line]
+    if any("#!>" in line for line in text.splitlines()):
+        lines = [line + 1 for line in lines]
+    found = found_in(text, folder)
+    assert len(found) == 1, [str(one) for one in found]
+    if lines:
+        assert found[0].line == lines[0], str(found[0])
+    else:
+        assert (Path(found[0].file).name, found[0].line) == ("broken.j2", 2)
+    assert found[0].column > 0
+    if code:
+        assert re.fullmatch(code, found[0].code), str(found[0])
+    assert re.search(says, f"{found[0].message} {found[0].hint}"), str(found[0])
+
+
+def test_there_are_enough_cases() -> None:
+    assert len(MISTAKES) >= 25
+
+
+def test_all_mistakes_are_found_at_once(folder: Path) -> None:
+    text = """
+        routes:
+          a:
+            from: {http: {path: /a, method: POST, colour: red}}
+            steps:
+              - transform: {jinja: nowhere.j2}
+              - filter: body.x >
+              - sned: {queue: q}
+          b:
+            from: {nothing: {}}
+    """
+    found = found_in(text, folder)
+    assert [one.line for one in found] == [4, 6, 7, 8, 10]
+    assert found == sorted(found)
+
+
+def test_a_correct_file_has_none(folder: Path) -> None:
+    text = """
+        routes:
+          a:
+            from: {queue: in}
+            steps:
+              - transform: {jinja: there.json.j2}
+              - choose:
+                  - when: body.a == 1
+                    steps: [{send: {queue: out}}]
+                  - otherwise:
+                    steps: [{log: "other {{ body.a }}"}]
+            retry: {attempts: 3, backoff: 1s..10s}
+    """
+    assert found_in(text, folder) == []
+
+
+def test_check_writes_json_for_programs(folder: Path) -> None:
+    from typer.testing import CliRunner
+
+    from esb.cli import app
+
+    file = folder / "bad.yaml"
+    file.write_text("routes:\n  a:\n    from: {quue: q}\n")
+    result = CliRunner().invoke(app, ["check", "--json", str(file)])
+    assert result.exit_code == 1
+    (found,) = json.loads(result.stdout)
+    assert set(found) == {"file", "line", "column", "code", "message", "hint"}
+    assert (found["line"], found["column"], found["code"]) == (3, 12, "unknown-adapter")
+    assert found["hint"] == "did you mean 'queue'?"
