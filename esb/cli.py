@@ -242,8 +242,12 @@ def serve(
     json_logs: bool = False,
     log_level: str = "info",
     grace: float = 25.0,
+    root: Path | None = None,
 ) -> None:
-    """Run a bus from files, and from `extra`, plain data in the shape of a file."""
+    """Run a bus from files, and from `extra`, plain data in the shape of a file.
+
+    root: the folder that files are looked up in and never leave; the working directory if None.
+    """
     from esb import logs
 
     logs.configure(json=json_logs, level=log_level)
@@ -253,7 +257,7 @@ def serve(
             import uvloop
 
             runner = uvloop.run
-        runner(_Service(paths, extra, watch=watch, grace=grace).run())
+        runner(_Service(paths, extra, watch=watch, grace=grace, root=root).run())
     except ConfigError as e:
         _fail(e.diagnostics)
     except EsbError as e:
@@ -271,15 +275,17 @@ class _Service:
         *,
         watch: bool,
         grace: float,
+        root: Path | None,
     ) -> None:
         from esb.bus import Bus, Shared
         from esb.config import load
 
         self.paths = paths
         self.extra = extra
+        self.root = root
         self.watch = watch
         self.shared = Shared()
-        self.project = load(paths, shared=self.shared, extra=extra).check()
+        self.project = load(paths, shared=self.shared, extra=extra, root=root).check()
         self.bus = Bus(self.project.routes, self.shared, grace=grace)
         self._reloading = asyncio.Lock()
 
@@ -341,7 +347,7 @@ class _Service:
         async with self._reloading:
             self.shared.begin()
             project = await asyncio.to_thread(
-                load, self.paths, shared=self.shared, extra=self.extra
+                load, self.paths, shared=self.shared, extra=self.extra, root=self.root
             )
             if project.diagnostics:
                 self.shared.roll_back()
