@@ -8,6 +8,8 @@ Backoff    "1s", "1s..60s"                 -> Range(first, longest)
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from random import random
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, WithJsonSchema
@@ -32,6 +34,15 @@ class Range(BaseModel):
     model_config = ConfigDict(frozen=True)
     first: float
     longest: float
+
+    def delay(self, attempt: int, random: Callable[[], float] = random) -> float:
+        """Seconds to wait after try number `attempt` (from 1) failed: exponential with full
+        jitter, so that many who failed together don't come back together.
+
+        https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
+        """
+        doublings = min(attempt - 1, 64)
+        return min(self.longest, self.first * 2.0**doublings) * random()
 
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}

@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
-import structlog
 from pydantic import Field
 
-from esb.adapter import Health, Sink, Source, Store
+from esb.adapter import DEAD, Health, Sink, Source, Store
 from esb.errors import EsbError
-from esb.middleware.accept import accept_channel, accepting, run_accepted
+from esb.middleware.accept import accept_channel, accepted, accepting
 from esb.middleware.dead_letter import dead_letters
 from esb.middleware.limit import limited
-from esb.middleware.retry import RetryOptions, park_channel, retrying, run_parked
+from esb.middleware.retry import RetryOptions, park_channel, parked, retrying
 from esb.middleware.timeout import timed
 from esb.middleware.trace import traced
 from esb.options import Duration, Options, RawSink, RawSource, RawSteps
 from esb.step import Middleware, Step, wrap
-
-log = structlog.get_logger("esb.route")
-
-Worker = Callable[[], Awaitable[None]]
 
 
 class StepPolicies(Options):
@@ -100,24 +95,14 @@ def assemble(
         layers.append(timed(options.timeout))
     whole = wrap(step, *layers)
 
-    workers: list[Worker] = []
+    workers: list[Source] = []
     if parks:
-        workers.append(lambda: run_parked(store(), name, whole))
+        workers.append(parked(store(), name))
     if not waits:
         # Also where replayed dead letters come in.
-        workers.append(lambda: run_accepted(store(), name, whole))
+        workers.append(accepted(store(), name))
     entry = accepting(route=name, store=store()) if durable else whole
-    return Route(name, options, source, entry, workers, fingerprint)
-
-
-async def _supervised(worker: Worker, route: str) -> None:
-    """Run a worker until it is cancelled; one that breaks is reported and runs again."""
-    while True:
-        try:
-            await worker()
-        except Exception:
-            log.exception("a worker broke and is started again", route=route)
-        await asyncio.sleep(1)
+    return Route(name, options, source, entry, whole, workers, fingerprint)
 
 
 class Route:
@@ -129,7 +114,8 @@ class Route:
         options: RouteOptions,
         source: Source,
         step: Step,
-        workers: Sequence[Worker],
+        worker_step: Step,
+        workers: Sequence[Source],
         fingerprint: str,
     ) -> None:
         self.name = name
@@ -137,32 +123,29 @@ class Route:
         self.source = source
         self.step = step
         self.fingerprint = fingerprint
+        self._worker_step = worker_step
         self._workers = workers
-        self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Start the workers, then take messages."""
-        self._tasks = [
-            asyncio.ensure_future(_supervised(worker, self.name)) for worker in self._workers
-        ]
+        for worker in self._workers:
+            await worker.start(self._worker_step)
         await self.source.start(self.step)
 
     async def stop(self, grace: float) -> None:
         """Stop taking, finish what is in flight within `grace` seconds, give back the rest."""
-        try:
-            await self.source.stop(grace)
-        finally:
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
-            self._tasks = []
+        stopping = (one.stop(grace) for one in (self.source, *self._workers))
+        for result in await asyncio.gather(*stopping, return_exceptions=True):
+            if isinstance(result, BaseException):
+                raise result
 
     async def take_back(self, store: Store, key: int) -> None:
-        """Run a stored message through the steps again. Raises EsbError if a caller waits for
-        this route's answers: then nobody would get the answer."""
+        """Run a dead letter through the steps again. Raises EsbError if there is none under `key`,
+        or if a caller waits for this route's answers: then nobody would get the answer."""
         if not self._workers:
             raise EsbError(f"callers of route '{self.name}' wait for its answers")
-        await store.move(key, accept_channel(self.name))
+        if not await store.move(key, accept_channel(self.name), lying_in=DEAD):
+            raise EsbError(f"there is no dead letter {key}")
 
     def health(self) -> Health:
         """Whether messages can arrive."""

@@ -1,0 +1,195 @@
+"""Takes messages of one channel of the store and runs a step on each (EIP: Competing Consumers).
+
+A message is forgotten only after its step returned. One that fails for now is put back and waits
+longer each time; one that fails for good goes to the dead letters. Should even that not be
+possible, it is held and the attempt to write it down is repeated: it is never acknowledged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+
+import structlog
+
+from esb.adapter import DEAD, Failure, Health, Store, Stored
+from esb.clock import REAL, Clock
+from esb.envelope import Outcome
+from esb.errors import EsbError, RouteFailure, Transient
+from esb.options import Range
+from esb.step import Step
+
+log = structlog.get_logger("esb.consumer")
+
+LONGEST_RETRY_AFTER = 300.0
+"""What a far side may ask us to wait; beyond that it is capped."""
+
+LOOK_AGAIN = 30.0  # only a clock that was set back makes a message due without anybody ringing
+
+
+class Consumer:
+    """A Source over `channel` of `store`.
+
+    concurrency: how many messages are in the step at a time.
+    order: one at a time, in the order they were stored; one that fails for now stops those behind
+        it until it passed or failed for good.
+    backoff: how long one that failed for now is put off.
+    route: who is named in the dead letters.
+    """
+
+    waits = False
+
+    def __init__(
+        self,
+        store: Store,
+        channel: str,
+        *,
+        route: str,
+        concurrency: int = 10,
+        order: bool = False,
+        backoff: Range = Range(first=1, longest=60),  # noqa: B008 - immutable
+        clock: Clock = REAL,
+    ) -> None:
+        self._store = store
+        self._channel = channel
+        self._route = route
+        self._order = order
+        self._backoff = backoff
+        self._clock = clock
+        # Taking some ahead saves trips to the store; in order, the one behind must not be at hand.
+        self._at_once = 1 if order else concurrency
+        self._pause = 0.0
+        self._ahead: deque[Stored] = deque()
+        self._running: dict[asyncio.Task[None], Stored] = {}
+        self._dispatcher: asyncio.Task[None] | None = None
+        self._trouble = ""
+
+    async def start(self, step: Step) -> None:
+        """Begin to take messages."""
+        slots = asyncio.Semaphore(self._at_once)
+        self._dispatcher = asyncio.create_task(self._dispatch(step, slots))
+
+    async def stop(self, grace: float) -> None:
+        """Stop taking, let what is in the step finish for `grace` seconds, give the rest back."""
+        if self._dispatcher is None:
+            return
+        dispatcher, self._dispatcher = self._dispatcher, None
+        dispatcher.cancel()
+        await asyncio.gather(dispatcher, return_exceptions=True)
+        if self._running:
+            await asyncio.wait(self._running, timeout=grace)
+        unfinished = dict(self._running)
+        for task in unfinished:
+            task.cancel()
+        await asyncio.gather(*unfinished, return_exceptions=True)
+        for stored in (*unfinished.values(), *self._ahead):
+            # If the store is gone too, what it holds is handed out again when it next opens.
+            with contextlib.suppress(EsbError):
+                await self._put_back(stored, stored.due, stored.attempts, stored.failure)
+        self._ahead.clear()
+
+    def health(self) -> Health:
+        """Whether messages are taken now."""
+        if self._dispatcher is None:
+            return Health(False, "stopped")
+        return Health(not self._trouble, self._trouble)
+
+    async def _dispatch(self, step: Step, slots: asyncio.Semaphore) -> None:
+        def finished(task: asyncio.Task[None]) -> None:
+            del self._running[task]
+            slots.release()
+
+        while True:
+            await slots.acquire()
+            if self._pause:
+                await self._clock.sleep(self._pause)
+                self._pause = 0.0
+            stored = await self._next()
+            task = asyncio.create_task(self._handle(step, stored))
+            self._running[task] = stored
+            task.add_done_callback(finished)
+
+    async def _next(self) -> Stored:
+        failures = 0
+        while not self._ahead:
+            try:
+                self._ahead.extend(await self._store.take(self._channel, self._at_once))
+                if not self._ahead:
+                    await self._store.wait(self._channel, LOOK_AGAIN)
+                failures, self._trouble = 0, ""
+            except EsbError as e:
+                failures += 1
+                self._trouble = e.detail
+                await self._clock.sleep(self._backoff.delay(failures))
+        return self._ahead.popleft()
+
+    async def _handle(self, step: Step, stored: Stored) -> None:
+        attempt = stored.attempts + 1
+        envelope = stored.envelope.replace(attempt=attempt, outcome=Outcome.MESSAGE, deadline=None)
+        try:
+            await step(envelope)
+        except Transient as e:
+            pause = max(
+                self._backoff.delay(attempt), min(e.retry_after or 0.0, LONGEST_RETRY_AFTER)
+            )
+            failure = self._failure(e, attempt)
+            log.info(
+                "a message is put back",
+                channel=self._channel,
+                message=envelope.id,
+                error=e.code,
+                seconds=round(pause, 1),
+            )
+            # In order it keeps its place, and those behind it wait too.
+            due = 0.0 if self._order else self._clock.time() + pause
+            self._pause = pause if self._order else 0.0
+            await self._insist(lambda: self._put_back(stored, due, attempt, failure))
+        except Exception as e:
+            error = e if isinstance(e, EsbError) else RouteFailure("internal error")
+            dead = self._failure(error, attempt)
+            log.error(
+                "a message goes to the dead letters",
+                channel=self._channel,
+                message=envelope.id,
+                error=error.code,
+                exc_info=None if isinstance(e, EsbError) else e,
+            )
+            await self._insist(
+                lambda: self._store.move(stored.key, DEAD, attempts=attempt, failure=dead)
+            )
+        else:
+            await self._insist(lambda: self._store.done(stored.key))
+
+    async def _insist(self, write: Callable[[], Awaitable[bool]]) -> None:
+        """Write until it succeeds: going on without it would handle the message twice or never."""
+        failures = 0
+        while True:
+            try:
+                await write()
+            except Transient as e:
+                failures += 1
+                self._trouble = e.detail
+                await self._clock.sleep(self._backoff.delay(failures))
+            else:
+                if failures:
+                    self._trouble = ""
+                return
+
+    async def _put_back(
+        self, stored: Stored, due: float, attempts: int, failure: Failure | None
+    ) -> bool:
+        return await self._store.move(
+            stored.key,
+            self._channel,
+            due=due,
+            attempts=attempts,
+            failure=failure,
+            lying_in=self._channel,
+        )
+
+    def _failure(self, error: EsbError, attempt: int) -> Failure:
+        when = datetime.fromtimestamp(self._clock.time(), UTC)
+        return Failure.of(error, self._route, attempt, when)

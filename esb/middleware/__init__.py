@@ -1,0 +1,1 @@
+"""What every message of a route passes: one concern a file, put in order in `esb.route`."""

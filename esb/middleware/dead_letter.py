@@ -1,0 +1,116 @@
+"""What cannot be delivered goes to the dead letters (EIP: Dead Letter Channel), never nowhere."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from datetime import UTC, datetime
+
+import structlog
+
+from esb.adapter import DEAD, Failure, Sink, Store
+from esb.clock import REAL, Clock
+from esb.envelope import Envelope, HeaderValue, Outcome
+from esb.errors import BadMessage, Denied, EsbError, Transient
+from esb.middleware.metrics import DEAD_LETTERS
+from esb.middleware.trace import internal_error
+from esb.step import Middleware, Step
+
+log = structlog.get_logger("esb.dead_letter")
+
+SINK_TIMEOUT = 30.0
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+
+
+def dead_letters(
+    *,
+    route: str,
+    sink: Sink | None = None,
+    store: Store | None = None,
+    waits: bool = False,
+    sink_timeout: float = SINK_TIMEOUT,
+    clock: Clock = REAL,
+) -> Middleware:
+    """Catch what still fails, and put the message as it came, with the reason, into `sink`.
+
+    Without a sink, or when it does not take the message, it goes to the dead letters in `store`.
+    If it cannot be put there either, Transient is raised: the source holds the message or gives it
+    back, and never acknowledges it.
+
+    waits: a caller waits for the answer. It gets the error in any case, and what is the caller's
+        own mistake (BadMessage, Denied) is told to the caller alone. Else the outcome is DEAD.
+    """
+
+    async def bury(envelope: Envelope, error: EsbError) -> bool:
+        when = datetime.fromtimestamp(clock.time(), UTC)
+        attempts = max(error.attempts, envelope.attempt)
+        failure = Failure.of(error, route, attempts, when)
+        buried = await _send(envelope, failure) or await _store(envelope, failure)
+        if buried:
+            DEAD_LETTERS.labels(route, error.code).inc()
+            log.warning(
+                "message went to the dead letters",
+                message=envelope.id,
+                code=error.code,
+                error=error.detail,
+                step=error.step,
+                attempts=attempts,
+            )
+        return buried
+
+    async def _send(envelope: Envelope, failure: Failure) -> bool:
+        if sink is None:
+            return False
+        try:
+            async with asyncio.timeout(sink_timeout):
+                await sink.send(_labelled(envelope, failure))
+        except (EsbError, TimeoutError) as e:
+            log.warning("the dead letter could not be sent", message=envelope.id, error=str(e))
+            return False
+        return True
+
+    async def _store(envelope: Envelope, failure: Failure) -> bool:
+        if store is None:
+            return False
+        try:
+            await store.put(DEAD, envelope, attempts=failure.attempts, failure=failure)
+        except EsbError as e:
+            log.error("the dead letter could not be stored", message=envelope.id, error=str(e))
+            return False
+        return True
+
+    def middleware(step: Step) -> Step:
+        async def dead_letter(envelope: Envelope) -> Envelope:
+            try:
+                return await step(envelope)
+            except EsbError as e:
+                error = e
+            except Exception as e:  # noqa: BLE001 - whatever a step raises, its message is kept
+                error = internal_error(e)
+            if waits and isinstance(error, BadMessage | Denied):
+                raise error
+            buried = await bury(envelope, error)
+            if waits:
+                raise error
+            if not buried:
+                raise Transient(f"{error.detail}; and no dead letter could be written") from error
+            return envelope.replace(outcome=Outcome.DEAD)
+
+        return dead_letter
+
+    return middleware
+
+
+def _labelled(envelope: Envelope, failure: Failure) -> Envelope:
+    labels: dict[str, HeaderValue] = {
+        "x-esb-error-code": failure.code,
+        "x-esb-error-detail": _CONTROL.sub(" ", failure.detail)[:500],
+        "x-esb-route": failure.route,
+        "x-esb-step": failure.step,
+        "x-esb-attempts": str(failure.attempts),
+        "x-esb-time": failure.time.isoformat(),
+        "x-esb-message-id": envelope.id,
+    }
+    return envelope.replace(
+        headers=envelope.headers.replace(labels), outcome=Outcome.MESSAGE, deadline=None
+    )
