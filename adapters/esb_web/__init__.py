@@ -17,15 +17,17 @@ from esb_web.client import (
 from esb_web.listen import ListenOptions, section
 from esb_web.messages import (
     Handler,
+    ReplyBody,
     Request,
     Response,
     Site,
+    passed_on,
     remaining,
     to_envelope,
     to_response,
 )
 from esb_web.problems import problem, status_of
-from esb_web.server import WebServer, web_server
+from esb_web.server import WebServer, claim_path, web_server
 
 __all__ = [
     "ClientOptions",
@@ -33,12 +35,15 @@ __all__ = [
     "Handler",
     "ListenOptions",
     "OutboundHeaders",
+    "ReplyBody",
     "Request",
     "Response",
     "Site",
     "WebClient",
     "WebServer",
+    "claim_path",
     "error_of",
+    "passed_on",
     "problem",
     "remaining",
     "section",

@@ -76,7 +76,39 @@ _NOT_FORWARDED: Final = HOP_BY_HOP | {
     "tracestate",
     "user-agent",
     "via",
+    # What only an answer can say, when the message is the reply of an earlier call.
+    "accept-ranges",
+    "age",
+    "allow",
+    "alt-svc",
+    "cache-control",
+    "date",
+    "etag",
+    "expires",
+    "last-modified",
+    "location",
+    "retry-after",
+    "server",
+    "strict-transport-security",
+    "vary",
+    "www-authenticate",
+    "x-powered-by",
+    # What speaks of the caller's own request.
+    "accept",
+    "origin",
+    "range",
+    "referer",
+    "x-real-ip",
 }
+
+_NOT_FORWARDED_PREFIXES: Final = (
+    "access-control-",
+    "content-",
+    "if-",
+    "proxy-",
+    "sec-",
+    "x-forwarded-",
+)
 
 
 class ClientTls(Options):
@@ -209,6 +241,8 @@ class WebClient:
         sent = [*headers, ("Accept-Encoding", "gzip, deflate")]
         if self._auth and not any(name.lower() == "authorization" for name, _ in headers):
             sent.append(("Authorization", self._auth))
+        if not any(name.lower() == "user-agent" for name, _ in headers):
+            sent.append(("User-Agent", "esb"))
         return await self._pool.exchange(
             method,
             url,
@@ -368,8 +402,4 @@ def _retry_after(reply: ClientReply) -> float | None:
 
 
 def _stays(name: str) -> bool:
-    return (
-        name in _NOT_FORWARDED
-        or name.startswith(("content-", "proxy-", "x-forwarded-", "sec-", "if-"))
-        or name in ("accept", "range", "origin", "referer", "x-real-ip")
-    )
+    return name in _NOT_FORWARDED or name.startswith(_NOT_FORWARDED_PREFIXES)

@@ -26,7 +26,7 @@ from esb.envelope import (
     new_id,
     parse_content_type,
 )
-from esb.errors import UnsupportedMedia
+from esb.errors import BadMessage, BadReply, UnsupportedMedia
 
 Headerlist = list[tuple[str, str]]
 
@@ -53,7 +53,7 @@ HOP_BY_HOP: Final = frozenset(
 )
 """Headers that speak of one connection only (RFC 9110, section 7.6.1)."""
 
-_NOT_IN_REPLIES: Final = HOP_BY_HOP | {
+NOT_IN_REPLIES: Final = HOP_BY_HOP | {
     "accept-ranges",
     "age",
     "alt-svc",
@@ -68,6 +68,29 @@ _NOT_IN_REPLIES: Final = HOP_BY_HOP | {
     "via",
     "www-authenticate",
 }
+"""Headers of an answer that are not passed on: the bus writes its own, or they were for it."""
+
+
+class ReplyBody(Body):
+    """The body of a far side's answer: if it cannot be read, that is not the sender's fault."""
+
+    __slots__ = ()
+
+    @property
+    def data(self) -> Any:
+        """The parsed content. Raises BadReply when it cannot be read."""
+        try:
+            return super().data
+        except BadMessage as e:
+            raise BadReply(f"the answer of the service cannot be read: {e.detail}") from e
+
+    @property
+    def text(self) -> str:
+        """The bytes decoded with the declared charset. Raises BadReply if they are not that."""
+        try:
+            return super().text
+        except BadMessage as e:
+            raise BadReply(f"the answer of the service cannot be read: {e.detail}") from e
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -197,7 +220,7 @@ def to_response(
     """
     outcome = answer.outcome
     if outcome is Outcome.ACCEPTED:
-        content = msgspec.json.encode({"id": answer.id})
+        content = msgspec.json.encode({"id": request.id})
         return Response(202, [("content-type", JSON)], content)
     if outcome is Outcome.FILTERED:
         return Response(204)
@@ -211,12 +234,7 @@ def to_response(
         headers = Headers.trusted(pair for pair in headers if pair not in came)
     elif outcome is Outcome.MESSAGE:
         headers = Headers()
-    passed: Headerlist = [
-        (name, text)
-        for name, value in headers
-        if (name.lower() not in _NOT_IN_REPLIES or (cookies and name.lower() == "set-cookie"))
-        and (text := header_text(value)) is not None
-    ]
+    passed = passed_on(headers, cookies=cookies)
     body = negotiated(answer.body, accept)
     if outcome is Outcome.REPLY:
         told = answer.params.get("reply", {}).get("status")
@@ -226,6 +244,16 @@ def to_response(
     if content or body.content_type:
         passed.append(("content-type", body.content_type or "application/octet-stream"))
     return Response(status, passed, content)
+
+
+def passed_on(headers: Headers, *, cookies: bool = False) -> Headerlist:
+    """The headers of an answer that may travel on to the caller."""
+    return [
+        (name, text)
+        for name, value in headers
+        if (name.lower() not in NOT_IN_REPLIES or (cookies and name.lower() == "set-cookie"))
+        and (text := header_text(value)) is not None
+    ]
 
 
 def negotiated(body: Body, accept: str | None) -> Body:

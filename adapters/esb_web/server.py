@@ -13,7 +13,7 @@ import re
 import socket
 import ssl
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from email.utils import formatdate
 from functools import lru_cache
 from typing import Any, Final
@@ -24,7 +24,7 @@ import structlog
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from esb.adapter import Build, Health
+from esb.adapter import Build, Health, Probe
 from esb.envelope import Headers
 from esb.errors import (
     BadMessage,
@@ -40,7 +40,7 @@ from esb_web.listen import ListenOptions
 from esb_web.messages import Request, Response, Site, decoded
 from esb_web.problems import problem, unexpected
 from esb_web.protocol import Protocol
-from esb_web.router import Router
+from esb_web.router import Router, normal_path
 
 log = structlog.get_logger("esb.web")
 
@@ -50,6 +50,8 @@ _OVERTIME: Final = 1.0
 
 _PREFIX: Final = re.compile(r"(?:/[A-Za-z0-9._~\-]+)*\Z")
 _HOST: Final = re.compile(r"(?:[A-Za-z0-9._~\-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?\Z")
+
+_DOCS: Final = re.compile(r"/\Z|/docs/|.*(?:/docs|/openapi\.json)\Z")
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -86,15 +88,28 @@ def _server_tls(build: Build, options: ListenOptions) -> ssl.SSLContext | None:
     return context
 
 
+def claim_path(build: Build, path: str, methods: Sequence[str], *where: str | int) -> None:
+    """Take a path and its methods for the route being built, so that no other route serves them.
+
+    Records a problem at `where` for a path that is none, or that another route serves.
+    """
+    try:
+        normal = normal_path(path)
+    except ValueError as e:
+        raise build.problem(str(e), *where, code="path") from e
+    for method in methods:
+        build.claim(f"http {method} {normal}", *where)
+
+
 class WebServer:
     """A Resource (open, close, health) that serves what is mounted on it.
 
-    probes: answers for GET on paths such as "/healthz", as status and JSON; put there by the bus.
+    probes: what GET on "/healthz" and "/readyz" tells, by name; put there by the bus.
     """
 
     def __init__(self, options: ListenOptions, tls: ssl.SSLContext | None = None) -> None:
         self.options = options
-        self.probes: dict[str, Callable[[], tuple[int, Mapping[str, object]]]] = {}
+        self.probes: dict[str, Probe] = {}
         self.sites = Router()
         self.version = 0  # counts changes of what is mounted
         self._tls = tls
@@ -234,9 +249,10 @@ class WebServer:
         extra = self._cors_headers(origin) if origin else []
         try:
             if method == "GET" or method == "HEAD":
-                probe = self.probes.get(path)
+                probe = self.probes.get(path[1:])
                 if probe is not None:
-                    await _answer(send, _json(*probe()), [])
+                    up, members = probe()
+                    await _answer(send, _json(200 if up else 503, members), [])
                     return
             if self._draining:
                 raise _Draining("the bus is stopping", retry_after=5.0)
@@ -247,12 +263,18 @@ class WebServer:
             found, allowed = (
                 self.sites.find(inner, method) if inner is not None else (None, set[str]())
             )
+            if (
+                (found is None or found[1])
+                and (method == "GET" or method == "HEAD")
+                and inner is not None
+                and _DOCS.match(inner)
+                and await self._documented(scope, receive, send, inner, headers)
+            ):
+                return
             if found is None:
-                response = await self._unserved(
-                    scope, receive, send, method, inner, allowed, headers, extra
+                await _answer(
+                    send, self._unserved(raw_path, method, allowed, headers, extra), extra
                 )
-                if response is not None:
-                    await _answer(send, response, extra)
                 return
             site, values = found
             if self._running >= self.options.max_requests:
@@ -324,6 +346,8 @@ class WebServer:
     def _inside(self, path: str) -> str | None:
         """The path below the base path; None if it is not below it."""
         base = self.options.base_path
+        if path == "*":
+            return None
         if not base:
             return path
         if path == base:
@@ -395,18 +419,33 @@ class WebServer:
             deadline=deadline,
         )
 
-    async def _unserved(
-        self,
-        scope: Any,
-        receive: Any,
-        send: Any,
-        method: str,
-        path: str | None,
-        allowed: set[str],
-        headers: Headers,
-        extra: Any,
-    ) -> Response | None:
-        """What no site answers: OPTIONS, a wrong method, the documents, nothing at all."""
+    def _prefix(self, scope: Any, headers: Headers) -> str:
+        """What a trusted proxy says it took off the front of the path."""
+        client = scope["client"][0] if scope["client"] else ""
+        return (
+            self._forwarded.told(headers, "", "", "")[3] if self._forwarded.trusts(client) else ""
+        )
+
+    async def _documented(
+        self, scope: Any, receive: Any, send: Any, path: str, headers: Headers
+    ) -> bool:
+        """Answer with one of the pages about what is served; False if it is none of them."""
+        if not self.options.docs:
+            return False
+        if self._docs is None:
+            from esb_web.docs import Docs  # loads FastAPI: 200 ms
+
+            self._docs = Docs(self)
+        if not self._docs.has(path):
+            return False
+        base = self._prefix(scope, headers) + self.options.base_path
+        await self._docs(scope, receive, send, path, base)
+        return True
+
+    def _unserved(
+        self, raw_path: bytes, method: str, allowed: set[str], headers: Headers, extra: Any
+    ) -> Response:
+        """What no site answers: OPTIONS, a wrong method, nothing at all."""
         if allowed:
             methods = sorted(allowed | {"OPTIONS"} | ({"HEAD"} if "GET" in allowed else set()))
             if method == "OPTIONS":
@@ -415,15 +454,8 @@ class WebServer:
                     answer += self._preflight()
                 return Response(204, answer)
             raise NoSuchOperation(f"{method} is not served at this path", methods)
-        if method == "OPTIONS" and scope["raw_path"] == b"*":
+        if method == "OPTIONS" and raw_path == b"*":
             return Response(204, [("allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")])
-        if self.options.docs and path is not None and method in ("GET", "HEAD"):
-            from esb_web.docs import Docs
-
-            self._docs = self._docs or Docs(self)
-            if self._docs.has(path):
-                await self._docs(scope, receive, send, path, headers)
-                return None
         raise NoSuchOperation("nothing is served at this path")
 
     # --- CORS (Fetch Standard, section 3.3) ---

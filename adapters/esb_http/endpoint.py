@@ -1,0 +1,225 @@
+"""HTTP out: one-way (`send`) and with a reply (`call`), over the shared client."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from esb.adapter import Build
+from esb.envelope import NO_BODY, Body, Envelope, parse_content_type
+from esb.errors import BadReply, EsbError, Rejected
+from esb_http.target import QueryValue, make_target
+from esb_web import (
+    ClientOptions,
+    ClientReply,
+    OutboundHeaders,
+    ReplyBody,
+    Response,
+    WebClient,
+    error_of,
+    passed_on,
+    web_client,
+)
+from esb_web.messages import HOP_BY_HOP
+
+Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+
+_WITHOUT_BODY = ("GET", "HEAD", "DELETE", "OPTIONS")
+
+_OURS = frozenset({401, 403, 407})
+"""Refusals that speak of the bus's own credentials, not of its caller's."""
+
+
+def _upper(value: Any) -> Any:
+    return value.upper() if isinstance(value, str) else value
+
+
+class SinkOptions(ClientOptions):
+    """Send each message as a request; it is taken when a 2xx comes back, whose body is ignored.
+
+    429, 503 and other 5xx may pass and are retried as the route says; other answers refuse the
+    message for good. Redirects are not followed, cookies not kept. An attempt whose outcome is
+    unknown (no answer after the request left) is retried if the method is idempotent by
+    definition or `idempotent: true` says so.
+    """
+
+    __shorthand__ = "url"
+
+    method: Annotated[Method, BeforeValidator(_upper)] = Field("POST", description="The method.")
+    path: str = Field(
+        "",
+        description="Added to `url`, which then comes from a connection. In both, `{{ }}` values "
+        "are encoded for where they stand; a list makes several segments.",
+    )
+    query: dict[str, QueryValue] = Field(
+        {}, description="Parameters to add; a value that is null leaves its parameter out."
+    )
+    body: bool | None = Field(
+        None, description="Send the body: left out, all methods but GET, HEAD and DELETE do."
+    )
+    allow_hosts: list[str] = Field(
+        [], description="Hosts a message may choose where `{{ }}` is the host; *.example.org too."
+    )
+
+
+def _pass_errors(value: Any) -> Any:
+    return [value] if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+class CallerOptions(SinkOptions):
+    """Send each message as a request and go on with the reply.
+
+    The reply's status is `reply.status`. Errors as with `send`, but a 4xx may be for the caller
+    who waits: see `pass_errors`.
+    """
+
+    accept: list[str] = Field(
+        [],
+        description="Media types the reply may have, also sent as Accept. Left out, any but a web "
+        "page: that is nearly always the error page of something in between.",
+    )
+    expect: list[int] = Field(
+        [], description="Statuses beside 2xx that are replies too, so that the steps go on."
+    )
+    pass_errors: Annotated[bool | list[int], BeforeValidator(_pass_errors)] = Field(
+        True,
+        description="Which 4xx answers a waiting HTTP caller gets as they are. true: all but 401, "
+        "403 and 407, which speak of the bus's own credentials; false: none (he gets a 502).",
+    )
+
+
+def make_sink(options: SinkOptions, build: Build) -> HttpSink:
+    """The sink."""
+    return HttpSink(options, _Requests(options, build))
+
+
+def make_caller(options: CallerOptions, build: Build) -> HttpCaller:
+    """The request-reply endpoint."""
+    return HttpCaller(options, _Requests(options, build))
+
+
+class _Requests:
+    """Makes a message's request and performs it."""
+
+    def __init__(self, options: SinkOptions, build: Build) -> None:
+        self._method = options.method
+        self._target: Callable[[Envelope], str] = make_target(
+            build, options.url, options.path, options.query, options.allow_hosts
+        )
+        self._headers = OutboundHeaders(build, options)
+        self._client: WebClient = web_client(build, options)
+        body = options.body
+        self._has_body = body if body is not None else options.method not in _WITHOUT_BODY
+        self.idempotent = self._client.is_idempotent(options.method)
+
+    async def perform(
+        self, envelope: Envelope, *, want_body: bool, accept: str = ""
+    ) -> ClientReply:
+        headers = self._headers(envelope, self._method)
+        body: bytes | None = None
+        if self._has_body:
+            body = envelope.body.raw
+            if envelope.content_type:
+                headers.append(("Content-Type", envelope.content_type))
+        if accept and not any(name.lower() == "accept" for name, _ in headers):
+            headers.append(("Accept", accept))
+        return await self._client.request(
+            self._method,
+            self._target(envelope),
+            headers=headers,
+            body=body,
+            deadline=envelope.deadline,
+            want_body=want_body,
+        )
+
+
+class HttpSink:
+    """One-way; see SinkOptions."""
+
+    def __init__(self, options: SinkOptions, requests: _Requests) -> None:
+        self._requests = requests
+
+    async def send(self, envelope: Envelope) -> None:
+        """Return once a 2xx came."""
+        reply = await self._requests.perform(envelope, want_body=False)
+        error = error_of(reply, idempotent=self._requests.idempotent)
+        if error is not None:
+            raise error
+
+
+class HttpCaller:
+    """Request-reply; see CallerOptions."""
+
+    def __init__(self, options: CallerOptions, requests: _Requests) -> None:
+        self._requests = requests
+        self._expect = frozenset(options.expect)
+        self._accept = [media.lower() for media in options.accept]
+        self._pass = options.pass_errors
+        # A 401 is the caller's own business where his credentials are what was sent.
+        forwarded = options.forward_headers
+        names = [n.lower() for n in forwarded] if isinstance(forwarded, list) else []
+        self._ours = frozenset[int]() if "authorization" in names else _OURS
+
+    async def call(self, envelope: Envelope) -> Envelope:
+        """The reply."""
+        reply = await self._requests.perform(
+            envelope, want_body=True, accept=", ".join(self._accept)
+        )
+        if reply.status not in self._expect:
+            error = error_of(reply, idempotent=self._requests.idempotent)
+            if error is not None:
+                raise self._told(error, reply)
+        content_type = str(reply.headers.get("content-type", ""))
+        body: Body = NO_BODY
+        if reply.body:
+            self._check(content_type)
+            body = ReplyBody(reply.body, content_type)
+        return envelope.reply(body, reply.headers.keep(_travels), {"status": reply.status})
+
+    def _told(self, error: EsbError, reply: ClientReply) -> EsbError:
+        """The error, with what a waiting HTTP caller is to see of the far side's answer."""
+        status = reply.status
+        passes = (
+            status in self._pass
+            if isinstance(self._pass, list)
+            else self._pass and 400 <= status < 500 and status not in self._ours
+        )
+        if not isinstance(error, Rejected) or not passes:
+            return error
+        content_type = str(reply.headers.get("content-type", ""))
+        if _is_page(content_type):
+            # Its status is worth passing, an HTML page is not.
+            error.reply = Response(
+                status, [("content-type", "application/problem+json")], _REFUSED % status
+            )
+            return error
+        headers = passed_on(reply.headers)
+        if reply.body:
+            headers.append(("content-type", content_type or "application/octet-stream"))
+        error.reply = Response(status, headers, reply.body)
+        return error
+
+    def _check(self, content_type: str) -> None:
+        essence = parse_content_type(content_type).essence
+        if not self._accept:
+            if _is_page(content_type):
+                raise BadReply("the service answered with a web page instead of data")
+            return
+        main = essence.partition("/")[0] + "/*"
+        if not {essence, main, "*/*"} & set(self._accept):
+            raise BadReply(f"the service answered with {essence or 'an unnamed type'}")
+
+
+def _travels(name: str) -> bool:
+    return name not in HOP_BY_HOP and name not in ("content-encoding", "content-length")
+
+
+_REFUSED = (
+    b'{"type":"urn:esb:problem:rejected","title":"The service refused the message","status":%d}'
+)
+
+
+def _is_page(content_type: str) -> bool:
+    return parse_content_type(content_type).essence in ("text/html", "application/xhtml+xml")

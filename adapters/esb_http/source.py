@@ -1,0 +1,233 @@
+"""REST in: a path and its methods hand each request to the route, and its answer back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from esb.adapter import Build, Health, Text, Validator
+from esb.envelope import Envelope, parse_content_type
+from esb.errors import EsbError, UnsupportedMedia
+from esb.options import Duration, Options, Size
+from esb.step import Step
+from esb_web import Request, Response, Site, WebServer, problem, to_envelope, to_response
+from esb_web.openapi import embedded_schema, operation_of
+from esb_web.server import claim_path, web_server
+
+Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
+
+
+def _error_status(value: int) -> int:
+    if not 400 <= value <= 599:
+        raise ValueError("the status of a fault is one from 400 to 599")
+    return value
+
+
+class Api(Options):
+    """The API that a route is part of; it has documents of its own at `<path>/docs`."""
+
+    __shorthand__ = "path"
+    path: str = Field(description="Base path of the API, such as /partners.")
+    title: str = Field("", description="Its name.")
+    description: str = Field("", description="What it is for; Markdown.")
+
+
+def _api(value: Any) -> Any:
+    return {"path": value} if isinstance(value, str) else value
+
+
+def _upper(value: Any) -> Any:
+    return [str(v).upper() for v in value] if isinstance(value, list) else [str(value).upper()]
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+class SourceOptions(Options):
+    """Take HTTP requests. The caller waits for the answer of the route.
+
+    A route that ends in `call` answers with the reply and its status, one that ends in `send` with
+    202 and the message's id, a filtered message with 204, any other with 200 and the message as
+    the steps left it. Errors are answered as problem+json (RFC 9457). A client that hangs up does
+    not stop the steps: they may have had effects already.
+    """
+
+    __shorthand__ = "path"
+
+    path: str = Field(
+        description="The path that is served. `/orders/:id` takes one segment as `path.id`, "
+        "`/files/*name` takes the rest. A slash at the end makes no difference."
+    )
+    method: Annotated[list[Method], BeforeValidator(_upper)] = Field(
+        ["POST"], description="One method or several; GET answers HEAD too."
+    )
+    schema_: str | dict[str, Any] | None = Field(
+        None,
+        alias="schema",
+        description="JSON Schema (a file, or written here) that the body must match, checked "
+        "before the steps. It also documents the request.",
+    )
+    consumes: Annotated[list[str], BeforeValidator(_listed)] | None = Field(
+        None,
+        description="Media types that are taken, others get 415: application/json, text/*. "
+        "Any if left out; JSON if there is a schema.",
+    )
+    max_body: Size | None = Field(None, description="Largest body, instead of the listener's.")
+    timeout: Duration | None = Field(
+        None, description="Deadline of a request, instead of the listener's `request_timeout`."
+    )
+    status: int | None = Field(
+        None, ge=200, le=299, description="Status of a good answer, instead of 200 or the reply's."
+    )
+    headers: dict[str, str] = Field(
+        {}, description="Headers of the answer; values are text with {{ }} over the answer."
+    )
+    cookies: bool = Field(False, description="Let the Set-Cookie of a reply pass to the caller.")
+    faults: dict[str, Annotated[int, AfterValidator(_error_status)]] = Field(
+        {}, description="Status by the name of a fault: {PartnerNotFound: 404}."
+    )
+    summary: str = Field("", description="One line for the API documents.")
+    description: str = Field("", description="More for the API documents; Markdown.")
+    tags: list[str] = Field([], description="Groups in the API documents.")
+    operation: dict[str, Any] | None = Field(
+        None, description="The whole OpenAPI 3.1 Operation Object, instead of what is made here."
+    )
+    schemas: dict[str, Any] = Field(
+        {}, description="Schemas that `operation` refers to, as #/components/schemas/<name>."
+    )
+    api: Annotated[Api, BeforeValidator(_api)] | None = Field(
+        None, description="The API this is part of: its base path, or path, title, description."
+    )
+    document: bool = Field(True, description="Show this in the API documents.")
+
+
+def make_source(options: SourceOptions, build: Build) -> HttpSource:
+    """The source; claims its path and methods, so that two routes cannot serve the same."""
+    claim_path(build, options.path, options.method, "path")
+    check: Validator | None = None
+    shown: Any = None
+    if options.schema_ is not None:
+        check = build.json_schema(options.schema_, "schema")
+        shown = options.schema_
+        if isinstance(shown, str):
+            shown = json.loads(build.file(shown, "schema").read_text())
+    texts = [(n, build.text(v, "headers", n)) for n, v in options.headers.items()]
+    consumes = options.consumes
+    if consumes is None and check is not None:
+        consumes = ["application/json"]
+    return HttpSource(web_server(build), build.route, options, check, shown, texts, consumes)
+
+
+class HttpSource:
+    """One route's requests; see SourceOptions."""
+
+    waits = True
+
+    def __init__(
+        self,
+        server: WebServer,
+        route: str,
+        options: SourceOptions,
+        check: Validator | None,
+        schema: Mapping[str, Any] | bool | None,
+        headers: list[tuple[str, Text]],
+        consumes: list[str] | None,
+    ) -> None:
+        self._server = server
+        self._source = f"http:{route}"
+        self._options = options
+        self._check = check
+        self._headers = headers
+        self._consumes = None if consumes is None else [c.lower() for c in consumes]
+        self._step: Step | None = None
+        self._site = self._described(route, schema, consumes)
+
+    def _described(self, route: str, schema: Any, consumes: list[str] | None) -> Site:
+        options = self._options
+        schemas = dict(options.schemas)
+        operation = options.operation
+        if operation is None:
+            request: Any = None
+            if schema is not None:
+                file = options.schema_
+                name = Path(file).name.split(".")[0] if isinstance(file, str) else f"{route}-body"
+                schemas[name] = embedded_schema(name, schema)
+                request = {"$ref": f"#/components/schemas/{name}"}
+            operation = operation_of(
+                route,
+                options.path,
+                summary=options.summary,
+                description=options.description,
+                tags=options.tags,
+                body=any(m in ("POST", "PUT", "PATCH") for m in options.method),
+                consumes=consumes or ["*/*"],
+                schema=request,
+                status=options.status or 200,
+            )
+        api = options.api
+        return Site(
+            path=options.path,
+            methods=tuple(options.method),
+            handler=self._handle,
+            max_body=options.max_body or 0,
+            timeout=options.timeout or 0.0,
+            operation=operation if options.document else None,
+            schemas=schemas,
+            api=api.path if api else "",
+            title=api.title if api else "",
+            description=api.description if api else "",
+        )
+
+    async def start(self, step: Step) -> None:
+        """Serve the path from now on."""
+        self._step = step
+        self._server.mount(self._site)
+
+    async def stop(self, grace: float) -> None:
+        """Serve it no longer; requests in flight get their answers within `grace` seconds, those
+        left a 503."""
+        await self._server.retire(self._site, grace)
+
+    def health(self) -> Health:
+        """That of the listener."""
+        return self._server.health()
+
+    async def _handle(self, request: Request) -> Response:
+        envelope = to_envelope(request, source=self._source, type="http.request")
+        assert self._step is not None
+        try:
+            if self._consumes is not None:
+                self._consume(envelope)
+            if self._check is not None:
+                self._check(envelope)
+            answer = await self._step(envelope)
+            response = to_response(
+                envelope,
+                answer,
+                request.headers.get("accept"),
+                status=self._options.status or 200,
+                cookies=self._options.cookies,
+            )
+            for name, text in self._headers:
+                response.headers.append((name, text(answer)))
+            return response
+        except EsbError as e:
+            return problem(
+                e,
+                instance=request.raw_path,
+                faults=self._options.faults,
+                message_id=envelope.id,
+            )
+
+    def _consume(self, envelope: Envelope) -> None:
+        assert self._consumes is not None
+        given = parse_content_type(envelope.content_type).essence
+        if given.endswith("+json") and "application/json" in self._consumes:
+            return
+        if given not in self._consumes and given.partition("/")[0] + "/*" not in self._consumes:
+            raise UnsupportedMedia(f"this takes {', '.join(self._consumes)}, not {given or 'that'}")
