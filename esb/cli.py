@@ -13,7 +13,6 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
-import click
 import structlog
 import typer
 from typer.core import TyperGroup
@@ -30,10 +29,10 @@ class _Commands(TyperGroup):
     def _points(self) -> dict[str, EntryPoint]:
         return {point.name: point for point in entry_points(group="esb.commands")}
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: Any) -> list[str]:
         return [*super().list_commands(ctx), *sorted(self._points())]
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
         found = super().get_command(ctx, cmd_name)
         if found is None and cmd_name in (points := self._points()):
             found = typer.main.get_command(points[cmd_name].load())

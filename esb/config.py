@@ -276,6 +276,6 @@ class _Loader:
         if source is None or failed:
             raise failed or BuildFailed
         return assemble(
-            name, options, source=source, step=step, dead_letters=dead,
+            name, options, source=source, step=step, dead_sink=dead,
             store=lambda: place.store, fingerprint=place.fingerprint(),
         )  # fmt: skip

@@ -106,7 +106,7 @@ def _named(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def _summary(make: Any) -> str:
-    doc = inspect.getmodule(make).__doc__ or ""  # type: ignore[union-attr]
+    doc = inspect.getmodule(make).__doc__ or ""
     return doc.strip().split("\n\n")[0].replace("\n", " ")
 
 
@@ -170,7 +170,7 @@ def _table(model: type[BaseModel]) -> list[str]:
     nested: list[str] = []
     for name, field in model.model_fields.items():
         key = field.alias or name
-        default = "required" if field.is_required() else _shown(field.get_default(True))
+        default = "required" if field.is_required() else _shown(field.get_default(call_default_factory=True, validated_data={}))
         meaning = (field.description or "").replace("\n", " ").replace("|", "\\|")
         rows.append(f"| `{key}` | {_type(properties.get(key, {}))} | {default} | {meaning} |")
         for inner in _models_in(field.annotation):

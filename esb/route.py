@@ -13,7 +13,7 @@ from esb.errors import EsbError
 from esb.middleware.accept import accept_channel, accepted, accepting
 from esb.middleware.dead_letter import dead_letters
 from esb.middleware.limit import limited
-from esb.middleware.retry import RetryOptions, park_channel, parked, retrying
+from esb.middleware.retry import RetryOptions, parked, retrying
 from esb.middleware.timeout import timed
 from esb.middleware.trace import traced
 from esb.options import Duration, Options, RawSink, RawSource, RawSteps
@@ -36,7 +36,8 @@ class RouteOptions(Options):
     retry: RetryOptions | None = Field(
         None,
         description="Run the route again, from its first step, when it fails with an error that "
-        "may pass. Beside a step it retries that step only.",
+        "may pass. Beside a step it retries that step only. A route nobody waits for has "
+        "`{attempts: 5, backoff: 1s..60s}` if this is left out.",
     )
     timeout: Duration | None = Field(None, description="Longest time for one run of the steps.")
     dead_letter: RawSink | None = Field(
@@ -75,81 +76,76 @@ def assemble(
 ) -> Route:
     """Put the middleware around a route's steps: the one place that says in which order.
 
-    The outermost comes first. `accept` parts the source from the rest: it answers as soon as the
-    message is on the disk, and a worker runs what is below it.
+    The outermost comes first. `accept: durable` parts the source from the rest: it answers as soon
+    as the message is on the disk, and what is stored runs from there. store: called only if the
+    route needs one, which one whose callers wait mostly does not.
     """
     durable = options.accept == "durable"
     waits = source.waits and not durable
-    parks = options.retry is not None and not waits
-    buries = dead_sink is not None or not waits
+    retry = options.retry if waits else options.retry or RetryOptions()
     layers: list[Middleware] = [traced(name)]
-    if buries:
-        layers.append(
-            dead_letters(route=name, sink=dead_sink, store=None if waits else store(), waits=waits)
-        )
-    if options.retry is not None:
-        layers.append(retrying(options.retry, route=name, store=store() if parks else None))
+    if dead_sink is not None or not waits:
+        keep = None if waits else store()
+        layers.append(dead_letters(route=name, sink=dead_sink, store=keep, waits=waits))
+    if retry is not None:
+        layers.append(retrying(retry, route=name, store=None if waits else store()))
     if options.concurrency is not None:
         layers.append(limited(options.concurrency, route=name))
     if options.timeout is not None:
         layers.append(timed(options.timeout))
     whole = wrap(step, *layers)
-
-    workers: list[Source] = []
-    if parks:
-        workers.append(parked(store(), name))
-    if not waits:
-        # Also where replayed dead letters come in.
-        workers.append(accepted(store(), name))
+    if waits:
+        return Route(name, options, [(source, whole)], fingerprint)
     entry = accepting(route=name, store=store()) if durable else whole
-    return Route(name, options, source, entry, whole, workers, fingerprint)
+    at_once = options.concurrency or 10
+    aside = [make(store(), name, concurrency=at_once) for make in (accepted, parked)]
+    return Route(name, options, [(source, entry), *((one, whole) for one in aside)], fingerprint)
 
 
 class Route:
-    """A source, what it hands its messages to, and the workers that run what was put aside."""
+    """Sources and what each hands its messages to.
+
+    The first source is the one in YAML. A route nobody waits for has two more: what was accepted
+    durably or is replayed from the dead letters, and what was parked between two tries.
+    """
 
     def __init__(
         self,
         name: str,
         options: RouteOptions,
-        source: Source,
-        step: Step,
-        worker_step: Step,
-        workers: Sequence[Source],
+        sources: Sequence[tuple[Source, Step]],
         fingerprint: str,
     ) -> None:
         self.name = name
         self.options = options
-        self.source = source
-        self.step = step
         self.fingerprint = fingerprint
-        self._worker_step = worker_step
-        self._workers = workers
+        self._sources = sources
+
+    @property
+    def source(self) -> Source:
+        """The source that YAML names."""
+        return self._sources[0][0]
 
     async def start(self) -> None:
-        """Start the workers, then take messages."""
-        for worker in self._workers:
-            await worker.start(self._worker_step)
-        await self.source.start(self.step)
+        """Take messages, what was put aside first."""
+        for source, step in reversed(self._sources):
+            await source.start(step)
 
     async def stop(self, grace: float) -> None:
         """Stop taking, finish what is in flight within `grace` seconds, give back the rest."""
-        stopping = (one.stop(grace) for one in (self.source, *self._workers))
+        stopping = [source.stop(grace) for source, _ in self._sources]
         for result in await asyncio.gather(*stopping, return_exceptions=True):
             if isinstance(result, BaseException):
                 raise result
 
     async def take_back(self, store: Store, key: int) -> None:
-        """Run a dead letter through the steps again. Raises EsbError if there is none under `key`,
-        or if a caller waits for this route's answers: then nobody would get the answer."""
-        if not self._workers:
+        """Run a dead letter through the steps again. Raises EsbError if a caller waits for this
+        route's answers (then nobody would get the answer), or if it is no dead letter any more."""
+        if len(self._sources) == 1:
             raise EsbError(f"callers of route '{self.name}' wait for its answers")
         if not await store.move(key, accept_channel(self.name), lying_in=DEAD):
-            raise EsbError(f"there is no dead letter {key}")
+            raise EsbError(f"{key} is no dead letter any more")
 
     def health(self) -> Health:
         """Whether messages can arrive."""
         return self.source.health()
-
-
-__all__ = ["Route", "RouteOptions", "StepPolicies", "accept_channel", "assemble", "park_channel"]
