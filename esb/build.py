@@ -202,7 +202,7 @@ class Builder:
     def _known_path(self, loc: tuple[str | int, ...]) -> YamlPath:
         """`loc` without the names of union members that pydantic puts into it."""
         path: YamlPath = ()
-        value = self.data if not self.fixed else None
+        value: Any = self.data if not self.fixed else None
         for part in loc:
             if (isinstance(value, dict) and part in value) or (
                 isinstance(value, list) and isinstance(part, int) and part < len(value)

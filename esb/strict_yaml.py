@@ -188,12 +188,11 @@ class _Reader:
         return value
 
     def _problem(self, event: Any, message: str, hint: str = "", code: str = "yaml") -> None:
-        mark: Any = event.start_mark
-        self.doc.problem(Mark(mark.line + 1, mark.column + 1), code, message, hint)
+        self.doc.problem(_start(event), code, message, hint)
 
     def _value(self, event: Any, path: YamlPath, depth: int) -> Any:
         mark = event.start_mark
-        self.doc.values[path] = Mark(mark.line + 1, mark.column + 1)
+        self.doc.values[path] = _start(event)
         if isinstance(event, yaml.AliasEvent):
             self._problem(event, "aliases (*) are not allowed", "write the value out, or name a "
                           "connection")  # fmt: skip
@@ -234,7 +233,7 @@ class _Reader:
                     code="duplicate-key",
                 )  # fmt: skip
                 here = (*path, key, "#duplicate")
-            self.doc.keys[here] = Mark(event.start_mark.line + 1, event.start_mark.column + 1)
+            self.doc.keys[here] = _start(event)
             value = self._value(next(self.events), here, depth + 1)
             if not duplicate:
                 result[key] = value
@@ -271,6 +270,10 @@ class _Reader:
                 return ""
 
         return _REFERENCE.sub(one, text)
+
+
+def _start(event: Any) -> Mark:
+    return Mark(event.start_mark.line + 1, event.start_mark.column + 1)
 
 
 def plain_scalar(text: str) -> Any:
