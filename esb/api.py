@@ -132,14 +132,17 @@ def _fastapi(bus: Bus, reload: Reload) -> App:
         route = one.failure.route if one.failure else ""
         if route not in bus.routes:
             raise HTTPException(409, f"its route '{route}' is not running")
-        await bus.routes[route].take_back(store(), key)
+        try:
+            await bus.routes[route].take_back(store(), key)
+        except EsbError as e:
+            raise HTTPException(409, e.detail) from e
         return {"replayed": key, "route": route}
 
     @api.delete("/dead/{key}", status_code=204)
     async def drop(key: int) -> None:
         """Forget the message."""
-        await _dead(store(), key)
-        await store().done(key)
+        if not await store().done(key, lying_in=DEAD):
+            raise HTTPException(404, f"there is no dead letter {key}")
 
     async def _dead(store: Store, key: int) -> Stored:
         one = await store.get(key)

@@ -217,9 +217,11 @@ class GroupCommit:
             )
         except apsw.BusyError:
             pass
+        except apsw.FullError:
+            log.warning("the store's log could not be written back: the disk is full")
         except apsw.Error as e:
-            self._translate(e)
-            log.warning("the store's log could not be written back", error=str(e))
+            # What was acknowledged is safe in the log, and must not leave it for such a disk.
+            self.fail(f"its log could not be written back: {e}")
         self._log_pages = 0
 
 

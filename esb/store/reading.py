@@ -67,6 +67,7 @@ class Reading:
         self._file_damaged = damaged
         self._ring = ring
         self._held: set[int] = set()
+        self._bad: set[int] = set()
         self._thread = ThreadPoolExecutor(1, "esb-store-read")
 
     def close(self) -> None:
@@ -126,7 +127,7 @@ class Reading:
         rows = self._db.execute(sql, values)
         try:
             for key, due in rows:
-                if key not in self._held:
+                if key not in self._held and key not in self._bad:
                     found.append((cast(int, key), cast(float, due)))
                     if len(found) == limit:
                         break
@@ -149,8 +150,9 @@ class Reading:
                     else _verified(content, digest)
                 )
             except record.Damaged as e:
-                # Held, so that it is not delivered either should setting it aside fail.
-                self._held.add(key)
+                if key in self._bad:
+                    continue  # it is on its way
+                self._bad.add(key)
                 log.error("a stored message is damaged and is set aside", key=key, channel=channel)
                 when = datetime.fromtimestamp(self._clock.time(), UTC)
                 detail = f"the stored message is damaged: {e}"

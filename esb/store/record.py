@@ -55,30 +55,32 @@ class _Record(msgspec.Struct, omit_defaults=True):
 def encode(envelope: Envelope) -> bytes:
     """The bytes of an envelope.
 
-    Raises EsbError when its body cannot be written, or RouteFailure for a header or parameter of a
-    type that nothing here keeps.
+    Raises EsbError when its body cannot be written, BadMessage for text that is no Unicode, or
+    RouteFailure for a header or parameter of a type that nothing here keeps.
     """
     body = envelope.body
-    return _encoder.encode(
-        _Record(
-            id=envelope.id,
-            source=envelope.source,
-            type=envelope.type,
-            time=envelope.time.isoformat(),
-            subject=envelope.subject,
-            correlation_id=envelope.correlation_id,
-            headers=[(name, _pack(value, 0)) for name, value in envelope.headers],
-            params=_pack(envelope.params, 0) if envelope.params else {},
-            outcome=envelope.outcome.value,
-            attempt=envelope.attempt,
-            reply_to=envelope.reply_to,
-            principal=envelope.principal,
-            traceparent=envelope.traceparent,
-            tracestate=envelope.tracestate,
-            content_type=body.content_type,
-            body=b"" if body.is_empty and not body.content_type else body.raw,
-        )
+    record = _Record(
+        id=envelope.id,
+        source=envelope.source,
+        type=envelope.type,
+        time=envelope.time.isoformat(),
+        subject=envelope.subject,
+        correlation_id=envelope.correlation_id,
+        headers=[(name, _pack(value, 0)) for name, value in envelope.headers],
+        params=_pack(envelope.params, 0) if envelope.params else {},
+        outcome=envelope.outcome.value,
+        attempt=envelope.attempt,
+        reply_to=envelope.reply_to,
+        principal=envelope.principal,
+        traceparent=envelope.traceparent,
+        tracestate=envelope.tracestate,
+        content_type=body.content_type,
+        body=b"" if body.is_empty and not body.content_type else body.raw,
     )
+    try:
+        return _encoder.encode(record)
+    except UnicodeEncodeError as e:
+        raise BadMessage("the message has text that is not valid Unicode") from e
 
 
 def decode(content: bytes) -> Envelope:

@@ -1,0 +1,54 @@
+"""A real store for a test, on a disk that can be made to fail."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+from esb.envelope import Body, Envelope
+from esb.store import SqliteStore
+
+
+@contextlib.asynccontextmanager
+async def opened(path: Path, **options: Any) -> AsyncIterator[SqliteStore]:
+    """An open store in the file `path`."""
+    store = SqliteStore(path, **options)
+    await store.open()
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+def message(text: str = "hello", **fields: Any) -> Envelope:
+    return Envelope(body=Body(text.encode(), "text/plain"), **fields)
+
+
+@contextlib.contextmanager
+def broken_disk(path: str, *, loses: bool) -> Iterator[None]:
+    """Put something else in the place of a file, under the descriptors that are open.
+
+    loses: /dev/null, a disk that takes what is written and loses it, so that fsync fails; else the
+    file opened for reading only, so that each write fails.
+    """
+    descriptors = [int(fd) for fd, file in _open_files() if file == path]
+    assert descriptors, f"{path} is not open"
+    kept = [(fd, os.dup(fd)) for fd in descriptors]
+    with open("/dev/null" if loses else path, "r+b" if loses else "rb", buffering=0) as stand_in:  # noqa: PTH123
+        for fd, _ in kept:
+            os.dup2(stand_in.fileno(), fd)
+    try:
+        yield
+    finally:
+        for fd, copy in kept:
+            os.dup2(copy, fd)
+            os.close(copy)
+
+
+def _open_files() -> Iterator[tuple[str, str]]:
+    for fd in os.listdir("/proc/self/fd"):  # noqa: PTH208
+        with contextlib.suppress(OSError):
+            yield fd, str(Path(f"/proc/self/fd/{fd}").readlink())
