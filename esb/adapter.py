@@ -98,10 +98,13 @@ Probe = Callable[[], tuple[bool, dict[str, Any]]]
 
 @runtime_checkable
 class Listener(Protocol):
-    """A Resource that can tell outsiders how the bus is; the bus fills in `probes` by name
-    ("healthz", "readyz") before it opens anything."""
+    """A Resource that outsiders connect to. The bus fills in `probes` by name ("healthz",
+    "readyz") before it opens anything, and says when it stops."""
 
     probes: dict[str, Probe]
+
+    def drain(self) -> None:
+        """From now on answer probes only, and tell everybody else to come back later."""
 
 
 @dataclass(frozen=True)

@@ -130,6 +130,9 @@ class Bus:
         close what is shared."""
         self.state = "stopping"
         grace = self.grace if grace is None else grace
+        for thing in self.shared.objects.values():
+            if isinstance(thing, Listener):
+                thing.drain()
         stopping = [route.stop(grace) for route in self.routes.values()]
         for result in await asyncio.gather(*stopping, return_exceptions=True):
             if isinstance(result, Exception):
