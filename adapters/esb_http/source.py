@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic.json_schema import SkipJsonSchema
 
 from esb.adapter import Build, Health, Text, Validator
 from esb.envelope import Envelope, parse_content_type
@@ -15,6 +16,7 @@ from esb.errors import EsbError, UnsupportedMedia
 from esb.options import Duration, Options, Size
 from esb.step import Step
 from esb_web import Request, Response, Site, WebServer, problem, to_envelope, to_response
+from esb_web.messages import Described
 from esb_web.openapi import embedded_schema, operation_of
 from esb_web.server import claim_path, web_server
 
@@ -94,7 +96,7 @@ class SourceOptions(Options):
     summary: str = Field("", description="One line for the API documents.")
     description: str = Field("", description="More for the API documents; Markdown.")
     tags: list[str] = Field([], description="Groups in the API documents.")
-    operation: dict[str, Any] | None = Field(
+    operation: dict[str, Any] | SkipJsonSchema[Described] | None = Field(
         None, description="The whole OpenAPI 3.1 Operation Object, instead of what is made here."
     )
     schemas: dict[str, Any] = Field(

@@ -157,7 +157,7 @@ class Docs:
             )
         lines.append("<table><tbody>")
         for site in sorted(self._sites, key=lambda s: s.path):
-            operation = site.operation or {}
+            operation, _ = site.described()
             lines.append(
                 f"<tr><td>{html.escape(', '.join(site.methods))}</td>"
                 f"<td><code>{html.escape(base + site.path)}</code></td>"

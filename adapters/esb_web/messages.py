@@ -136,6 +136,10 @@ class Response:
 
 Handler = Callable[[Request], Awaitable[Response]]
 
+Described = Callable[[], tuple[dict[str, Any], Mapping[str, Any]]]
+"""Makes an OpenAPI Operation Object, and the component schemas it refers to, when somebody asks:
+what has thousands of operations is served before it is documented."""
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Site:
@@ -144,7 +148,8 @@ class Site:
     path: "/partners/:id"; `:name` stands for one segment, a last segment `*name` for the rest.
     handler: answers; an EsbError it raises is written as problem+json, anything else as a 500.
     max_body: bytes, 0 for the listener's own limit; timeout: seconds, 0 for the listener's own.
-    operation: the OpenAPI 3.1 Operation Object, None to leave the site out of the documents.
+    operation: the OpenAPI 3.1 Operation Object, or what makes it and its schemas when asked; None
+        to leave the site out of the documents.
     schemas: component schemas that `operation` refers to.
     api: base path of the API this belongs to ("/partners"), "" for the bus as a whole.
     title, description: of that API.
@@ -155,11 +160,17 @@ class Site:
     handler: Handler
     max_body: int = 0
     timeout: float = 0.0
-    operation: dict[str, Any] | None = None
+    operation: dict[str, Any] | Described | None = None
     schemas: Mapping[str, Any] = field(default_factory=dict)
     api: str = ""
     title: str = ""
     description: str = ""
+
+    def described(self) -> tuple[dict[str, Any], Mapping[str, Any]]:
+        """The Operation Object, empty if there is none, and its component schemas."""
+        if callable(self.operation):
+            return self.operation()
+        return self.operation or {}, self.schemas
 
 
 def to_envelope(request: Request, *, source: str, type: str) -> Envelope:

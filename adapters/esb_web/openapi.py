@@ -114,13 +114,13 @@ def document(
     components = _Components()
     problem = {"schema": {"$ref": components.add({"Problem": _PROBLEM_SCHEMA})[_ref("Problem")]}}
     used: set[str] = set()
-    for site in sorted(sites, key=lambda s: (s.path, s.methods)):
-        if site.operation is None:
-            continue
-        renamed = components.add(site.schemas)
+    shown = sorted((s for s in sites if s.operation is not None), key=lambda s: (s.path, s.methods))
+    # All are described before the first one's schemas are read: they may share one mapping.
+    for site, (described, schemas) in [(site, site.described()) for site in shown]:
+        renamed = components.add(schemas)
         item = paths.setdefault(openapi_path(site.path), {})
         for method in site.methods:
-            operation = _renamed(site.operation, renamed)
+            operation = _renamed(described, renamed)
             identifier = operation.get("operationId") or f"{method} {site.path}"
             operation["operationId"] = _free(identifier, used)
             declared = {p.get("name") for p in operation.get("parameters", ())}
