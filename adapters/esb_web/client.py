@@ -15,7 +15,6 @@ Errors of the library end here. What is raised tells whether sending again is sa
 from __future__ import annotations
 
 import base64
-import re
 import ssl
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -38,7 +37,7 @@ from esb.errors import (
     Transient,
 )
 from esb.options import Duration, Options, Size
-from esb_web.messages import HOP_BY_HOP, UNSAFE, Headerlist, header_text, remaining
+from esb_web.messages import HOP_BY_HOP, TOKEN, UNSAFE, Headerlist, header_text, remaining
 
 if TYPE_CHECKING:
     from esb_web.transport import Pool  # loads the client library: 150 ms
@@ -48,7 +47,6 @@ _IDEMPOTENT: Final = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS", "TRAC
 
 _MAX_RETRY_AFTER: Final = 3600.0
 
-_TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
 
 _MANAGED: Final = HOP_BY_HOP | {
     "accept-encoding",
@@ -306,7 +304,7 @@ class OutboundHeaders:
     def __init__(self, build: Build, options: ClientOptions, *path: str | int) -> None:
         self._own: list[tuple[str, Text]] = []
         for name, value in options.headers.items():
-            if name.lower() in _MANAGED or not _TOKEN.match(name):
+            if name.lower() in _MANAGED or not TOKEN.match(name):
                 build.problem(
                     f"{name} cannot be set here", *path, "headers", name, code="value", key=True
                 )

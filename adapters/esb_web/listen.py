@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from esb.adapter import Section
 from esb.options import Duration, Options, Size
@@ -56,6 +56,12 @@ class Cors(Options):
     expose: list[str] = Field([], description="Headers of the answer that they may read.")
     credentials: bool = Field(False, description='Whether cookies may be sent; not with "*".')
     max_age: Duration = Field(600.0, description="How long a browser may remember this.")
+
+    @model_validator(mode="after")
+    def _not_for_all(self) -> Cors:
+        if self.credentials and "*" in self.origins:
+            raise ValueError('credentials need named origins, not "*"')
+        return self
 
 
 class ListenOptions(Options):

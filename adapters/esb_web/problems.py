@@ -135,8 +135,7 @@ def unexpected(instance: str, message_id: str = "") -> Response:
 def _written(
     status: int, members: dict[str, Any], headers: Headerlist, message_id: str
 ) -> Response:
-    if not members["detail"]:
-        del members["detail"]
+    members = {name: value for name, value in members.items() if value != ""}
     if message_id:
         members["id"] = message_id
     return Response(status, headers, msgspec.json.encode(members, enc_hook=str))

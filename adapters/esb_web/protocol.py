@@ -42,6 +42,10 @@ _PIPELINE: Final = 100
 _LINGER: Final = 2.0
 """Seconds to read on after an early answer, so that the caller gets to see it (RFC 9112, 9.6)."""
 
+_DISCARD: Final = 1024**2
+_DISCARD_BODY: Final = 16 * 1024**2
+"""Bytes to read on at most; many clients look for an answer only when their body is sent."""
+
 
 class Cycle(RequestResponseCycle):
     """One request and its answer."""
@@ -60,6 +64,13 @@ class Cycle(RequestResponseCycle):
             keep_alive=keep_alive,
             on_response=protocol.on_response_complete,
         )
+
+    async def send(self, message: Any) -> None:
+        """Write a part of the answer. One that comes before the request was read ends the
+        connection: what still arrives is not wanted."""
+        if self.more_body and not self.response_started:
+            self.keep_alive = False
+        await super().send(message)
 
 
 class _Out:
@@ -98,9 +109,11 @@ class Protocol(HttpToolsProtocol):
         self._limits = limits
         self._in_head = False
         self._closed = False  # nothing that still arrives is looked at
+        self._unwanted = _DISCARD
         self._pending = 0  # bytes since the last progress in the message
         self._size = 0
-        self._hosts: list[bytes] = []
+        self._upgrade = b""  # how long the body is, of a request that asks for an upgrade
+        self._replaying = False
         self._running: RequestResponseCycle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
@@ -127,16 +140,31 @@ class Protocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         if self._closed:
+            self._unwanted -= len(data)
+            if self._unwanted < 0:
+                self.transport.abort()
             return
         self._pending += len(data)
         try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            pass  # answered as plain HTTP; on_headers_complete made it the last request
+            self._feed(data)
         except httptools.HttpParserError:
             self.refuse(400, "the request is not valid HTTP/1.1")
         if not self._closed and self._pending - len(data) > self._limits.max_header_size:
             self.refuse(431, "the headers are too large")
+
+    def _feed(self, data: bytes) -> None:
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as e:
+            # Nothing is upgraded here, the request is plain HTTP (RFC 9110, section 7.8). The
+            # parser thinks otherwise and skipped the body, so another one goes on with that.
+            self.parser = httptools.HttpRequestParser(self)
+            if self._upgrade:
+                self._replaying = True
+                self.parser.feed_data(b"POST / HTTP/1.1\r\n" + self._upgrade + b"\r\n\r\n")
+                self._replaying = False
+                self._upgrade = b""
+            self._feed(data[e.args[0] :])
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -170,8 +198,9 @@ class Protocol(HttpToolsProtocol):
     def finish(self) -> None:
         """Close once everything is written; if the caller still sends, let it see the answer."""
         self._closed = True
-        unread = self._in_head or (self.cycle is not None and self.cycle.more_body)
-        if unread and not self.transport.is_closing():
+        in_body = self.cycle is not None and self.cycle.more_body
+        self._unwanted = _DISCARD_BODY if in_body and not self._in_head else _DISCARD
+        if (in_body or self._in_head) and not self.transport.is_closing():
             # Closing now would reset the connection and could destroy the answer under way.
             self.flow.resume_reading()
             if self.transport.can_write_eof():
@@ -204,7 +233,7 @@ class Protocol(HttpToolsProtocol):
         if running is None or running.response_complete or not running.response_started:
             body = msgspec.json.encode(
                 {
-                    "type": "urn:esb:problem:bad-request" if status == 400 else "about:blank",
+                    "type": "about:blank",  # the title is the status's own
                     "title": STATUS_LINE[status][13:-2].decode(),
                     "status": status,
                     "detail": detail,
@@ -236,20 +265,25 @@ class Protocol(HttpToolsProtocol):
         raise _Stop
 
     def on_message_begin(self) -> None:
+        if self._replaying:
+            return
         self.url = b""
         self.headers = []
         self.expect_100_continue = False
         self._in_head = True
         self._pending = self._size = 0
-        self._hosts = []
         self._arm(self._limits.header_timeout, self._late)
 
     def on_url(self, url: bytes) -> None:
+        if self._replaying:
+            return
         self.url += url
         if len(self.url) > self._limits.max_uri:
             self._stop(414, f"the request target is longer than {self._limits.max_uri} bytes")
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if self._replaying:
+            return
         self._size += len(name) + len(value) + 4
         if self._size > self._limits.max_header_size:
             self._stop(431, f"the headers are larger than {self._limits.max_header_size} bytes")
@@ -262,6 +296,8 @@ class Protocol(HttpToolsProtocol):
         self.headers.append((name.lower(), value.strip(b" \t")))
 
     def on_headers_complete(self) -> None:
+        if self._replaying:
+            return
         keep_alive, expect = self._checked()
         self._in_head = False
         self._pending = self._size = 0
@@ -285,6 +321,8 @@ class Protocol(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
+        if self._upgrade:
+            return  # not yet: see _feed
         self._disarm()
         super().on_message_complete()
 
@@ -313,6 +351,7 @@ class Protocol(HttpToolsProtocol):
         if method in ("CONNECT", "TRACE"):
             self._stop(501, f"{method} is not served here")
         lengths = codings = 0
+        length = b""
         host = b""
         hosts = 0
         expect = False
@@ -322,10 +361,12 @@ class Protocol(HttpToolsProtocol):
                 hosts += 1
             elif name == b"content-length":
                 lengths += 1
+                length = b"Content-Length: " + value
                 if not value.isdigit():
                     self._stop(400, "Content-Length is no number")
             elif name == b"transfer-encoding":
                 codings += 1
+                length = b"Transfer-Encoding: chunked"
                 if value.lower() != b"chunked" or version == "1.0":
                     self._stop(400, "only chunked transfer encoding is understood")
             elif name == b"expect":
@@ -353,8 +394,8 @@ class Protocol(HttpToolsProtocol):
             "client": self.client,
             "server": self.server,
         }
-        goes_on = version == "1.1" and parser.should_keep_alive() and not parser.should_upgrade()
-        return goes_on, expect
+        self._upgrade = length if parser.should_upgrade() else b""
+        return version == "1.1" and parser.should_keep_alive(), expect
 
     def _target(self, method: str, host: bytes) -> tuple[bytes, bytes]:
         """Path and query of the request target (RFC 9112, section 3.2)."""

@@ -37,8 +37,8 @@ from esb.errors import (
 )
 from esb_web.client import credential_file
 from esb_web.listen import ListenOptions
-from esb_web.messages import Request, Response, Site, decoded
-from esb_web.problems import problem, unexpected
+from esb_web.messages import TOKEN, UNSAFE, Headerlist, Request, Response, Site, decoded
+from esb_web.problems import PROBLEM, problem, unexpected
 from esb_web.protocol import Protocol
 from esb_web.router import Router, normal_path
 
@@ -134,6 +134,11 @@ class WebServer:
         host = f"[{host}]" if ":" in host else host
         scheme = "https" if self._tls else "http"
         return f"{scheme}://{host}:{self._bound}{self.options.base_path}"
+
+    @property
+    def connections(self) -> int:
+        """How many connections are open."""
+        return len(self._state.connections)
 
     # --- what is served ---
 
@@ -245,8 +250,10 @@ class WebServer:
         except UnicodeDecodeError:
             headers = Headers()
         path = raw_path.decode()
-        origin = headers.get("origin") if self._cors is not None else None
-        extra = self._cors_headers(origin) if origin else []
+        extra: Headerlist = []
+        if self._cors is not None:
+            origin = headers.get("origin")
+            extra = [*(self._cors_headers(origin) if origin else []), ("vary", "Origin")]
         try:
             if method == "GET" or method == "HEAD":
                 probe = self.probes.get(path[1:])
@@ -273,7 +280,7 @@ class WebServer:
                 return
             if found is None:
                 await _answer(
-                    send, self._unserved(raw_path, method, allowed, headers, extra), extra
+                    send, self._unserved(raw_path, method, allowed, headers, bool(extra[1:])), extra
                 )
                 return
             site, values = found
@@ -302,7 +309,7 @@ class WebServer:
             return
         await self._serve(site, request, send, extra)
 
-    async def _serve(self, site: Site, request: Request, send: Any, extra: Any) -> None:
+    async def _serve(self, site: Site, request: Request, send: Any, extra: Headerlist) -> None:
         """Run the site's handler; the answer is written here, at the latest at the deadline."""
         loop = asyncio.get_running_loop()
         task = asyncio.current_task()
@@ -443,14 +450,14 @@ class WebServer:
         return True
 
     def _unserved(
-        self, raw_path: bytes, method: str, allowed: set[str], headers: Headers, extra: Any
+        self, raw_path: bytes, method: str, allowed: set[str], headers: Headers, cors: bool
     ) -> Response:
         """What no site answers: OPTIONS, a wrong method, nothing at all."""
         if allowed:
             methods = sorted(allowed | {"OPTIONS"} | ({"HEAD"} if "GET" in allowed else set()))
             if method == "OPTIONS":
                 answer = [("allow", ", ".join(methods))]
-                if extra and headers.get("access-control-request-method"):
+                if cors and headers.get("access-control-request-method"):
                     answer += self._preflight()
                 return Response(204, answer)
             raise NoSuchOperation(f"{method} is not served at this path", methods)
@@ -460,17 +467,18 @@ class WebServer:
 
     # --- CORS (Fetch Standard, section 3.3) ---
 
-    def _cors_headers(self, origin: str) -> list[tuple[str, str]]:
+    def _cors_headers(self, origin: str) -> Headerlist:
+        """What lets a page of `origin` read the answer; empty if it may not."""
         cors = self._cors
         assert cors is not None
-        if "*" in cors.origins and not cors.credentials:
+        if "*" in cors.origins:
             found = [("access-control-allow-origin", "*")]
         elif origin in cors.origins:
-            found = [("access-control-allow-origin", origin), ("vary", "Origin")]
-            if cors.credentials:
-                found.append(("access-control-allow-credentials", "true"))
+            found = [("access-control-allow-origin", origin)]
         else:
-            return [("vary", "Origin")]
+            return []
+        if cors.credentials:
+            found.append(("access-control-allow-credentials", "true"))
         if cors.expose:
             found.append(("access-control-expose-headers", ", ".join(cors.expose)))
         return found
@@ -596,13 +604,19 @@ def _json(status: int, members: Mapping[str, object]) -> Response:
     return Response(status, headers, msgspec.json.encode(members, enc_hook=str))
 
 
-async def _answer(send: Any, response: Response, extra: list[tuple[str, str]]) -> None:
-    """Write a response. Its names and values are checked once more by the protocol."""
-    lines = [(n.encode(), v.encode()) for n, v in (*response.headers, *extra)]
+async def _answer(send: Any, response: Response, extra: Headerlist) -> None:
+    """Write a response; one whose headers cannot be written becomes a 500."""
+    lines = []
+    for name, value in (*response.headers, *extra):
+        if UNSAFE.search(value) or not TOKEN.match(name):
+            log.error("a header of an answer cannot be written", header=name)
+            response, lines = unexpected(""), [(b"content-type", PROBLEM.encode())]
+            break
+        lines.append((name.encode(), value.encode()))
     body = response.body
-    if response.status not in (204, 304):
-        lines.append((b"content-length", str(len(body)).encode()))
-    else:
+    if response.status in (204, 304):
         body = b""
+    else:
+        lines.append((b"content-length", str(len(body)).encode()))
     await send({"type": "http.response.start", "status": response.status, "headers": lines})
     await send({"type": "http.response.body", "body": body})
