@@ -42,9 +42,13 @@ _ROOT: Final = "{http://schemas.xmlsoap.org/soap/encoding/}root"
 
 
 class VersionMismatch(BadMessage):
-    """An envelope of neither SOAP version, or not of a version that is served."""
+    """An envelope of neither SOAP version, or of a `version` that is not served."""
 
     code = "soap-version"
+
+    def __init__(self, detail: str, version: Version | None = None) -> None:
+        super().__init__(detail)
+        self.version = version
 
 
 class MustUnderstand(BadMessage):
@@ -293,14 +297,14 @@ def write_fault(
     VersionMismatch fault says which versions are read (section 5.4.7).
     """
     value = _CODES.get(code, {}).get(version, code)
-    text = escape(_printable(reason))
+    text = xml_text(reason)
     headers: list[bytes] = []
     if code == "VersionMismatch":
         headers.append(_UPGRADE)
     if version == "1.1":
         parts = f"<faultcode>soap:{value}</faultcode><faultstring>{text}</faultstring>"
         if actor:
-            parts += f"<faultactor>{escape(_printable(actor))}</faultactor>"
+            parts += f"<faultactor>{xml_text(actor)}</faultactor>"
         body = parts.encode()
         if detail:
             body += b"<detail>" + detail + b"</detail>"
@@ -321,7 +325,7 @@ def write_fault(
         f'<soap:Reason><soap:Text xml:lang="{lang}">{text}</soap:Text></soap:Reason>'
     )
     if actor:
-        parts += f"<soap:Role>{escape(_printable(actor))}</soap:Role>"
+        parts += f"<soap:Role>{xml_text(actor)}</soap:Role>"
     body = parts.encode()
     if detail:
         body += b"<soap:Detail>" + detail + b"</soap:Detail>"
@@ -335,9 +339,10 @@ _UPGRADE: Final = (
 ).encode()
 
 
-def _printable(text: str) -> str:
-    """`text` without what XML 1.0 cannot carry (section 2.2)."""
-    return "".join(c if _is_xml_char(ord(c)) else "\ufffd" for c in text)
+def xml_text(text: str) -> str:
+    """`text` escaped, for content and attributes, without what XML 1.0 cannot carry
+    (section 2.2)."""
+    return escape("".join(c if _is_xml_char(ord(c)) else "\ufffd" for c in text))
 
 
 def _is_xml_char(c: int) -> bool:
