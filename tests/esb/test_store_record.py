@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from esb.envelope import Body, Envelope, Headers, Outcome
 from esb.errors import BadMessage, RouteFailure
-from esb.store.record import MAX_DEPTH, Damaged, decode, digest, encode
+from esb.store.record import MAX_DEPTH, Damaged, _Record, decode, digest, encode
 
 offsets = st.integers(-14 * 60, 14 * 60).map(lambda m: timezone(timedelta(minutes=m)))
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -71,6 +71,12 @@ def same(one: Any, other: Any) -> bool:
     if isinstance(one, Decimal):
         return one.as_tuple() == other.as_tuple()
     return bool(one == other)
+
+
+def test_every_field_of_an_envelope_is_kept() -> None:
+    assert set(Envelope.__struct_fields__) - {"deadline"} == set(_Record.__struct_fields__) - {
+        "content_type"
+    }
 
 
 @given(envelopes)

@@ -1,0 +1,331 @@
+"""The bus's own queues, on a real store."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+from support.fake_build import FakeBuild
+from support.stores import message, opened
+from support.waiting import until
+
+from esb.adapter import DEAD, Source
+from esb.envelope import Envelope, Outcome
+from esb.errors import Overloaded, Rejected, Transient, Unreachable
+from esb.store import SqliteStore
+from esb_queue import SinkOptions, SourceOptions, adapter, channel
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
+    async with opened(tmp_path / "bus.db") as store:
+        yield store
+
+
+def source(store: SqliteStore, **options: Any) -> Source:
+    assert adapter.source is not None
+    options = {"name": "q", "backoff": "10ms..20ms", **options}
+    made: Source = adapter.source.make(
+        SourceOptions.model_validate(options), FakeBuild(store=store)
+    )
+    return made
+
+
+async def send(store: SqliteStore, *texts: str, **options: Any) -> None:
+    assert adapter.sink is not None
+    sink = adapter.sink.make(
+        SinkOptions.model_validate({"name": "q", **options}), FakeBuild(store=store)
+    )
+    for text in texts:
+        await sink.send(message(text))
+
+
+async def empty(store: SqliteStore) -> bool:
+    return "queue:q" not in await store.counts()
+
+
+class Collecting:
+    """A step that remembers, and fails as it is told."""
+
+    def __init__(self, *errors: Exception) -> None:
+        self.errors = list(errors)
+        self.seen: list[Envelope] = []
+
+    async def __call__(self, envelope: Envelope) -> Envelope:
+        self.seen.append(envelope)
+        if self.errors:
+            raise self.errors.pop(0)
+        return envelope
+
+    @property
+    def texts(self) -> list[str]:
+        return [envelope.body.text for envelope in self.seen]
+
+
+async def test_messages_go_through_and_are_forgotten(store: SqliteStore) -> None:
+    step = Collecting()
+    reader = source(store)
+    assert not reader.waits
+    assert not reader.health().up
+    await send(store, "1", "2")
+    await reader.start(step)
+    await send(store, "3")
+    await until(lambda: len(step.seen) == 3)
+    await until(lambda: empty(store))
+    assert reader.health().up
+    await reader.stop(5)
+    assert sorted(step.texts) == ["1", "2", "3"]
+    assert {envelope.attempt for envelope in step.seen} == {1}
+    assert await store.counts() == {}
+
+
+async def test_what_fails_for_now_comes_back_and_is_counted(store: SqliteStore) -> None:
+    step = Collecting(Unreachable("down"), Transient("busy"))
+    reader = source(store)
+    await send(store, "x")
+    await reader.start(step)
+    await until(lambda: len(step.seen) == 3)
+    await until(lambda: empty(store))
+    await reader.stop(5)
+    assert [envelope.attempt for envelope in step.seen] == [1, 2, 3]
+    assert len({envelope.id for envelope in step.seen}) == 1
+    assert await store.counts() == {}
+
+
+async def test_a_far_side_that_asks_for_time_gets_it(store: SqliteStore) -> None:
+    step = Collecting(Overloaded("busy", retry_after=200), Overloaded("busy", retry_after=1e9))
+    reader = source(store)
+    await send(store, "x", "y")
+    await reader.start(step)
+    await until(lambda: len(step.seen) == 2)
+    waiting = await until(lambda: _waiting(store))
+    await reader.stop(5)
+    later = [stored.due - stored.stored for stored in waiting]
+    assert 199 < later[0] < 260
+    assert 299 < later[1] < 360, "but no more than five minutes"
+    assert waiting[0].failure.code == "overloaded"
+
+
+async def _waiting(store: SqliteStore) -> Any:
+    found = await store.list(channel("q"))
+    return found if len(found) == 2 and all(stored.due for stored in found) else None
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "detail"),
+    [
+        (Rejected("not wanted"), "rejected", "not wanted"),
+        (ValueError("a bug with a secret"), "route-failure", "internal error"),
+    ],
+)
+async def test_what_fails_for_good_goes_to_the_dead_letters(
+    store: SqliteStore, error: Exception, code: str, detail: str
+) -> None:
+    step = Collecting(error)
+    reader = source(store)
+    await send(store, "bad")
+    await reader.start(step)
+    await send(store, "good")
+    await until(lambda: empty(store))
+    await reader.stop(5)
+    [dead] = await store.list(DEAD)
+    assert dead.envelope.body.text == "bad"
+    assert dead.failure is not None
+    assert (dead.failure.code, dead.failure.detail) == (code, detail)
+    assert (dead.failure.route, dead.failure.attempts) == ("test", 1)
+    assert step.texts == ["bad", "good"]
+
+
+async def test_a_delayed_message_is_not_seen_before(store: SqliteStore) -> None:
+    step = Collecting()
+    reader = source(store)
+    await reader.start(step)
+    await send(store, "late", delay="300ms")
+    await send(store, "soon")
+    await until(lambda: len(step.seen) == 2)
+    await reader.stop(5)
+    assert step.texts == ["soon", "late"]
+    [late] = [envelope for envelope in step.seen if envelope.body.text == "late"]
+    assert late.outcome is Outcome.MESSAGE
+
+
+async def test_no_more_at_a_time_than_wanted(store: SqliteStore) -> None:
+    running = most = 0
+    done = 0
+
+    async def step(envelope: Envelope) -> Envelope:
+        nonlocal running, most, done
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0.001)
+        running -= 1
+        done += 1
+        return envelope
+
+    await send(store, *map(str, range(30)))
+    reader = source(store, concurrency=3)
+    await reader.start(step)
+    await until(lambda: done == 30)
+    await reader.stop(5)
+    assert most == 3
+
+
+async def test_order_is_kept_though_one_fails(store: SqliteStore) -> None:
+    generator = random.Random(1)
+    passed: list[str] = []
+
+    async def step(envelope: Envelope) -> Envelope:
+        await asyncio.sleep(0)
+        if generator.random() < 0.3:
+            raise Transient("not now")
+        passed.append(envelope.body.text)
+        return envelope
+
+    texts = [str(i) for i in range(25)]
+    await send(store, *texts)
+    reader = source(store, order=True, backoff="1ms")
+    await reader.start(step)
+    await until(lambda: len(passed) == 25)
+    await reader.stop(5)
+    assert passed == texts
+
+
+async def test_several_routes_share_a_queue(store: SqliteStore) -> None:
+    steps = [Collecting() for _ in range(3)]
+    readers = [source(store, concurrency=2) for _ in steps]
+    for reader, step in zip(readers, steps, strict=True):
+        await reader.start(step)
+    await asyncio.gather(*(send(store, *map(str, range(i, 120, 6))) for i in range(6)))
+    await until(lambda: empty(store))
+    await asyncio.gather(*(reader.stop(5) for reader in readers))
+    assert sorted((text for step in steps for text in step.texts), key=int) == [
+        str(i) for i in range(120)
+    ]
+    assert await store.counts() == {}
+
+
+async def test_stop_lets_finish_what_is_in_the_step_and_gives_the_rest_back(
+    store: SqliteStore,
+) -> None:
+    begun: list[str] = []
+    finish = asyncio.Event()
+
+    async def step(envelope: Envelope) -> Envelope:
+        begun.append(envelope.body.text)
+        await finish.wait()
+        return envelope
+
+    await send(store, *map(str, range(8)))
+    reader = source(store, concurrency=3)
+    await reader.start(step)
+    await until(lambda: len(begun) == 3)
+    stopping = asyncio.create_task(reader.stop(30))
+    await asyncio.sleep(0)
+    finish.set()
+    await asyncio.wait_for(stopping, 10)
+    assert len(begun) == 3
+    assert not reader.health().up
+    left = await store.take(channel("q"), 10)
+    assert [stored.envelope.body.text for stored in left] == ["3", "4", "5", "6", "7"]
+    assert {stored.attempts for stored in left} == {0}
+
+
+async def test_what_does_not_finish_in_time_is_given_back(store: SqliteStore) -> None:
+    begun: list[str] = []
+
+    async def step(envelope: Envelope) -> Envelope:
+        begun.append(envelope.body.text)
+        await asyncio.Event().wait()
+        return envelope
+
+    await send(store, "1", "2", "3")
+    reader = source(store, concurrency=2)
+    await reader.start(step)
+    await until(lambda: len(begun) == 2)
+    await asyncio.wait_for(reader.stop(0.01), 10)
+    left = await store.take(channel("q"), 10)
+    assert [stored.envelope.body.text for stored in left] == ["1", "2", "3"]
+    # Another one, as after a reload, takes over.
+    for stored in left:
+        await store.move(stored.key, channel("q"))
+    step2 = Collecting()
+    await reader.start(step2)
+    await until(lambda: len(step2.seen) == 3)
+    await reader.stop(5)
+
+
+async def test_while_the_store_cannot_write_the_message_is_held_not_repeated(
+    store: SqliteStore,
+) -> None:
+    class Failing:
+        """The store, with a disk that refuses for a while."""
+
+        refusals = 3
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(store, name)
+
+        async def done(self, key: int, **more: Any) -> bool:
+            if self.refusals:
+                self.refusals -= 1
+                raise Transient("the store cannot be written")
+            return await store.done(key, **more)
+
+    failing = Failing()
+    step = Collecting()
+    reader = source(failing)  # type: ignore[arg-type]
+    await reader.start(step)
+    await send(store, "x")
+    await until(lambda: empty(store))
+    await reader.stop(5)
+    assert step.texts == ["x"]
+    assert failing.refusals == 0
+
+
+async def test_a_store_that_cannot_be_read_shows_and_passes(store: SqliteStore) -> None:
+    fails = True
+
+    class Failing:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(store, name)
+
+        async def take(self, channel: str, limit: int) -> Any:
+            if fails:
+                raise Transient("the store cannot be read")
+            return await store.take(channel, limit)
+
+    step = Collecting()
+    reader = source(Failing())  # type: ignore[arg-type]
+    await reader.start(step)
+    await until(lambda: not reader.health().up)
+    assert "cannot be read" in reader.health().detail
+    fails = False
+    await send(store, "x")
+    await until(lambda: step.seen)
+    await until(lambda: reader.health().up)
+    await reader.stop(5)
+
+
+async def test_a_message_outlives_the_process_that_sent_it(tmp_path: Path) -> None:
+    async with opened(tmp_path / "q.db") as store:
+        await send(store, "x")
+        await store.take(channel("q"), 1)
+    async with opened(tmp_path / "q.db") as store:
+        step = Collecting()
+        reader = source(store)
+        await reader.start(step)
+        await until(lambda: step.seen)
+        await reader.stop(5)
+
+
+@pytest.mark.parametrize("name", ["", "a b", "../x", "a:b", "-x", "x" * 201, "a\n"])
+def test_names_of_queues(name: str) -> None:
+    for options in (SourceOptions, SinkOptions):
+        with pytest.raises(ValidationError):
+            options.model_validate({"name": name})
+        assert options.model_validate({"name": "orders.in-1_a"})

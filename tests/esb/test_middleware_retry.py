@@ -1,0 +1,239 @@
+"""Retry: what is tried again, when, how often, and where it waits."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import REGISTRY
+from pydantic import ValidationError
+from support.stores import message, opened
+from support.waiting import Jumping, until
+
+from esb.adapter import DEAD
+from esb.envelope import Envelope, Outcome
+from esb.errors import (
+    EsbError,
+    OutcomeUnknown,
+    Overloaded,
+    Rejected,
+    TimedOut,
+    Transient,
+    Unreachable,
+)
+from esb.middleware.dead_letter import dead_letters
+from esb.middleware.retry import RetryOptions, park_channel, parked, retrying
+from esb.options import Range
+from esb.step import Step, wrap
+from esb.store import SqliteStore
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
+    async with opened(tmp_path / "bus.db") as store:
+        yield store
+
+
+class Failing:
+    """A step that raises each of `errors` in turn, then passes."""
+
+    def __init__(self, *errors: EsbError) -> None:
+        self.errors = list(errors)
+        self.attempts: list[int] = []
+
+    async def __call__(self, envelope: Envelope) -> Envelope:
+        self.attempts.append(envelope.attempt)
+        if self.errors:
+            raise self.errors.pop(0)
+        return envelope
+
+
+def around(step: Step, jumping: Jumping, **options: Any) -> Step:
+    """Retry without its jitter: each wait is as long as it may be."""
+    store = options.pop("store", None)
+    return retrying(
+        RetryOptions.model_validate(options),
+        route="r",
+        store=store,
+        clock=jumping.clock,
+        random=lambda: 1.0,
+    )(step)
+
+
+async def test_the_wait_doubles_up_to_the_longest() -> None:
+    jumping, step = Jumping(), Failing(*(Transient("no") for _ in range(6)))
+    result = await around(step, jumping, attempts=7, backoff="1s..6s")(message("x"))
+    assert jumping.slept == [1, 2, 4, 6, 6, 6]
+    assert len(step.attempts) == 7
+    assert result.outcome is Outcome.MESSAGE
+    assert result.attempt == 1, "a caller's message is as it was"
+
+
+async def test_it_gives_up_with_the_last_error() -> None:
+    jumping = Jumping()
+    step = Failing(Unreachable("one"), Unreachable("two"), TimedOut("three"), Transient("four"))
+    with pytest.raises(TimedOut, match="three") as caught:
+        await around(step, jumping, attempts=3)(message())
+    assert caught.value.attempts == 3
+    assert len(step.attempts) == 3
+
+
+@pytest.mark.parametrize("error", [Rejected("no"), OutcomeUnknown("who knows"), EsbError("?")])
+async def test_what_cannot_help_is_not_tried_again(error: EsbError) -> None:
+    jumping, step = Jumping(), Failing(error)
+    with pytest.raises(type(error)):
+        await around(step, jumping)(message())
+    assert jumping.slept == []
+    assert error.attempts == 1
+
+
+async def test_only_the_errors_that_were_named() -> None:
+    jumping = Jumping()
+    with pytest.raises(TimedOut):
+        await around(Failing(Unreachable("a"), TimedOut("b")), jumping, on=["unreachable"])(
+            message()
+        )
+    assert len(jumping.slept) == 1
+
+
+async def test_retry_after_is_heeded_and_capped() -> None:
+    jumping = Jumping()
+    step = Failing(
+        Overloaded("a", retry_after=7),
+        Overloaded("b", retry_after=0.1),
+        Overloaded("c", retry_after=1e9),
+    )
+    await around(step, jumping, backoff="1s..60s", retry_after_max="9s")(message())
+    assert jumping.slept == [7, 2, 9]
+
+
+async def test_no_wait_goes_beyond_the_callers_deadline() -> None:
+    jumping, step = Jumping(), Failing(*(Transient(str(i)) for i in range(9)))
+    begun = jumping.now
+    with pytest.raises(Transient, match="2"):
+        await around(step, jumping, attempts=9)(message(deadline=jumping.now + 5))
+    assert jumping.slept == [1, 2]
+    assert jumping.now - begun < 5
+
+
+@given(
+    st.integers(1, 2000),
+    st.floats(0.001, 100),
+    st.floats(1, 1000),
+    st.floats(0, 1, exclude_max=True),
+)
+def test_backoff_stays_in_its_range(
+    attempt: int, first: float, times: float, random: float
+) -> None:
+    backoff = Range(first=first, longest=first * times)
+    assert 0 <= backoff.delay(attempt, lambda: random) <= first * times
+    assert backoff.delay(1, lambda: 1.0) == min(first, first * times)
+
+
+def test_options() -> None:
+    for wrong in ({"attempts": 0}, {"backoff": "60s..1s"}, {"on": ["rejected"]}, {"tries": 3}):
+        with pytest.raises(ValidationError):
+            RetryOptions.model_validate(wrong)
+
+
+# --- parking --------------------------------------------------------------------------------------
+
+
+async def test_a_long_wait_is_spent_in_the_store(store: SqliteStore) -> None:
+    jumping, step = Jumping(), Failing(*(Transient("no") for _ in range(9)))
+    run = around(step, jumping, backoff="1s..60s", attempts=9, park_after="3s", store=store)
+    original = message("as it came", subject="s")
+    result = await run(original)
+    assert result.outcome is Outcome.ACCEPTED
+    assert jumping.slept == [1, 2]
+    [lying] = await store.list(park_channel("r"))
+    assert lying.envelope.body.raw == b"as it came"
+    assert (lying.envelope.id, lying.envelope.attempt) == (original.id, 1)
+    assert lying.attempts == 3
+    assert lying.due == jumping.now + 4
+    assert lying.failure is not None
+    assert (lying.failure.code, lying.failure.route) == ("transient", "r")
+    # The counting goes on where it stopped.
+    step.attempts.clear()
+    again = await run(lying.envelope.replace(attempt=lying.attempts + 1))
+    assert again.outcome is Outcome.ACCEPTED
+    assert step.attempts == [4]
+    assert jumping.slept == [1, 2]
+
+
+async def test_a_deadline_of_the_route_parks_what_nobody_waits_for(store: SqliteStore) -> None:
+    jumping, step = Jumping(), Failing(Transient("no"))
+    result = await around(step, jumping, store=store)(message(deadline=jumping.now + 0.5))
+    assert result.outcome is Outcome.ACCEPTED
+    assert await store.counts() == {park_channel("r"): 1}
+
+
+async def test_a_message_that_cannot_be_parked_waits_in_process(tmp_path: Path) -> None:
+    jumping, step = Jumping(), Failing(Transient("no"))
+    closed = SqliteStore(tmp_path / "never-opened.db")
+    result = await around(step, jumping, backoff="50s", store=closed)(message())
+    assert result.outcome is Outcome.MESSAGE
+    assert jumping.slept == [50]
+
+
+async def test_parked_messages_come_back_until_they_pass(store: SqliteStore) -> None:
+    step = Failing(*(Unreachable("down") for _ in range(3)))
+    options = RetryOptions(attempts=5, backoff=Range(first=0.001, longest=0.02), park_after=0.0)
+    run = wrap(
+        step, dead_letters(route="r", store=store), retrying(options, route="r", store=store)
+    )
+    worker = parked(store, "r")
+    await worker.start(run)
+    assert (await run(message())).outcome is Outcome.ACCEPTED
+    await until(lambda: len(step.attempts) == 4)
+    await until(lambda: _empty(store))
+    await worker.stop(5)
+    assert step.attempts == [1, 2, 3, 4]
+
+
+async def test_parked_messages_end_as_dead_letters_with_every_attempt_counted(
+    store: SqliteStore,
+) -> None:
+    step = Failing(*(Unreachable("down") for _ in range(99)))
+    options = RetryOptions(attempts=4, backoff=Range(first=0.001, longest=0.02), park_after=0.0)
+    run = wrap(
+        step, dead_letters(route="r", store=store), retrying(options, route="r", store=store)
+    )
+    worker = parked(store, "r")
+    await worker.start(run)
+    await run(message("x"))
+    await until(lambda: store.list(DEAD))
+    await worker.stop(5)
+    [dead] = await store.list(DEAD)
+    assert await store.counts() == {DEAD: 1}
+    assert dead.attempts == 4
+    assert dead.failure is not None
+    assert (dead.failure.code, dead.failure.attempts) == ("unreachable", 4)
+    assert step.attempts == [1, 2, 3, 4]
+
+
+async def _empty(store: SqliteStore) -> bool:
+    return await store.counts() == {}
+
+
+async def test_further_tries_are_counted(store: SqliteStore) -> None:
+    def count(how: str) -> float:
+        labels = {"route": "counted", "how": how}
+        return REGISTRY.get_sample_value("esb_retries_total", labels) or 0.0
+
+    jumping = Jumping()
+    run = retrying(
+        RetryOptions(park_after=1.5),
+        route="counted",
+        store=store,
+        clock=jumping.clock,
+        random=lambda: 1.0,
+    )
+    await run(Failing(Transient("a"), Transient("b")))(message())
+    assert (count("in-process"), count("parked")) == (1, 1)
+    assert time.time() < 1e11
