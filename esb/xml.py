@@ -9,6 +9,9 @@ many attributes on one element, is counted here before it is parsed.
 from __future__ import annotations
 
 import re
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from lxml import etree
 
@@ -90,3 +93,59 @@ def _check_counts(raw: bytes, what: str) -> None:
         if end < 0:
             return
         position = end
+
+
+class XmlFileError(ValueError):
+    """A file of the project that is not usable XML: `message`, and the `line` or 0."""
+
+    def __init__(self, message: str, file: Path, line: int = 0) -> None:
+        super().__init__(message)
+        self.message = message
+        self.file = file
+        self.line = line
+
+
+class FolderResolver(etree.Resolver):
+    """Serves what a document of the project includes or imports from one folder, nothing else.
+
+    `files` are those it served, `refused` what it did not, as the document names it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.resolve()
+        self.files: set[Path] = set()
+        self.refused: list[str] = []
+
+    def resolve(self, url: str, pubid: str, context: Any) -> Any:  # type: ignore[override]
+        """Called by lxml. Raises OSError for everything outside the folder or absent."""
+        parts = urlsplit(url)
+        if parts.scheme in ("", "file") and not parts.netloc:
+            file = Path(unquote(parts.path) if parts.scheme else url).resolve()
+            if file.is_relative_to(self.folder) and file.is_file():
+                self.files.add(file)
+                return self.resolve_filename(str(file), context)  # type: ignore[attr-defined]
+        self.refused.append(url)
+        raise OSError(f"{url} is not a file below {self.folder.name}/")
+
+
+def parse_file(path: Path, folder: Path) -> tuple[etree._Element, FolderResolver]:
+    """The root of an XML file of the project (a stylesheet, a schema, a WSDL).
+
+    What it includes or imports is later asked of the resolver, which serves files in `folder` only.
+    Raises XmlFileError if it is not XML or has a DOCTYPE.
+    """
+    parser = etree.XMLParser(**_OPTIONS)  # type: ignore[arg-type]
+    resolver = FolderResolver(folder)
+    parser.resolvers.add(resolver)
+    try:
+        root = etree.fromstring(path.read_bytes(), parser, base_url=str(path.resolve()))
+    except etree.XMLSyntaxError as e:
+        reason = str(e.msg).split(", line ")[0].strip()
+        raise XmlFileError(
+            f"this is not well-formed XML: {reason[:200]}", path, e.lineno or 0
+        ) from e
+    except OSError as e:
+        raise XmlFileError(f"{path.name} cannot be read", path) from e
+    if root.getroottree().docinfo.internalDTD is not None:
+        raise XmlFileError("a DOCTYPE is not allowed", path, 1)
+    return root, resolver

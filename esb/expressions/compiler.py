@@ -22,8 +22,8 @@ from esb.envelope import Envelope
 from esb.errors import EsbError, RouteFailure
 from esb.expressions import language
 from esb.expressions.language import MESSAGE, PARAMS, nearest, reason, to_text, truth
-from esb.expressions.queries import compile_jmespath, compile_xpath, xpath_variables
-from esb.expressions.sandbox import FILTERS, INSTEAD, TESTS, Sandbox, check_arguments
+from esb.expressions.queries import compile_jmespath, compile_xpath, xpath_namespaces
+from esb.expressions.sandbox import FILTERS, INSTEAD, TESTS, Sandbox, check_arguments, written
 
 MAX_SOURCE = 20_000
 FAILURES: Final = (
@@ -46,7 +46,10 @@ _FUNCTIONS: Final[dict[str, Callable[[], Any]]] = {
 _CALLED: Final = (*QUERIES, *_FUNCTIONS)
 
 _SANDBOX: Final = Sandbox()
-_CONTEXT: Final = _SANDBOX.from_string("").new_context()
+_PASSED: Final[dict[str, tuple[Any, ...]]] = {
+    "context": (_SANDBOX.from_string("").new_context(),),
+    "environment": (_SANDBOX,),
+}
 
 
 class ExpressionError(ValueError):
@@ -230,7 +233,7 @@ class _Parser:
 
 _Value = Callable[[Envelope], Any]
 _ALWAYS_TEXT: Final = frozenset(("path", "query"))
-_DASHED: Final = re.compile(r"([A-Za-z_][\w.]*?)\.([A-Za-z_]\w*(?:-[A-Za-z_]\w*)+)")
+DASHED: Final = re.compile(r"([A-Za-z_][\w.]*?)\.([A-Za-z_]\w*(?:-[A-Za-z_]\w*)+)")
 
 
 class _Compiler:
@@ -255,17 +258,6 @@ class _Compiler:
 
     def _error(self, node: nodes.Node, message: str, hint: str = "") -> ExpressionError:
         return ExpressionError(message, max(node.lineno - 1, 0), hint)
-
-    def _path(self, node: nodes.Node) -> str:
-        """How people would write a node, where it is a plain path."""
-        if isinstance(node, nodes.Name):
-            return node.name
-        if isinstance(node, nodes.Getattr):
-            return f"{self._path(node.node)}.{node.attr}"
-        if isinstance(node, nodes.Getitem):
-            key = node.arg.value if isinstance(node.arg, nodes.Const) else "..."
-            return f"{self._path(node.node)}[{key!r}]"
-        return "a value"
 
     # names
 
@@ -295,7 +287,7 @@ class _Compiler:
 
     def _dashed(self, node: nodes.Node) -> ExpressionError | None:
         """`headers.x-a` is a subtraction, which is never what was meant."""
-        for found in _DASHED.finditer(self.source):
+        for found in DASHED.finditer(self.source):
             if found.start() < node.lineno <= found.end():
                 head, tail = found[1], found[2]
                 return ExpressionError(
@@ -316,7 +308,7 @@ class _Compiler:
     # access
 
     def _getattr(self, node: nodes.Getattr) -> _Value:
-        key, path, owner = node.attr, self._path(node), node.node
+        key, path, owner = node.attr, written(node), node.node
         if isinstance(owner, nodes.Name) and owner.name == "message":
             return self._message_field(node, key)
         if isinstance(owner, nodes.Name) and owner.name in self.groups:
@@ -334,7 +326,7 @@ class _Compiler:
         return MESSAGE[key]
 
     def _getitem(self, node: nodes.Getitem) -> _Value:
-        path = self._path(node)
+        path = written(node)
         if isinstance(node.node, nodes.Name) and node.node.name == "message":
             if isinstance(node.arg, nodes.Const) and isinstance(node.arg.value, str):
                 return self._message_field(node, node.arg.value)
@@ -454,8 +446,8 @@ class _Compiler:
             ):
                 raise self._error(
                     text,
-                    f"{self._path(text)} is text and never equals a number",
-                    f"write `{self._path(text)} | int`, or {str(number.value)!r} in quotes",
+                    f"{written(text)} is text and never equals a number",
+                    f"write `{written(text)} | int`, or {str(number.value)!r} in quotes",
                 )
 
     # arithmetic and text
@@ -537,9 +529,7 @@ class _Compiler:
         self._check_named(node)
         inner = self.compile(node.node)
         args, kwargs = self._arguments(node)
-        passed: list[Any] = {"context": [_CONTEXT], "environment": [_SANDBOX]}.get(
-            getattr(getattr(function, "jinja_pass_arg", None), "name", ""), []
-        )
+        passed = _PASSED.get(getattr(getattr(function, "jinja_pass_arg", None), "name", ""), ())
         settle = language.settle
         if not args and not kwargs:
             return lambda e: settle(function(*passed, inner(e)))
@@ -610,7 +600,7 @@ class _Compiler:
         raise self._error(node, "only functions and methods can be called")
 
     def _method(self, node: nodes.Call, callee: nodes.Getattr) -> _Value:
-        name, path = callee.attr, self._path(callee)
+        name, path = callee.attr, written(callee)
         if name not in language.METHODS:
             meant = nearest(name, language.METHODS)
             hint = INSTEAD.get(name) or (f"did you mean {meant}()?" if meant else "")
@@ -643,24 +633,18 @@ class _Compiler:
                     raise ValueError("jmespath() takes nothing but the query")
                 query = compile_jmespath(source)
                 return lambda e: query(e.body)
-            variables = xpath_variables(source)
-            namespaces = {}
-            for key, each in _keywords(node):
-                if key in variables:
-                    continue
-                if not isinstance(each, nodes.Const) or not isinstance(each.value, str):
-                    raise ValueError(f"the XPath has no variable ${key}")
-                namespaces[key] = each.value
-            unset = variables - kwargs.keys()
-            if unset:
-                raise ValueError(f"the variable ${min(unset)} has no value")
+            constants = {
+                key: each.value if isinstance(each, nodes.Const) else None
+                for key, each in _keywords(node)
+            }
+            namespaces = xpath_namespaces(source, constants)
             query = compile_xpath(source, name, namespaces)
         except ValueError as e:
             hint = (
                 f"name it: {name}('...', prefix='urn:its-namespace')" if "prefix" in str(e) else ""
             )
             raise self._error(node.args[0], str(e), hint) from e
-        values = {key: value for key, value in kwargs.items() if key in variables}
+        values = {key: value for key, value in kwargs.items() if key not in namespaces}
         return lambda e: query(e.body, **{key: value(e) for key, value in values.items()})
 
 

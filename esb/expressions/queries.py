@@ -31,6 +31,22 @@ def xpath_variables(source: str) -> set[str]:
     return set(_VARIABLE.findall(_LITERAL.sub("''", source)))
 
 
+def xpath_namespaces(source: str, keywords: Mapping[str, Any]) -> dict[str, str]:
+    """What of the keywords of `xpath('//o:a[@id=$id]', o='urn:orders', id=body.id)` are prefixes.
+
+    Those that are no variable. Raises ValueError for a variable without a value, and for a prefix
+    whose namespace is not written out.
+    """
+    variables = xpath_variables(source)
+    namespaces = {name: value for name, value in keywords.items() if name not in variables}
+    for name, value in namespaces.items():
+        if not isinstance(value, str):
+            raise ValueError(f"the XPath has no variable ${name}")
+    if variables - keywords.keys():
+        raise ValueError(f"the variable ${min(variables - keywords.keys())} has no value")
+    return namespaces
+
+
 def compile_xpath(source: str, what: str, namespaces: Mapping[str, str]) -> Query:
     """Compile an XPath 1.0 expression.
 

@@ -359,10 +359,27 @@ def check_arguments(function: Callable[..., Any], given: int, names: Iterable[st
 # --- the environment -----------------------------------------------------------------------------
 
 
-class _Generator(CodeGenerator):
-    """Jinja2's compiler, taught Decimal literals and joining with a limit."""
+def written(node: nodes.Node) -> str:
+    """How people would write a node, where it is a plain path."""
+    if isinstance(node, nodes.Name):
+        return node.name
+    if isinstance(node, nodes.Getattr):
+        return f"{written(node.node)}.{node.attr}"
+    if isinstance(node, nodes.Getitem):
+        key = repr(node.arg.value) if isinstance(node.arg, nodes.Const) else "..."
+        return f"{written(node.node)}[{key}]"
+    return "a value"
 
-    def visit_Const(self, node: nodes.Const, frame: Frame) -> None:  # noqa: N802 - Jinja2's name
+
+class _Generator(CodeGenerator):
+    """Jinja2's compiler, taught Decimal literals, joining with a limit, and whole paths."""
+
+    def visit_Getattr(self, node: nodes.Getattr, frame: Frame) -> None:  # noqa: N802 - Jinja2's
+        self.write("environment.member(")
+        self.visit(node.node, frame)
+        self.write(f", {node.attr!r}, {written(node)!r})")
+
+    def visit_Const(self, node: nodes.Const, frame: Frame) -> None:  # noqa: N802
         if isinstance(node.value, Decimal):
             self.write(f"environment.decimal({str(node.value)!r})")
         else:
@@ -424,13 +441,17 @@ class Sandbox(ImmutableSandboxedEnvironment):
             loop.iter = counted.set_environment(self)
         return tree
 
-    def getattr(self, obj: Any, attribute: str) -> Any:
-        """`obj.attribute` in a template."""
+    def member(self, obj: Any, attribute: str, path: str) -> Any:
+        """`obj.attribute` in a template, where the whole of it reads `path`."""
         if isinstance(obj, _JINJA):
             return super().getattr(obj, attribute)
         if attribute in language.METHODS and isinstance(obj, str | datetime):
-            return language.method(obj, attribute, attribute)
-        return language.field(obj, attribute, attribute)
+            return language.method(obj, attribute, path)
+        return language.field(obj, attribute, path)
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        """`obj.attribute`, asked for by Jinja2 itself."""
+        return self.member(obj, attribute, attribute)
 
     def getitem(self, obj: Any, argument: Any) -> Any:
         """`obj[argument]` in a template."""

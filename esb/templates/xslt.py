@@ -1,0 +1,153 @@
+"""XSLT 1.0 stylesheets (libxslt), without access to any file or network.
+
+`document()` and `exsl:document` are denied when a stylesheet runs; what it imports or includes is
+read while it is compiled, from its own folder only. `xsl:message terminate="yes"` refuses the
+message with that text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from lxml import etree
+
+from esb.adapter import Expression
+from esb.envelope import Body, Envelope
+from esb.errors import BadMessage, RouteFailure
+from esb.expressions.language import MAX_TEXT, kind, to_text
+from esb.templates.errors import TemplateError
+from esb.xml import XmlFileError, parse_file
+
+_XSL = "{http://www.w3.org/1999/XSL/Transform}"
+_BY_METHOD = {"xml": "application/xml", "html": "text/html", "text": "text/plain"}
+
+
+class XsltTemplate:
+    """A compiled stylesheet; called with an envelope it gives the new body.
+
+    Raises BadMessage when the body is no XML or the stylesheet refuses it, RouteFailure when the
+    stylesheet itself fails. `files` are the files it is made of.
+    """
+
+    def __init__(
+        self,
+        transform: etree.XSLT,
+        content_type: str,
+        params: Mapping[str, Expression],
+        files: frozenset[Path],
+    ) -> None:
+        self.files = files
+        self._transform = transform
+        self._content_type = content_type
+        self._params = params
+
+    def __call__(self, envelope: Envelope) -> Body:
+        root = envelope.body.data
+        if not isinstance(root, etree._Element):
+            raise BadMessage(f"the body is {kind(root)}, XML was expected")
+        params = {
+            name: etree.XSLT.strparam(to_text(value(envelope)))
+            for name, value in self._params.items()
+        }
+        try:
+            raw = bytes(self._transform(root, **params))
+        except etree.XSLTApplyError as e:
+            raise _failed(e) from e
+        except etree.LxmlError as e:
+            raise RouteFailure("a stylesheet failed") from e
+        if len(raw) > MAX_TEXT:
+            raise RouteFailure("a stylesheet writes too much")
+        if not raw and not self._content_type.startswith("text/"):
+            raise RouteFailure("a stylesheet made nothing of the body")
+        return Body(raw, self._content_type)
+
+
+def compile_xslt(
+    path: Path,
+    content_type: str = "",
+    *,
+    folder: Path,
+    params: Mapping[str, Expression] | None = None,
+) -> XsltTemplate:
+    """Compile a stylesheet; what it imports or includes lies in `folder`.
+
+    Without a `content_type`, xsl:output says it (`media-type`, or its method). Its parameters get
+    the text of `params`. Raises TemplateError with file and line.
+    """
+    try:
+        root, resolver = parse_file(path, folder)
+    except XmlFileError as e:
+        raise TemplateError(e.message, str(path), e.line) from e
+    if root.tag not in (f"{_XSL}stylesheet", f"{_XSL}transform"):
+        raise TemplateError("this is no stylesheet", str(path), root.sourceline or 1)
+    declared = {
+        child.get("name") for child in root.iterchildren(f"{_XSL}param") if child.get("name")
+    }
+    for name in params or {}:
+        if name not in declared:
+            raise TemplateError(f"the stylesheet has no parameter {name}", str(path), 1)
+    try:
+        transform = etree.XSLT(root, access_control=etree.XSLTAccessControl.DENY_ALL, regexp=False)
+    except (etree.XSLTParseError, OSError) as e:
+        if resolver.refused:
+            raise TemplateError(
+                f"{resolver.refused[0]} cannot be imported",
+                str(path),
+                _line_of(root, resolver.refused[0]),
+                f"a stylesheet imports from {resolver.folder.name}/ only",
+            ) from e
+        raise _compile_error(e, path) from e
+    return XsltTemplate(
+        transform,
+        content_type or _declared_type(root),
+        dict(params or {}),
+        frozenset({path.resolve(), *resolver.files}),
+    )
+
+
+def _declared_type(root: etree._Element) -> str:
+    outputs = list(root.iterchildren(f"{_XSL}output"))
+
+    def last(name: str, default: str) -> str:
+        return next((o.get(name, "") for o in reversed(outputs) if o.get(name)), default)
+
+    media = last("media-type", _BY_METHOD.get(last("method", "xml"), "application/xml"))
+    charset = last("encoding", "utf-8")
+    return media if charset.lower() == "utf-8" else f"{media}; charset={charset}"
+
+
+def _line_of(root: etree._Element, href: str) -> int:
+    for node in root.iterchildren(f"{_XSL}import", f"{_XSL}include"):
+        if href.endswith(node.get("href", "\0").lstrip("./")):
+            return node.sourceline or 0
+    return 0
+
+
+def _compile_error(error: Exception, path: Path) -> TemplateError:
+    entries = list(getattr(error, "error_log", ()))
+    line = next((entry.line for entry in entries if entry.line), 0)
+    file = next((entry.filename for entry in entries if entry.line), "")
+    said = [
+        entry.message
+        for entry in entries
+        if not entry.message.startswith(("compilation error", "Invalid expression"))
+    ]
+    message = said[0] if said else str(error)
+    own = not file or file.startswith("<") or Path(file) == path.resolve()
+    return TemplateError(message[:300], str(path) if own else file, line)
+
+
+def _failed(error: etree.XSLTApplyError) -> BadMessage | RouteFailure:
+    # libxslt tells a terminating message and a failure apart only by what it logs beside it.
+    said = [entry.message for entry in error.error_log]
+    failed = [m for m in said if m.startswith(("runtime error", "xslt", "unknown error"))]
+    if not failed and said:
+        return BadMessage(said[-1].strip()[:500])
+    if any("infinite template recursion" in m for m in said):
+        return RouteFailure("a stylesheet calls itself without an end")
+    if any("rights for" in m for m in said):
+        return RouteFailure("a stylesheet wants to read or write a file, which is denied")
+    result = RouteFailure("a stylesheet failed")
+    result.add_note("; ".join(m for m in said if m != "unknown error")[:1000])
+    return result
