@@ -204,9 +204,9 @@ class Builder:
         path: YamlPath = ()
         value: Any = self.data if not self.fixed else None
         for part in loc:
-            if (isinstance(value, dict) and part in value) or (
-                isinstance(value, list) and isinstance(part, int) and part < len(value)
-            ):
+            if isinstance(value, dict) and part in value:
+                value = value[part]
+            elif isinstance(value, list) and isinstance(part, int) and part < len(value):
                 value = value[part]
             elif part is not loc[-1] and not self.fixed:
                 continue
