@@ -351,7 +351,7 @@ class Broker:
 
     def _wait_ready(self) -> None:
         deadline = time.monotonic() + START_TIMEOUT
-        while not _speaks_amqp(self.port):
+        while not speaks_amqp(self.port):
             if not self.running:
                 raise BrokerFailed(f"RabbitMQ ended while starting:\n{self._log_tail()}")
             if time.monotonic() > deadline:
@@ -413,7 +413,7 @@ def _wait_connect(port: int, process: subprocess.Popen[bytes]) -> None:
             time.sleep(0.02)
 
 
-def _speaks_amqp(port: int) -> bool:
+def speaks_amqp(port: int) -> bool:
     """Whether a broker answers the protocol header with Connection.Start (AMQP 0-9-1, 4.2.2)."""
     try:
         with socket.create_connection(("127.0.0.1", port), 2) as connection:

@@ -1,0 +1,343 @@
+"""What may be written under `amqp:` in YAML."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import unquote, urlsplit
+
+from pydantic import AfterValidator, Discriminator, Field, SecretStr, Tag, model_validator
+
+from esb.adapter import Build
+from esb.options import Backoff, Duration, Options, Range
+from esb_amqp.client import Address
+from esb_amqp.link import Settings
+
+_PORTS = {"amqp": 5672, "amqps": 5671}
+
+
+def parse_url(url: str) -> Address:
+    """Address and credentials from an AMQP URI (https://www.rabbitmq.com/docs/uri-spec).
+
+    Raises ValueError; its text holds nothing of the URL, which may have a password in it.
+    """
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise ValueError("this is no URL: amqp://user:password@host:5672/vhost") from None
+    if parts.scheme not in _PORTS or not parts.hostname:
+        raise ValueError("an AMQP URL is amqp://user:password@host:5672/vhost, or amqps://...")
+    if parts.query or parts.fragment:
+        raise ValueError("options belong beside the URL, not into it: heartbeat: 30s, tls: {...}")
+    return Address(
+        host=parts.hostname,
+        port=port or _PORTS[parts.scheme],
+        vhost=unquote(parts.path[1:]) or "/",
+        user=unquote(parts.username) if parts.username is not None else "guest",
+        password=unquote(parts.password) if parts.password is not None else "guest",
+        tls=parts.scheme == "amqps",
+    )
+
+
+def _checked_url(url: SecretStr) -> SecretStr:
+    parse_url(url.get_secret_value())
+    return url
+
+
+def _short(text: str) -> str:
+    if len(text.encode()) > 255:
+        raise ValueError("AMQP names have at most 255 bytes")
+    return text
+
+
+Name = Annotated[str, Field(min_length=1), AfterValidator(_short)]
+
+
+class Tls(Options):
+    """TLS towards the broker. Its certificate is always verified."""
+
+    ca: str | None = Field(
+        None, description="PEM file: trust these authorities instead of the system's."
+    )
+    cert: str | None = Field(None, description="PEM file: our certificate, shown when asked for.")
+    key: str | None = Field(None, description="PEM file: the private key of `cert`.")
+
+    @model_validator(mode="after")
+    def _pair(self) -> Tls:
+        if (self.cert is None) != (self.key is None):
+            raise ValueError("cert and key belong together")
+        return self
+
+
+class ConnectionOptions(Options):
+    """How to reach a broker; also what an entry under `connections:` may hold."""
+
+    url: Annotated[SecretStr, AfterValidator(_checked_url)] = Field(
+        SecretStr("amqp://localhost"),
+        description="The broker: amqp://user:password@host:5672/vhost, or amqps:// for TLS. "
+        "Write ${NAME} for secrets. User and password are guest where the URL has none.",
+    )
+    username: str | None = Field(None, description="The user, instead of the one in the URL.")
+    password: SecretStr | None = Field(
+        None, description="The password, instead of the one in the URL."
+    )
+    heartbeat: Duration = Field(
+        30.0, description="A broker not heard of for twice this long is lost; 0s: never."
+    )
+    connect_timeout: Duration = Field(10.0, description="Time to connect and log in.")
+    reconnect: Backoff = Field(
+        Range(first=0.5, longest=30.0),
+        description="Pauses between attempts to connect, and to open what the broker refused.",
+    )
+    name: str = Field("esb", description="How the connection is called on the broker.")
+    tls: Tls | None = Field(None, description="Own authorities, own certificate (with amqps://).")
+
+    @model_validator(mode="after")
+    def _tls_needs_amqps(self) -> ConnectionOptions:
+        if self.tls is not None and not parse_url(self.url.get_secret_value()).tls:
+            raise ValueError("tls needs an amqps:// URL")
+        return self
+
+    def settings(self, build: Build) -> tuple[Settings, ssl.SSLContext | None]:
+        """What connections with these options share. Records certificate files that are missing or
+        unusable as problems."""
+        address = parse_url(self.url.get_secret_value())
+        files: dict[str, str] = {}
+        for option in ("ca", "cert", "key"):
+            name = getattr(self.tls, option, None)
+            if name is not None:
+                files[option] = str(_credential_file(build, name, "tls", option))
+        settings = Settings(
+            address=Address(
+                host=address.host,
+                port=address.port,
+                vhost=address.vhost,
+                user=address.user if self.username is None else self.username,
+                password=address.password
+                if self.password is None
+                else self.password.get_secret_value(),
+                tls=address.tls,
+            ),
+            tls=tuple(files.items()) if address.tls else None,
+            heartbeat=self.heartbeat,
+            connect_timeout=self.connect_timeout,
+            name=self.name,
+            reconnect=(self.reconnect.first, self.reconnect.longest),
+        )
+        return settings, _tls_context(build, files) if address.tls else None
+
+
+def _credential_file(build: Build, name: str, *path: str) -> Path:
+    """A certificate or key: an absolute path as it is (they live outside projects), else a file of
+    the project."""
+    given = Path(name)
+    if not given.is_absolute():
+        return build.file(name, *path)
+    if not given.is_file():
+        raise build.problem(f"there is no file {name}", *path, code="missing-file")
+    return given
+
+
+def _tls_context(build: Build, files: dict[str, str]) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=files.get("ca"))
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        if "cert" in files:
+            context.load_cert_chain(files["cert"], files["key"], password=lambda: "")
+    except (ssl.SSLError, OSError, ValueError) as e:
+        raise build.problem(
+            "these files hold no usable certificates and key", "tls", code="tls"
+        ) from e
+    return context
+
+
+# --- what to declare -----------------------------------------------------------------------------
+
+
+class Binding(Options):
+    """One binding of a queue to an exchange."""
+
+    exchange: Name = Field(description="The exchange to bind to.")
+    routing_key: str = Field("", description="Binding key; `*` and `#` count in topic exchanges.")
+    type: Literal["direct", "fanout", "topic", "headers"] | None = Field(
+        None, description="Declare the exchange too, durable and of this type."
+    )
+    arguments: dict[str, Any] = Field(
+        default_factory=dict, description="Arguments of the binding (headers exchanges)."
+    )
+
+
+class DeadLetter(Options):
+    """Where the broker puts what is refused, expired or over the limit."""
+
+    exchange: str = Field("", description="Dead-letter exchange; empty is the default exchange.")
+    routing_key: str | None = Field(
+        None, description="Routing key for dead letters; the message's own if left out."
+    )
+
+
+class QueueDeclaration(Options):
+    """A queue to declare. One that exists with other properties is an error, told and retried."""
+
+    type: Literal["classic", "quorum"] | None = Field(
+        None,
+        description="quorum: replicated, for messages that must survive a node; left out, the "
+        "broker's default (classic, unless it was told otherwise).",
+    )
+    durable: bool = Field(True, description="Survives a restart of the broker.")
+    exclusive: bool = Field(False, description="Only for this connection; gone with it.")
+    auto_delete: bool = Field(False, description="Deleted when its last consumer leaves.")
+    arguments: dict[str, Any] = Field(
+        default_factory=dict, description="Further arguments: {x-max-length: 100000}."
+    )
+    dead_letter: DeadLetter | None = Field(
+        None, description="Where the broker puts what is refused (x-dead-letter-exchange)."
+    )
+    bind: list[Binding] = Field(default_factory=list, description="Exchanges to bind it to.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> QueueDeclaration:
+        if not self.durable and not self.exclusive:
+            raise ValueError("a queue that is not durable must be exclusive: brokers refuse others")
+        if self.type == "quorum" and (self.exclusive or self.auto_delete):
+            raise ValueError("a quorum queue is neither exclusive nor auto_delete")
+        return self
+
+    def all_arguments(self) -> dict[str, Any]:
+        """The arguments of queue.declare."""
+        arguments = dict(self.arguments)
+        if self.type is not None:
+            arguments["x-queue-type"] = self.type
+        if self.dead_letter is not None:
+            arguments["x-dead-letter-exchange"] = self.dead_letter.exchange
+            if self.dead_letter.routing_key is not None:
+                arguments["x-dead-letter-routing-key"] = self.dead_letter.routing_key
+        return arguments
+
+
+class ExchangeDeclaration(Options):
+    """An exchange to declare. One that exists with other properties is an error."""
+
+    type: Literal["direct", "fanout", "topic", "headers"] = Field(description="Kind of exchange.")
+    durable: bool = Field(True, description="Survives a restart of the broker.")
+    auto_delete: bool = Field(False, description="Deleted when its last binding goes.")
+    arguments: dict[str, Any] = Field(
+        default_factory=dict, description="Further arguments: {alternate-exchange: lost}."
+    )
+
+
+def _kind(value: Any) -> str:
+    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+    return "exchange" if kind in ("direct", "fanout", "topic", "headers") else "queue"
+
+
+TargetDeclaration = Annotated[
+    Annotated[QueueDeclaration, Tag("queue")] | Annotated[ExchangeDeclaration, Tag("exchange")],
+    Discriminator(_kind),
+]
+
+
+# --- endpoints -----------------------------------------------------------------------------------
+
+
+class SourceOptions(ConnectionOptions):
+    """Consume a queue: a message is acknowledged when the route is through with it."""
+
+    queue: Name = Field(description="The queue to consume.")
+    declare: QueueDeclaration | None = Field(
+        None, description="Declare the queue first; left out, it must exist."
+    )
+    prefetch: int = Field(
+        100, ge=1, le=65_535, description="Most messages in the route at the same time."
+    )
+    order: bool = Field(
+        False,
+        description="One message at a time, in the order of the queue; one that fails comes again "
+        "before the next. (Other consumers of the queue: see x-single-active-consumer.)",
+    )
+    exclusive: bool = Field(False, description="Be the only consumer of the queue.")
+    hold: Backoff = Field(
+        Range(first=1.0, longest=60.0),
+        description="How long a message whose failure may pass is held before it goes back to the "
+        "queue; longer each time.",
+    )
+    reject: Literal["dead", "requeue"] = Field(
+        "dead",
+        description="A message that can never succeed and that the route could not put aside: "
+        "dead: refused, to the queue's dead-letter exchange if it has one; requeue: held and put "
+        "back.",
+    )
+    reply_to: list[str] = Field(
+        ["amq.rabbitmq.reply-to.", "amq.gen-"],
+        description="Queues that a sender may name for the answer, by the beginning of their name; "
+        "a sender's other reply_to is ignored.",
+    )
+    arguments: dict[str, Any] = Field(
+        default_factory=dict, description="Arguments of the consumer: {x-priority: 10}."
+    )
+
+
+class TargetOptions(ConnectionOptions):
+    """Where to publish, and what."""
+
+    exchange: Name | None = Field(None, description="The exchange to publish to.")
+    routing_key: str = Field("", description="Its routing key: text with {{ }}.")
+    queue: str | None = Field(
+        None, description="Instead of an exchange: the queue to publish to, text with {{ }}."
+    )
+    declare: TargetDeclaration | None = Field(
+        None,
+        description="Declare the exchange or the queue first; left out, an exchange must exist "
+        "and a message for a queue that does not is refused.",
+    )
+    persistent: bool = Field(True, description="The broker writes the message to its disk.")
+    priority: int | None = Field(
+        None, ge=0, le=255, description="Priority; left out, the one the message came with."
+    )
+    headers: dict[str, str] = Field(
+        default_factory=dict, description="Headers to send; values are text with {{ }}."
+    )
+    forward_headers: bool | list[str] = Field(
+        True,
+        description="Send the message's headers on: true for all but credentials and what only "
+        "concerns one connection or the broker itself, false for none, or names.",
+    )
+
+    @model_validator(mode="after")
+    def _one_target(self) -> TargetOptions:
+        if (self.exchange is None) == (self.queue is None):
+            raise ValueError("give either an exchange (and routing_key) or a queue")
+        if self.queue is not None and self.routing_key:
+            raise ValueError("a queue needs no routing_key: its name is the key")
+        wanted = QueueDeclaration if self.queue is not None else ExchangeDeclaration
+        if self.declare is not None and not isinstance(self.declare, wanted):
+            kinds = "classic or quorum" if self.queue is not None else "direct, fanout, topic, ..."
+            raise ValueError(f"declare has the wrong type for this target: {kinds}")
+        if self.declare is not None and "{{" in (self.queue or ""):
+            raise ValueError("a queue whose name is text with {{ }} cannot be declared")
+        return self
+
+
+class SinkOptions(TargetOptions):
+    """Publish and wait for the broker's confirm."""
+
+    mandatory: bool = Field(
+        True, description="A message that reaches no queue is an error, not lost in silence."
+    )
+    expiration: Duration | None = Field(
+        None, description="The broker drops the message after this time in a queue."
+    )
+    timeout: Duration = Field(10.0, description="Time until the broker has confirmed.")
+
+
+class CallerOptions(TargetOptions):
+    """Publish a request and wait for its reply (direct reply-to)."""
+
+    persistent: bool = Field(False, description="The broker writes the request to its disk.")
+    timeout: Duration = Field(30.0, description="Time until the reply is there.")
+    idempotent: bool = Field(
+        False,
+        description="Asking twice does no harm: a request whose outcome is unknown may be retried.",
+    )

@@ -1,0 +1,253 @@
+"""Publishing: one-way with the broker's confirm, and request-reply."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any, Final
+
+from esb.adapter import Build, Text
+from esb.envelope import Envelope, parse_content_type
+from esb.errors import Fault, OutcomeUnknown, RouteFailure, TimedOut, Unreachable
+from esb_amqp.client import Channel, Delivery
+from esb_amqp.link import Lane, Link, shared_link
+from esb_amqp.mapping import from_delivery, refused_header, to_properties
+from esb_amqp.options import (
+    CallerOptions,
+    ExchangeDeclaration,
+    QueueDeclaration,
+    SinkOptions,
+    TargetOptions,
+)
+
+REPLIES: Final = "amq.rabbitmq.reply-to"
+"""The pseudo-queue of https://www.rabbitmq.com/docs/direct-reply-to."""
+PROBLEM: Final = "application/problem+json"
+
+
+async def declare_queue(channel: Channel, name: str, declaration: QueueDeclaration) -> None:
+    """Declare a queue and its bindings."""
+    await channel.declare_queue(
+        name,
+        durable=declaration.durable,
+        exclusive=declaration.exclusive,
+        auto_delete=declaration.auto_delete,
+        arguments=declaration.all_arguments(),
+    )
+    for binding in declaration.bind:
+        if binding.type is not None:
+            await channel.declare_exchange(binding.exchange, binding.type)
+        await channel.bind_queue(name, binding.exchange, binding.routing_key, binding.arguments)
+
+
+class _Target:
+    """Where and how an endpoint publishes, compiled from its options."""
+
+    def __init__(self, options: TargetOptions, build: Build) -> None:
+        self.options = options
+        self.exchange = options.exchange or ""
+        by_queue = options.queue is not None
+        self._key: Text = (
+            build.text(options.queue or "", "queue")
+            if by_queue
+            else build.text(options.routing_key, "routing_key")
+        )
+        self._by_queue = by_queue
+        self._own: list[tuple[str, Text]] = []
+        for name, value in options.headers.items():
+            if refused_header(name):
+                build.problem(f"{name} cannot be set here", "headers", name, key=True)
+                continue
+            self._own.append((name, build.text(value, "headers", name)))
+        self.forward = _forward(options.forward_headers)
+        self.what = f"exchange '{self.exchange}'" if self.exchange else f"queue '{options.queue}'"
+        self.id = options.declare.model_dump_json() if options.declare else ""
+
+    def key(self, envelope: Envelope) -> str:
+        """The routing key. Raises RouteFailure."""
+        key = self._key(envelope)
+        if self._by_queue and not key:
+            raise RouteFailure("the name of the queue to publish to is empty")
+        return key
+
+    def own(self, envelope: Envelope) -> dict[str, str]:
+        """The route's own headers. Raises RouteFailure."""
+        return {name: text(envelope) for name, text in self._own}
+
+    async def prepare(self, channel: Channel) -> None:
+        """Declare what is to be declared; otherwise check that the exchange exists."""
+        declaration = self.options.declare
+        if isinstance(declaration, QueueDeclaration):
+            await declare_queue(channel, self.options.queue or "", declaration)
+        elif isinstance(declaration, ExchangeDeclaration):
+            await channel.declare_exchange(
+                self.exchange,
+                declaration.type,
+                durable=declaration.durable,
+                auto_delete=declaration.auto_delete,
+                arguments=declaration.arguments,
+            )
+        elif self.exchange:
+            await channel.declare_exchange(self.exchange, passive=True)
+
+
+def _forward(option: bool | list[str]) -> Callable[[str], bool] | None:
+    if option is True:
+        return None
+    names = frozenset(name.lower() for name in option or ())
+    return names.__contains__
+
+
+class AmqpSink:
+    """Channel adapter, one-way: `send: {amqp: ...}`. Many sends wait for their confirms at once."""
+
+    def __init__(self, options: SinkOptions, build: Build) -> None:
+        self._options = options
+        self._target = _Target(options, build)
+        settings, tls = options.settings(build)
+        link = shared_link(build, "out", settings, tls)
+        # The same exchange or queue is one lane, whichever routes publish to it.
+        self._lane = build.shared(
+            (f"amqp {self._target.what} at {settings.address}", settings, self._target.id),
+            lambda: Lane(link, self._target.what, self._target.prepare, confirms=True),
+        )
+
+    async def send(self, envelope: Envelope) -> None:
+        """Publish and return when the broker has confirmed.
+
+        Raises Unreachable (nothing was sent), TimedOut (sent, not confirmed: sending again is safe,
+        the message id is the same), Overloaded, Rejected (no queue takes it), Denied, TooLarge.
+        """
+        options = self._options
+        timeout = _remaining(options.timeout, envelope)
+        until = time.monotonic() + timeout
+        key = self._target.key(envelope)
+        properties = to_properties(
+            envelope,
+            forward=self._target.forward,
+            own=self._target.own(envelope),
+            persistent=options.persistent,
+            priority=options.priority,
+            expiration=options.expiration,
+        )
+        channel = await self._lane.channel(timeout)
+        await channel.publish(
+            self._target.exchange,
+            key,
+            properties,
+            envelope.body.raw,
+            mandatory=options.mandatory,
+            timeout=max(0.0, until - time.monotonic()),
+        )
+
+
+class _Replies(Lane):
+    """A channel that asks and hears the replies, which the broker ties to the channel that asked.
+
+    waiting: who waits, by correlation id.
+    """
+
+    def __init__(self, link: Link, target: _Target) -> None:
+        self.waiting: dict[str, asyncio.Future[Delivery]] = {}
+        self._target = target
+        super().__init__(link, target.what, self._consume, confirms=True)
+
+    async def _consume(self, channel: Channel) -> None:
+        await self._target.prepare(channel)
+        await channel.consume(REPLIES, self._on_reply, tag="replies", no_ack=True)
+
+    def _on_reply(self, delivery: Delivery) -> None:
+        waiting = self.waiting.get(delivery.properties.correlation_id)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(delivery)
+
+
+class AmqpCaller:
+    """Request-reply: `call: {amqp: ...}`, over the broker's direct reply-to."""
+
+    def __init__(self, options: CallerOptions, build: Build) -> None:
+        self._options = options
+        self._target = _Target(options, build)
+        settings, tls = options.settings(build)
+        link = shared_link(build, "out", settings, tls)
+        self._replies = build.shared(
+            (f"amqp calls to {self._target.what} at {settings.address}", settings, self._target.id),
+            lambda: _Replies(link, self._target),
+        )
+
+    async def call(self, envelope: Envelope) -> Envelope:
+        """Publish the request and return its reply.
+
+        Raises what `send` raises; Fault for a reply that is a problem (RFC 9457); and when the
+        request was taken and no reply came, OutcomeUnknown, or TimedOut if that is idempotent.
+        """
+        options = self._options
+        timeout = _remaining(options.timeout, envelope)
+        until = time.monotonic() + timeout
+        key = self._target.key(envelope)
+        correlation = uuid.uuid4().hex
+        properties = to_properties(
+            envelope,
+            forward=self._target.forward,
+            own=self._target.own(envelope),
+            persistent=options.persistent,
+            priority=options.priority,
+            expiration=timeout,  # nobody waits for the answer any more after that
+        )
+        properties.reply_to = REPLIES
+        properties.correlation_id = correlation
+        channel = await self._replies.channel(timeout)
+        reply = self._replies.waiting[correlation] = asyncio.get_running_loop().create_future()
+        try:
+            await channel.publish(
+                self._target.exchange,
+                key,
+                properties,
+                envelope.body.raw,
+                timeout=max(0.0, until - time.monotonic()),
+            )
+            return _answer(envelope, await self._reply(reply, channel, until, timeout))
+        except TimedOut as e:
+            if options.idempotent:
+                raise
+            raise OutcomeUnknown(e.detail) from e
+        finally:
+            del self._replies.waiting[correlation]
+
+    async def _reply(
+        self, reply: asyncio.Future[Delivery], channel: Channel, until: float, timeout: float
+    ) -> Delivery:
+        left = max(0.0, until - time.monotonic())
+        either: list[asyncio.Future[Any]] = [reply, channel.closed]
+        await asyncio.wait(either, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        if reply.done():
+            return reply.result()
+        reply.cancel()
+        if not channel.is_open:
+            try:
+                channel.check()
+            except Unreachable as e:
+                raise TimedOut(f"{e.detail}, before the reply came") from e
+        raise TimedOut(f"no reply within {timeout:g} s")
+
+
+def _answer(envelope: Envelope, delivery: Delivery) -> Envelope:
+    answer = from_delivery(delivery, REPLIES)
+    if parse_content_type(answer.content_type).essence == PROBLEM:
+        problem = answer.body.data if isinstance(answer.body.data, dict) else {}
+        raise Fault(
+            str(problem.get("detail") or problem.get("title") or "the service answered an error"),
+            party="sender" if str(problem.get("status", ""))[:1] == "4" else "receiver",
+            type=str(problem.get("type", "")),
+            data=problem,
+        )
+    return envelope.reply(answer.body, answer.headers, answer.params["amqp"])
+
+
+def _remaining(timeout: float, envelope: Envelope) -> float:
+    """Seconds left: `timeout`, or less if the caller's deadline comes first."""
+    if envelope.deadline is None:
+        return timeout
+    return max(0.0, min(timeout, envelope.deadline - time.monotonic()))
