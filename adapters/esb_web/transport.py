@@ -116,7 +116,7 @@ class Pool:
         except (TimeoutError, OSError, aiohttp.ClientError, HttpProcessingError) as e:
             error = _translated(e, progress, idempotent)
             error.add_note(f"{method} {url.partition('?')[0]}: {_reason(e)}")
-            raise error from e
+            raise error from None  # the library's own text may hold the query and its secrets
         except BadReply as e:
             e.add_note(f"{method} {url.partition('?')[0]}: status {progress.status}")
             raise
@@ -184,7 +184,8 @@ def _translated(e: Exception, progress: _Progress, idempotent: bool) -> EsbError
 
 
 def _reason(e: Exception) -> str:
-    return f"{type(e).__name__}: {e}" if str(e) else type(e).__name__
+    text = e.message if isinstance(e, aiohttp.ClientResponseError) else str(e)
+    return f"{type(e).__name__}: {text}" if text else type(e).__name__
 
 
 def _headers(response: aiohttp.ClientResponse) -> Headers:

@@ -1,0 +1,21 @@
+"""What speaks HTTP runs on uvloop, as the bus does; its listener on asyncio's own loop as well."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+import pytest
+import uvloop
+
+Factory = Callable[[], asyncio.AbstractEventLoop]
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Factory] | None:
+    name = item.path.name
+    if not name.startswith(("test_web_", "test_http")):
+        return None
+    loops: dict[str, Factory] = {"uvloop": uvloop.new_event_loop}
+    if name == "test_web_listener.py":
+        loops["asyncio"] = asyncio.new_event_loop
+    return loops
