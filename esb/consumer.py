@@ -120,9 +120,11 @@ class Consumer:
                 if not self._ahead:
                     await self._store.wait(self._channel, LOOK_AGAIN)
                 failures, self._trouble = 0, ""
-            except EsbError as e:
+            except Exception as e:
                 failures += 1
-                self._trouble = e.detail
+                self._trouble = e.detail if isinstance(e, EsbError) else "internal error"
+                if not isinstance(e, EsbError):
+                    log.error("taking messages failed", channel=self._channel, exc_info=e)
                 await self._clock.sleep(self._backoff.delay(failures))
         return self._ahead.popleft()
 
@@ -169,7 +171,7 @@ class Consumer:
         while True:
             try:
                 await write()
-            except Transient as e:
+            except EsbError as e:
                 failures += 1
                 self._trouble = e.detail
                 await self._clock.sleep(self._backoff.delay(failures))

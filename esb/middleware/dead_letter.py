@@ -11,7 +11,7 @@ import structlog
 from esb.adapter import DEAD, Failure, Sink, Store
 from esb.clock import REAL, Clock
 from esb.envelope import Envelope, HeaderValue, Outcome
-from esb.errors import BadMessage, Denied, EsbError, Transient
+from esb.errors import BadMessage, Denied, EsbError, Permanent, Transient
 from esb.middleware.metrics import DEAD_LETTERS
 from esb.middleware.trace import internal_error
 from esb.step import Middleware, Step
@@ -64,8 +64,8 @@ def dead_letters(
         try:
             async with asyncio.timeout(sink_timeout):
                 await sink.send(_labelled(envelope, failure))
-        except (EsbError, TimeoutError) as e:
-            log.warning("the dead letter could not be sent", message=envelope.id, error=str(e))
+        except Exception as e:  # noqa: BLE001 - whatever the sink's trouble, the store is left
+            log.warning("the dead letter could not be sent", message=envelope.id, error=repr(e))
             return False
         return True
 
@@ -73,9 +73,15 @@ def dead_letters(
         if store is None:
             return False
         try:
-            await store.put(DEAD, envelope, attempts=failure.attempts, failure=failure)
-        except EsbError as e:
-            log.error("the dead letter could not be stored", message=envelope.id, error=str(e))
+            try:
+                await store.put(DEAD, envelope, attempts=failure.attempts, failure=failure)
+            except Permanent as e:
+                log.error(
+                    "a dead letter is kept without headers", message=envelope.id, error=str(e)
+                )
+                await store.put(DEAD, _bare(envelope), attempts=failure.attempts, failure=failure)
+        except Exception as e:  # noqa: BLE001 - the source learns of it, and keeps the message
+            log.error("the dead letter could not be stored", message=envelope.id, error=repr(e))
             return False
         return True
 
@@ -101,10 +107,20 @@ def dead_letters(
     return middleware
 
 
+def _readable(text: str) -> str:
+    return _CONTROL.sub(" ", text)[:500].encode(errors="backslashreplace").decode()
+
+
+def _bare(envelope: Envelope) -> Envelope:
+    """What can be stored of a message that as a whole cannot: its bytes, under its id."""
+    ident = envelope.id.encode("ascii", "backslashreplace").decode()
+    return Envelope(body=envelope.body, id=ident, time=envelope.time)
+
+
 def _labelled(envelope: Envelope, failure: Failure) -> Envelope:
     labels: dict[str, HeaderValue] = {
         "x-esb-error-code": failure.code,
-        "x-esb-error-detail": _CONTROL.sub(" ", failure.detail)[:500],
+        "x-esb-error-detail": _readable(failure.detail),
         "x-esb-route": failure.route,
         "x-esb-step": failure.step,
         "x-esb-attempts": str(failure.attempts),

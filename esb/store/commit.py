@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import apsw
 import structlog
 
-from esb.errors import EsbError, Overloaded, TooLarge, Transient
+from esb.errors import EsbError, Overloaded, RouteFailure, TooLarge, Transient
 
 T = TypeVar("T")
 log = structlog.get_logger("esb.store")
@@ -31,6 +31,14 @@ MOST_AT_ONCE = 1000
 CHECKPOINT_PAGES = 1000
 """The log is written back into the database when it is this long (SQLite's own default)."""
 
+_CONCERNS_ALL = (
+    apsw.BusyError,
+    apsw.LockedError,
+    apsw.IOError,
+    apsw.CorruptError,
+    apsw.NotADBError,
+    apsw.ReadOnlyError,
+)
 _FSYNC_FAILED = frozenset({apsw.SQLITE_IOERR_FSYNC, apsw.SQLITE_IOERR_DIR_FSYNC})
 FULL = "the store has no room"
 RETRY_AFTER = 10.0
@@ -150,15 +158,16 @@ class GroupCommit:
     def _commit(self, jobs: list[_Job]) -> None:
         try:
             self._transact(jobs)
-        except apsw.FullError:
-            # Alone, those that free room or need little may still pass.
-            for job in jobs:
-                try:
-                    self._transact([job])
-                except apsw.Error as e:
-                    self._refuse([job], e)
-        except apsw.Error as e:
+        except _CONCERNS_ALL as e:
             self._refuse(jobs, e)
+        except Exception as e:  # noqa: BLE001 - the thread must outlive whatever one job does
+            if len(jobs) == 1:
+                self._refuse(jobs, e)
+                return
+            # Alone, those pass that are not to blame, or that free room where there is none.
+            for job in jobs:
+                job.error = None
+                self._commit([job])
 
     def _transact(self, jobs: list[_Job]) -> None:
         if self.failure:
@@ -182,13 +191,13 @@ class GroupCommit:
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._ring, effects.rung)
 
-    def _refuse(self, jobs: list[_Job], cause: apsw.Error) -> None:
+    def _refuse(self, jobs: list[_Job], cause: Exception) -> None:
         for job in jobs:
             job.error = self._translate(cause)
         if not self.failure:
             log.warning("the store could not be written", error=str(cause))
 
-    def _translate(self, cause: apsw.Error) -> EsbError:
+    def _translate(self, cause: Exception) -> EsbError:
         match cause:
             case apsw.FullError():
                 return Overloaded(FULL, retry_after=RETRY_AFTER)
@@ -200,6 +209,11 @@ class GroupCommit:
                 self.fail("a write to the disk was not confirmed")
             case apsw.CorruptError() | apsw.NotADBError():
                 self.fail("its file is damaged")
+            case apsw.Error():
+                pass
+            case _:
+                log.error("the store failed to write a message", exc_info=cause)
+                return RouteFailure("the message cannot be stored")
         return Transient(self.failure or "the store cannot be written")
 
     def _count_pages(self, _db: apsw.Connection, _name: str, pages: int) -> int:

@@ -345,7 +345,14 @@ def _moving(
 
 
 def _pack(failure: Failure | None) -> bytes | None:
-    return None if failure is None else msgspec.msgpack.encode(failure)
+    if failure is None:
+        return None
+    try:
+        return msgspec.msgpack.encode(failure)
+    except UnicodeEncodeError:
+        # A reason may quote what was wrong with a message, and must not itself be what is wrong.
+        detail = failure.detail.encode(errors="backslashreplace").decode()
+        return msgspec.msgpack.encode(msgspec.structs.replace(failure, detail=detail))
 
 
 def _sync_folder(folder: Path) -> None:

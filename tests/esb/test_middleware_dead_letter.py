@@ -95,7 +95,13 @@ async def test_a_sink_gets_it_with_headers_that_cannot_be_split() -> None:
 
 
 @pytest.mark.parametrize(
-    "sink", [Sending(Unreachable("broker down")), Sending(Rejected("x")), Sending(hangs=True)]
+    "sink",
+    [
+        Sending(Unreachable("broker down")),
+        Sending(Rejected("x")),
+        Sending(ValueError("a bug")),
+        Sending(hangs=True),
+    ],
 )
 async def test_a_sink_that_fails_is_replaced_by_the_store(
     store: SqliteStore, sink: Sending
@@ -161,3 +167,16 @@ async def test_a_callers_own_mistake_is_told_to_the_caller_alone(
     result = await dead_letters(route="r", sink=sink)(raising(error))(message())
     assert result.outcome is Outcome.DEAD
     assert len(sink.got) == 1
+
+
+async def test_a_message_that_cannot_be_stored_whole_is_no_poison(store: SqliteStore) -> None:
+    """Else it would be given back, come again and be given back for ever."""
+    poison = message("x", id="id-\ud800", headers=Headers([("a", "\ud800")]), subject="\ud800")
+    result = await dead_letters(route="r", store=store)(raising(Rejected("quoting \ud800")))(poison)
+    assert result.outcome is Outcome.DEAD
+    [dead] = await store.list(DEAD)
+    assert dead.envelope.body.raw == b"x"
+    assert dead.envelope.id == r"id-\ud800"
+    sink = Sending()
+    await dead_letters(route="r", sink=sink)(raising(Rejected("quoting \ud800")))(poison)
+    assert sink.got[0].headers.get("x-esb-error-detail") == r"quoting \ud800"

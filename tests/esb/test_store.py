@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import apsw
+import msgspec
 import pytest
 from support.stores import broken_disk, message, opened
 from support.waiting import Jumping, until
 
 from esb.adapter import Failure, Resource
 from esb.envelope import Body, Envelope
-from esb.errors import BadMessage, Overloaded, Transient
+from esb.errors import BadMessage, Overloaded, RouteFailure, Transient
 from esb.store import DAMAGED, SqliteStore, StoreOptions, StoreUnusable, open_store
 from esb.store import commit as commit_module
 from esb.store import sqlite as sqlite_module
@@ -487,3 +488,21 @@ async def test_one_bad_message_does_not_spoil_the_commit_it_shares(tmp_path: Pat
         with pytest.raises(BadMessage):
             await store.put("a", message(subject="\ud800"))
         assert await store.counts() == {"a": 2}
+
+
+async def test_a_bug_in_one_job_harms_no_other_and_not_the_thread(tmp_path: Path) -> None:
+    async with opened(tmp_path / "bus.db") as store:
+        results = await asyncio.gather(
+            store.put("a", message("one")),
+            store.put("a", message("bad"), attempts=2**70),
+            store.put("a", message("two")),
+            return_exceptions=True,
+        )
+        assert [type(result) for result in results] == [int, RouteFailure, int]
+        assert texts(await store.list("a")) == ["one", "two"]
+        reason = msgspec.structs.replace(FAILURE, detail="bad text \ud800")
+        key = await store.put("a", message("three"), failure=reason)
+        found = await store.get(key)
+        assert found is not None
+        assert found.failure is not None
+        assert found.failure.detail == "bad text \\ud800"
