@@ -36,7 +36,7 @@ from esb.schemas import SchemaError, compile_json_schema, compile_xsd
 from esb.step import Step, identity, pipeline
 from esb.steps import STEPS
 from esb.store import open_store
-from esb.strict_yaml import Document, Mark, References, YamlPath
+from esb.strict_yaml import READING, Document, Mark, References, YamlPath
 from esb.templates import TemplateError, compile_jinja, compile_xslt
 
 T = TypeVar("T")
@@ -62,11 +62,14 @@ class Load:
     def diagnose(
         self, file: str, mark: Mark | None, code: str, message: str, hint: str = ""
     ) -> None:
-        """Record a mistake, once."""
+        """Record a mistake, once; not where the YAML itself is wrong, which is cause enough."""
         line, column = mark or (0, 0)
         found = Diagnostic(file, line, column, code, message, hint)
-        if found not in self.diagnostics:
-            self.diagnostics.append(found)
+        for known in self.diagnostics:
+            there = (known.file, known.line, known.column) == (file, line, column)
+            if known == found or (there and line and known.code in READING):
+                return
+        self.diagnostics.append(found)
 
     def adapter(self, name: str) -> Adapter:
         """Load an adapter on its first use. Raises ImportError, or KeyError if there is none."""
@@ -92,6 +95,7 @@ class Builder:
         self.route = route
         self.fixed = False
         self.files: set[Path] = set()
+        self.inside: YamlPath = ()  # the place within the route
 
     # --- places
 
@@ -101,7 +105,12 @@ class Builder:
             self.load, self.document, self.path if self.fixed else (*self.path, *path), self.route
         )
         inner.fixed, inner.files = self.fixed, self.files
+        inner.inside = (*self.inside, *path)
         return inner
+
+    def begin(self, route: str) -> None:
+        """A route begins at this place."""
+        self.route, self.inside, self.files = route, (), set(self.files)
 
     @property
     def data(self) -> Any:
@@ -228,7 +237,8 @@ class Builder:
                 verb, step = place.step(item)
             except BuildFailed:
                 continue
-            where = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in (*path, i, verb))
+            inside = (*self.inside, *path, i, verb)
+            where = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in inside)
             compiled.append((where.lstrip("."), step))
         return pipeline(compiled)
 

@@ -229,7 +229,7 @@ class _Loader:
     def _routes(self, top: Builder) -> None:
         for name, raw in top.mapping("routes").items():
             place = top.at("routes", name)
-            place.route, place.files = name, set()
+            place.begin(name)
             self._route(name, raw, place)
 
     def _expand(self, name: str, section: Section, place: Builder) -> None:
@@ -242,7 +242,8 @@ class _Loader:
             return
         for route in expanded:
             inner = place.at(*route.at)
-            inner.route, inner.fixed, inner.files = route.name, True, set(place.files)
+            inner.begin(route.name)
+            inner.fixed = True
             self._route(route.name, route.route, inner)
 
     def _route(self, name: str, raw: Any, place: Builder) -> None:

@@ -126,6 +126,11 @@ class Route:
         """The source that YAML names."""
         return self._sources[0][0]
 
+    @property
+    def step(self) -> Step:
+        """What that source hands its messages to."""
+        return self._sources[0][1]
+
     async def start(self) -> None:
         """Take messages, what was put aside first."""
         for source, step in reversed(self._sources):

@@ -21,6 +21,9 @@ from esb.errors import Diagnostic
 MAX_BYTES = 4 * 1024 * 1024
 MAX_DEPTH = 60
 
+READING = frozenset({"yaml", "reference", "duplicate-key"})
+"""The codes of mistakes that are found here."""
+
 YamlPath = tuple[str | int, ...]
 
 _INT = re.compile(r"[-+]?[0-9]+\Z")

@@ -132,7 +132,7 @@ MISTAKES: dict[str, tuple[str, str, str]] = {
     "bad expression": ("expression", "", f"""{ROUTE}
               - filter: body.amount > #!
         """),
-    "unknown name in an expression": ("expression", "did you mean 'body'", f"""{ROUTE}
+    "unknown name in an expression": ("expression", "did you mean body", f"""{ROUTE}
               - filter: boby.amount > 1 #!
         """),
     "a text without quotes in an expression": ("expression", "'crm'", f"""{ROUTE}
@@ -164,7 +164,7 @@ MISTAKES: dict[str, tuple[str, str, str]] = {
           a: {from: {http: {path: "/a/:id", method: GET}}}
           b: {from: {http: {path: "/a/:name", method: GET}}} #!
         """),
-    "path parameters in braces": ("value", "/a/:id", """
+    "path parameters in braces": ("path", "write :id", """
         routes:
           a: {from: {http: {path: "/a/{id}", method: GET}}} #!
         """),
