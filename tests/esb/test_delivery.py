@@ -1,0 +1,176 @@
+"""What a route promises of its messages, on a real bus from YAML."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import socket
+import subprocess
+import sys
+import textwrap
+from collections import Counter
+from pathlib import Path
+
+import aiohttp
+import pytest
+from support.bus import running, url
+from support.stores import message, opened
+from support.waiting import until
+
+from esb.adapter import DEAD, Store
+from esb.bus import Bus
+from esb.envelope import Body, Envelope
+from esb.errors import EsbError
+
+PROCESS = Path(__file__).parents[1] / "support" / "crashing_bus.py"
+
+
+def store_of(bus: Bus) -> Store:
+    [store] = [thing for thing in bus.shared.objects.values() if hasattr(thing, "counts")]
+    found: Store = store
+    return found
+
+
+async def counts(store: Store, **wanted: int) -> None:
+    """Wait until the store holds just this."""
+    names = {name.replace("_", ":", 1): count for name, count in wanted.items() if count}
+
+    async def so() -> bool:
+        return await store.counts() == names
+
+    try:
+        await until(so)
+    except AssertionError:
+        raise AssertionError(f"{await store.counts()} is not {names}") from None
+
+
+def closed_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+async def test_unreachable_is_retried_parked_and_given_up_with_the_original(
+    tmp_path: Path,
+) -> None:
+    text = f"""
+        routes:
+          orders:
+            from: {{queue: in}}
+            steps:
+              - set: {{headers: {{x-changed: "'yes'"}}}}
+              - send: {{http: {{url: "http://127.0.0.1:{closed_port()}/", method: POST}}}}
+            retry: {{attempts: 4, backoff: 10ms..40ms, park_after: 15ms}}
+            dead_letter: {{queue: graveyard}}
+    """
+    async with running(text, tmp_path) as bus:
+        store = store_of(bus)
+        await store.put("queue:in", message("as it came"))
+        await counts(store, queue_graveyard=1)
+        [dead] = await store.list("queue:graveyard")
+        headers = dead.envelope.headers
+        assert dead.envelope.body.raw == b"as it came"
+        assert "x-changed" not in headers
+        assert headers.get("x-esb-error-code") == "unreachable"
+        assert headers.get("x-esb-attempts") == "4"
+        assert headers.get("x-esb-step") == "steps[1].send"
+
+
+async def test_a_poison_message_stops_nobody_and_can_be_replayed(tmp_path: Path) -> None:
+    text = """
+        routes:
+          orders:
+            from: {queue: in}
+            steps:
+              - filter: body.good
+              - send: {queue: out}
+    """
+    async with running(text, tmp_path) as bus:
+        store = store_of(bus)
+        for body in ('{"good": true}', "{", '{"good": true}'):
+            await store.put("queue:in", Envelope(body=Body(body.encode(), "application/json")))
+        await counts(store, queue_out=2, dead=1)
+        [dead] = await store.list(DEAD)
+        assert dead.failure is not None
+        assert (dead.failure.code, dead.failure.route) == ("bad-message", "orders")
+        # Nothing changed, so a replay ends where it began, and loses nothing.
+        await bus.routes["orders"].take_back(store, dead.key)
+        await counts(store, queue_out=2, dead=1)
+        [again] = await until(lambda: store.list(DEAD))
+        assert again.envelope.id == dead.envelope.id
+        with pytest.raises(EsbError, match="no dead letter"):
+            await bus.routes["orders"].take_back(store, 999)
+
+
+async def test_accepted_over_http_is_stored_before_it_is_said(tmp_path: Path) -> None:
+    text = """
+        routes:
+          claims:
+            from: {http: {path: /claims, method: POST}}
+            accept: durable
+            steps:
+              - send: {queue: out}
+    """
+    async with running(text, tmp_path) as bus, aiohttp.ClientSession() as client:
+        sent = [client.post(f"{url(bus)}/claims", json={"number": i}) for i in range(40)]
+        for answer in await asyncio.gather(*sent):
+            assert answer.status == 202
+            answer.release()
+        await counts(store_of(bus), queue_out=40)
+        bodies = [stored.envelope.body.data for stored in await store_of(bus).list("queue:out")]
+        assert sorted(body["number"] for body in bodies) == list(range(40))
+
+
+async def test_killed_again_and_again_a_bus_loses_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "bus.db"
+    (tmp_path / "routes.yaml").write_text(
+        textwrap.dedent(f"""
+            store: {{path: {path}}}
+            routes:
+              first:
+                from: {{queue: {{name: a, concurrency: 20}}}}
+                steps: [{{send: {{queue: b}}}}]
+              second:
+                from: {{queue: b}}
+                accept: durable
+                steps: [{{send: {{queue: c}}}}]
+        """)
+    )
+    sent = [message(str(i)) for i in range(1500)]
+    async with opened(path) as store:
+        await asyncio.gather(*(store.put("queue:a", one) for one in sent))
+
+    async def arrived() -> Counter[str]:
+        found: Counter[str] = Counter()
+        async with opened(path) as store:
+            assert DEAD not in await store.counts()
+            after = 0
+            while page := await store.list("queue:c", limit=1000, after=after):
+                found.update(stored.envelope.id for stored in page)
+                after = page[-1].key
+        return found
+
+    generator, kills, working = random.Random(3), 0, 0
+    so_far: Counter[str] = Counter()
+    while len(so_far) < len(sent):
+        assert kills < 60
+        process = subprocess.Popen([sys.executable, str(PROCESS), str(tmp_path)])
+        try:
+            # It is at work once its log grows; then it dies at some moment.
+            log = Path(f"{path}-wal")
+            await until(
+                lambda log=log, process=process: (
+                    process.poll() is not None or (log.exists() and log.stat().st_size > 200_000)
+                )
+            )
+            await asyncio.sleep(generator.random() * 0.3)
+        finally:
+            process.kill()
+        assert process.wait() == -9
+        kills += 1
+        before, so_far = so_far, await arrived()
+        working += len(before) < len(so_far) < len(sent)
+    assert set(so_far) == {one.id for one in sent}
+    assert working >= 1, "it was killed in the middle of its work"
+    # What was in flight at a kill may come twice, and no more than that.
+    assert so_far.total() - len(sent) <= kills * 60
