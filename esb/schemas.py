@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 from urllib.parse import unquote, urlsplit
 
 import jsonschema_rs
@@ -21,8 +22,8 @@ MAX_ERRORS = 20
 """How many errors are told to the sender of a message."""
 
 _MAX_DETAIL = 200
-_DRAFT: Final = "https://json-schema.org/draft/2020-12/schema"
 _BASE: Final = "esb:///"
+_VALUE: Final = "the value"
 
 
 class SchemaError(ValueError):
@@ -64,19 +65,12 @@ class JsonSchema:
 
 
 def _located(error: Any) -> dict[str, str]:
-    return {"pointer": pointer(error.instance_path), "detail": _detail(error)}
+    return {"pointer": pointer(error.instance_path), "detail": _shortened(error.message)}
 
 
 def pointer(path: Any) -> str:
     """The JSON pointer (RFC 6901) of a path of keys and numbers."""
     return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)
-
-
-def _detail(error: Any) -> str:
-    """The message without the value, which may be a secret and is the sender's own anyhow."""
-    message: str = error.message
-    masked: str = error.masked_message if hasattr(error, "masked_message") else ""
-    return _shortened(masked or message)
 
 
 def _shortened(text: str) -> str:
@@ -88,7 +82,8 @@ def compile_json_schema(
 ) -> JsonSchema:
     """Compile a JSON Schema (2020-12 unless it says another draft): a file, or the schema itself.
 
-    `$ref` reaches files of `folder` (that of the schema's file when left out), never the network.
+    `$ref` reaches files of `folder` (that of the schema's file when left out), by their name or by
+    their `$id`, never the network.
     Formats are checked. Raises SchemaError.
     """
     files: set[Path] = set()
@@ -107,16 +102,17 @@ def compile_json_schema(
             validate_formats=True,
             retriever=retrieve,
             base_uri=base,
-            mask="the value",
+            mask=_VALUE,  # the value itself may be a secret, and its sender has it
             pattern_options=jsonschema_rs.FancyRegexOptions(backtrack_limit=10_000),
         )
     except jsonschema_rs.ValidationError as e:
         where = pointer(e.instance_path)
         at = f" at {where}" if where else ""
-        raise SchemaError(f"the schema is wrong{at}: {_shortened(e.message)}", shown) from e
-    except jsonschema_rs.ReferencingError as e:
-        raise SchemaError(f"the schema is wrong: {_shortened(str(e))}", shown) from e
-    except ValueError as e:
+        message = e.message.partition("ValueError: ")[2] or e.message
+        if message.startswith(_VALUE):
+            message = repr(e.instance)[:60] + message.removeprefix(_VALUE)
+        raise SchemaError(f"the schema is wrong{at}: {_shortened(message)}", shown) from e
+    except (jsonschema_rs.ReferencingError, ValueError) as e:
         raise SchemaError(f"the schema is wrong: {_shortened(str(e))}", shown) from e
     return JsonSchema(validator, frozenset(files))
 
@@ -125,7 +121,9 @@ def _read(path: Path, shown: str) -> Any:
     try:
         loaded = loads(path.read_bytes())
     except BadMessage as e:
-        raise SchemaError(e.detail.replace("the body", "this"), shown) from e
+        found = re.search(r"line (\d+)", e.detail)
+        line = int(found[1]) if found else 0
+        raise SchemaError(e.detail.replace("the body", "this"), shown, line) from e
     except OSError as e:
         raise SchemaError(f"{path.name} cannot be read", shown) from e
     if not isinstance(loaded, dict | bool):
@@ -141,6 +139,12 @@ def _retriever(folder: Path | None, files: set[Path]) -> Callable[[str], Any]:
             if file.is_relative_to(folder) and file.is_file():
                 files.add(file)
                 return _read(file, str(file))
+        elif folder is not None:
+            for file in sorted(folder.rglob("*.json")):
+                loaded = _read(file, str(file))
+                if isinstance(loaded, dict) and loaded.get("$id") == uri:
+                    files.add(file)
+                    return loaded
         raise ValueError(f"$ref reaches files beside the schema only, not {uri}")
 
     return retrieve
@@ -172,7 +176,7 @@ class XmlSchema:
                     "pointer": entry.path or "",
                     "detail": _shortened(f"line {entry.line}: {_plain(entry.message)}"),
                 }
-                for entry in islice(self._schema.error_log, MAX_ERRORS)
+                for entry in islice(cast(Iterable[Any], self._schema.error_log), MAX_ERRORS)
             ]
         raise BadMessage("the body does not match the schema", errors)
 
@@ -194,12 +198,7 @@ def compile_xsd(path: Path, *, folder: Path | None = None) -> XmlSchema:
         entries = list(getattr(e, "error_log", ()))
         line = next((entry.line for entry in entries if entry.line), 0)
         if resolver.refused:
-            raise SchemaError(
-                f"{resolver.refused[0]} cannot be included",
-                str(path),
-                line,
-                f"a schema includes and imports from {resolver.folder.name}/ only",
-            ) from e
+            raise SchemaError(f"an include fails: {resolver.refused[0]}", str(path), line) from e
         message = entries[0].message if entries else str(e)
         raise SchemaError(_shortened(_plain(message)), str(path), line) from e
     return XmlSchema(schema, frozenset({path.resolve(), *resolver.files}))

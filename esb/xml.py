@@ -108,7 +108,7 @@ class XmlFileError(ValueError):
 class FolderResolver(etree.Resolver):
     """Serves what a document of the project includes or imports from one folder, nothing else.
 
-    `files` are those it served, `refused` what it did not, as the document names it.
+    `files` are those it served, `refused` says what it did not.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -119,13 +119,16 @@ class FolderResolver(etree.Resolver):
     def resolve(self, url: str, pubid: str, context: Any) -> Any:  # type: ignore[override]
         """Called by lxml. Raises OSError for everything outside the folder or absent."""
         parts = urlsplit(url)
+        why = f"{url} is not a file below {self.folder.name}/"
         if parts.scheme in ("", "file") and not parts.netloc:
             file = Path(unquote(parts.path) if parts.scheme else url).resolve()
-            if file.is_relative_to(self.folder) and file.is_file():
-                self.files.add(file)
-                return self.resolve_filename(str(file), context)  # type: ignore[attr-defined]
-        self.refused.append(url)
-        raise OSError(f"{url} is not a file below {self.folder.name}/")
+            if file.is_relative_to(self.folder):
+                if file.is_file():
+                    self.files.add(file)
+                    return self.resolve_filename(str(file), context)  # type: ignore[attr-defined]
+                why = f"there is no file {file.relative_to(self.folder)}"
+        self.refused.append(why)
+        raise OSError(why)
 
 
 def parse_file(path: Path, folder: Path) -> tuple[etree._Element, FolderResolver]:

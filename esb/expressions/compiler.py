@@ -148,6 +148,8 @@ def failure(error: BaseException) -> RouteFailure:
         return RouteFailure(error.message or "something is missing")
     if isinstance(error, RecursionError):
         return RouteFailure("an expression goes too deep")
+    if isinstance(error, OverflowError):
+        return RouteFailure("an expression makes a value that is too large")
     if isinstance(error, ArithmeticError):
         return RouteFailure("an expression computes something that is no number")
     return RouteFailure(f"an expression failed: {str(error)[:200]}")

@@ -20,7 +20,7 @@ from esb.codecs.json import dumps
 from esb.envelope import Envelope, Headers
 from esb.errors import RouteFailure
 
-PARAMS: Final = ("path", "query", "http", "soap", "amqp", "queue")
+PARAMS: Final = ("path", "query", "reply", "http", "soap", "amqp", "queue")
 """The groups of `Envelope.params` that can be named when nobody says which."""
 
 MESSAGE: Final[Mapping[str, Callable[[Envelope], Any]]] = {
@@ -485,7 +485,7 @@ def now() -> datetime:
 
 
 def settle(value: Any) -> Any:
-    """A value that is finished: lists for what filters give bit by bit, nothing missing in them."""
+    """A value that is finished: a list of what comes bit by bit, nothing missing in it."""
     if isinstance(value, Iterator):
         value = list(value)
         for each in value:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import inspect
 import threading
 from collections import deque
@@ -254,6 +255,16 @@ def _counted(values: Iterable[Any]) -> Iterator[Any]:
         yield value
 
 
+def _settled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A filter of Jinja2's that gives its items bit by bit, giving them at once, none missing."""
+
+    @functools.wraps(function)  # with the mark that tells what Jinja2 passes to it
+    def filter_(*args: Any, **kwargs: Any) -> Any:
+        return language.settle(function(*args, **kwargs))
+
+    return filter_
+
+
 FILTERS: Final[dict[str, Callable[..., Any]]] = {
     "abs": _abs,
     "base64": _base64,
@@ -275,16 +286,16 @@ FILTERS: Final[dict[str, Callable[..., Any]]] = {
     "length": _length,
     "list": filters.sync_do_list,
     "lower": _of_text(str.lower),
-    "map": filters.sync_do_map,
+    "map": _settled(filters.sync_do_map),
     "max": filters.do_max,
     "min": filters.do_min,
-    "reject": filters.sync_do_reject,
-    "rejectattr": filters.sync_do_rejectattr,
+    "reject": _settled(filters.sync_do_reject),
+    "rejectattr": _settled(filters.sync_do_rejectattr),
     "replace": language.replace,
     "reverse": filters.do_reverse,
     "round": _round,
-    "select": filters.sync_do_select,
-    "selectattr": filters.sync_do_selectattr,
+    "select": _settled(filters.sync_do_select),
+    "selectattr": _settled(filters.sync_do_selectattr),
     "sort": filters.do_sort,
     "string": to_text,
     "sum": _sum,
@@ -293,7 +304,7 @@ FILTERS: Final[dict[str, Callable[..., Any]]] = {
     "trim": _of_text(str.strip),
     "truncate": _truncate,
     "unbase64": _unbase64,
-    "unique": filters.do_unique,
+    "unique": _settled(filters.do_unique),
     "upper": _of_text(str.upper),
     "urlencode": _urlencode,
 }

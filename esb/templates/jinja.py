@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Final
@@ -97,8 +97,8 @@ class JinjaTemplate:
             )
             return Body(raw, self._content_type, parse_xml(raw, charset=charset))
         except BadMessage as e:
-            detail = e.detail.removeprefix("the body ")
-            raise RouteFailure(f"what a template made {detail}") from e
+            said = e.detail.replace("the body", "it").replace("the JSON", "it")
+            raise RouteFailure(f"what a template made is wrong: {said}") from e
         except (LookupError, UnicodeEncodeError) as e:
             raise RouteFailure("what a template made has no form in its charset") from e
 
@@ -258,6 +258,22 @@ def _escape(value: Any) -> Markup:
     return value if isinstance(value, Markup) else escape(to_text(value))
 
 
+def _concat_markup(parts: Iterable[Any]) -> str:
+    """`a ~ b` where what is escaped already stays as it is, and the rest is escaped with it."""
+    parts = list(parts)
+    if not any(isinstance(part, Markup) for part in parts):
+        return language.concat(parts)
+    return Markup(language.concat([_escape(part) for part in parts]))  # noqa: S704 - all escaped
+
+
+def _join_markup(values: Any, separator: Any = "", attribute: str | None = None) -> str:
+    every = list(values)
+    if not any(isinstance(each, Markup) for each in (separator, *every)):
+        return language.join(every, separator, attribute)
+    joined = language.join([_escape(each) for each in every], _escape(separator), attribute)
+    return Markup(joined)  # noqa: S704 - all escaped
+
+
 class _Templates(Sandbox):
     """The sandbox, for one content type and one set of folders."""
 
@@ -274,7 +290,8 @@ class _Templates(Sandbox):
         if mode == "json":
             self.filters["tojson"] = _tojson
         elif mode in ("xml", "html"):
-            self.filters.update(safe=_markup, e=_escape, escape=_escape)
+            self.filters.update(safe=_markup, e=_escape, escape=_escape, join=_join_markup)
+            self.concat = _concat_markup
         functions = {"now": language.now, "uuid": lambda: str(uuid.uuid4())}
         self.globals.update(functions)
         self.allow(functions.values())
@@ -323,7 +340,7 @@ class _Load:
         loader = self.environment.loader
         assert loader is not None
         source, file, _ = loader.get_source(self.environment, name)
-        shown = shown or file
+        shown = shown or file or name
         try:
             if name not in self._seen:
                 self._seen.add(name)
@@ -437,4 +454,5 @@ def _syntax_error(error: jinja2.TemplateSyntaxError, file: str) -> TemplateError
         message = f"there is no {found[1]} called {found[2]}"
         meant = nearest(found[2], FILTERS if found[1] == "filter" else TESTS)
         hint = INSTEAD.get(found[2]) or (f"did you mean {meant}?" if meant else "")
-    return TemplateError(message, error.filename or file, error.lineno, hint)
+    known = error.filename and not error.filename.startswith("<")
+    return TemplateError(message, error.filename or "" if known else file, error.lineno, hint)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from lxml import etree
 
@@ -19,6 +20,7 @@ from esb.expressions.language import MAX_TEXT, kind, to_text
 from esb.templates.errors import TemplateError
 from esb.xml import XmlFileError, parse_file
 
+_DENY_ALL = etree.XSLTAccessControl.DENY_ALL  # type: ignore[attr-defined]
 _XSL = "{http://www.w3.org/1999/XSL/Transform}"
 _BY_METHOD = {"xml": "application/xml", "html": "text/html", "text": "text/plain"}
 
@@ -51,7 +53,7 @@ class XsltTemplate:
             for name, value in self._params.items()
         }
         try:
-            raw = bytes(self._transform(root, **params))
+            raw = bytes(self._transform(root, **params))  # type: ignore[arg-type]
         except etree.XSLTApplyError as e:
             raise _failed(e) from e
         except etree.LxmlError as e:
@@ -80,7 +82,7 @@ def compile_xslt(
     except XmlFileError as e:
         raise TemplateError(e.message, str(path), e.line) from e
     if root.tag not in (f"{_XSL}stylesheet", f"{_XSL}transform"):
-        raise TemplateError("this is no stylesheet", str(path), root.sourceline or 1)
+        raise TemplateError("this is no stylesheet", str(path), _line(root))
     declared = {
         child.get("name") for child in root.iterchildren(f"{_XSL}param") if child.get("name")
     }
@@ -88,15 +90,11 @@ def compile_xslt(
         if name not in declared:
             raise TemplateError(f"the stylesheet has no parameter {name}", str(path), 1)
     try:
-        transform = etree.XSLT(root, access_control=etree.XSLTAccessControl.DENY_ALL, regexp=False)
+        transform = etree.XSLT(root, access_control=_DENY_ALL, regexp=False)
     except (etree.XSLTParseError, OSError) as e:
         if resolver.refused:
-            raise TemplateError(
-                f"{resolver.refused[0]} cannot be imported",
-                str(path),
-                _line_of(root, resolver.refused[0]),
-                f"a stylesheet imports from {resolver.folder.name}/ only",
-            ) from e
+            why = resolver.refused[0]
+            raise TemplateError(f"an import fails: {why}", str(path), _line_of(root, why)) from e
         raise _compile_error(e, path) from e
     return XsltTemplate(
         transform,
@@ -117,11 +115,16 @@ def _declared_type(root: etree._Element) -> str:
     return media if charset.lower() == "utf-8" else f"{media}; charset={charset}"
 
 
-def _line_of(root: etree._Element, href: str) -> int:
+def _line_of(root: etree._Element, why: str) -> int:
     for node in root.iterchildren(f"{_XSL}import", f"{_XSL}include"):
-        if href.endswith(node.get("href", "\0").lstrip("./")):
-            return node.sourceline or 0
+        if node.get("href", "\0").lstrip("./") in why:
+            return _line(node)
     return 0
+
+
+def _line(node: etree._Element) -> int:
+    line: Any = node.sourceline  # the stubs know no type for it
+    return line or 0
 
 
 def _compile_error(error: Exception, path: Path) -> TemplateError:
