@@ -1,4 +1,4 @@
-"""What speaks HTTP runs on uvloop, as the bus does; its listener on asyncio's own loop as well."""
+"""What speaks HTTP or AMQP runs on uvloop, as the bus does; its listener on asyncio's own loop as well."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Factory = Callable[[], asyncio.AbstractEventLoop]
 
 def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Factory] | None:
     name = item.path.name
-    if not name.startswith(("test_web_", "test_http")):
+    if not name.startswith(("test_web_", "test_http", "test_amqp_")):
         return None
     loops: dict[str, Factory] = {"uvloop": uvloop.new_event_loop}
     if name == "test_web_listener.py":
