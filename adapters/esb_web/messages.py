@@ -26,7 +26,7 @@ from esb.envelope import (
     new_id,
     parse_content_type,
 )
-from esb.errors import BadMessage, BadReply, UnsupportedMedia
+from esb.errors import BadMessage, BadReply, EsbError
 
 Headerlist = list[tuple[str, str]]
 
@@ -253,7 +253,7 @@ def to_response(
         if isinstance(told, int) and status == 200:
             status = told
     content = body.raw
-    if content or body.content_type:
+    if content:
         passed.append(("content-type", body.content_type or "application/octet-stream"))
     return Response(status, passed, content)
 
@@ -281,7 +281,7 @@ def negotiated(body: Body, accept: str | None) -> Body:
     candidate = Body.of(body.data, wanted)
     try:
         candidate.raw  # noqa: B018 - written here, where a codec that cannot is no failure
-    except UnsupportedMedia:
+    except EsbError:
         return body
     return candidate
 

@@ -30,6 +30,8 @@ from esb.errors import (
 )
 from esb_web.messages import Headerlist, Response
 
+_JSON: Final = msgspec.json.Encoder(decimal_format="number", enc_hook=str)
+
 PROBLEM: Final = "application/problem+json"
 
 _STATUS: Final[tuple[tuple[type[EsbError], int, str], ...]] = (
@@ -138,4 +140,4 @@ def _written(
     members = {name: value for name, value in members.items() if value != ""}
     if message_id:
         members["id"] = message_id
-    return Response(status, headers, msgspec.json.encode(members, enc_hook=str))
+    return Response(status, headers, _JSON.encode(members))
