@@ -26,7 +26,9 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -36,6 +38,10 @@ UNPACKED = TOOLS / "rabbitmq"
 PACKAGE = "rabbitmq-server"
 START_TIMEOUT = 90.0
 STOP_TIMEOUT = 30.0
+
+_SPAWNER = ThreadPoolExecutor(1, "rabbitmq")
+"""Linux ties "dies with its parent" to the thread that started a process, so one thread that lives
+as long as this process starts them all."""
 
 
 class CannotInstall(Exception):
@@ -182,8 +188,7 @@ class Broker:
     port: the AMQP port; a free one if 0. It stays the same over restarts.
     config: more lines for rabbitmq.conf.
 
-    The node dies with the thread that started it, so that a killed test run leaves nothing behind:
-    start it from a thread that lives as long as the node is wanted.
+    The node dies with the process that made it, so that a killed test run leaves nothing behind.
     """
 
     def __init__(self, folder: Path | None = None, port: int = 0, config: str = "") -> None:
@@ -295,7 +300,8 @@ class Broker:
             self._node = self._spawn(["./rabbitmq-server"], log)
 
     def _spawn(self, command: Sequence[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
+        start = partial(
+            subprocess.Popen,
             command,
             cwd=self._scripts,
             env=self._environment(),
@@ -305,6 +311,7 @@ class Broker:
             start_new_session=True,  # Ctrl-C in a terminal is for us, we stop it in order
             preexec_fn=_die_with_parent,
         )
+        return _SPAWNER.submit(start).result()
 
     @property
     def _scripts(self) -> Path:
