@@ -28,7 +28,6 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
-from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -300,17 +299,18 @@ class Broker:
             self._node = self._spawn(["./rabbitmq-server"], log)
 
     def _spawn(self, command: Sequence[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
-        start = partial(
-            subprocess.Popen,
-            command,
-            cwd=self._scripts,
-            env=self._environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C in a terminal is for us, we stop it in order
-            preexec_fn=_die_with_parent,
-        )
+        def start() -> subprocess.Popen[bytes]:
+            return subprocess.Popen(
+                command,
+                cwd=self._scripts,
+                env=self._environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C in a terminal is for us, we stop it in order
+                preexec_fn=_die_with_parent,
+            )
+
         return _SPAWNER.submit(start).result()
 
     @property
