@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import os
 import re
 import socket
 import ssl
@@ -199,7 +200,9 @@ class WebServer:
                 ssl_handshake_timeout=options.header_timeout if self._tls else None,
             )
         except (OSError, UnicodeError) as e:
-            reason = e.strerror if isinstance(e, OSError) and e.strerror else "no such address"
+            # uvloop's own text repeats the address, so the system's is taken.
+            errno = e.errno if isinstance(e, OSError) else None
+            reason = os.strerror(errno) if errno and errno > 0 else "no such address"
             raise EsbError(
                 f"cannot listen on {options.host}:{options.port}: {reason.lower()}"
             ) from e

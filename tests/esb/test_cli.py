@@ -1,0 +1,240 @@
+"""The command line as its users call it: in a process of its own, with real signals and ports."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ESB = str(Path(sys.executable).with_name("esb"))
+
+
+def esb(*args: str, cwd: Path, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end."""
+    return subprocess.run(
+        [ESB, *args], cwd=cwd, env={**os.environ, **environ}, capture_output=True, text=True,
+        timeout=60, check=False,
+    )  # fmt: skip
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def get(url: str, method: str = "GET", body: bytes | None = None) -> tuple[int, bytes]:
+    request = urllib.request.Request(url, method=method, data=body)
+    if body is not None:
+        request.add_header("content-type", "application/json")
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as e:
+        return e.code, e.read()
+
+
+class Running:
+    """A bus in a process of its own."""
+
+    def __init__(self, process: subprocess.Popen[bytes], port: int, admin: int, log: Path) -> None:
+        self.process = process
+        self.url = f"http://127.0.0.1:{port}"
+        self.admin = f"http://127.0.0.1:{admin}"
+        self.log = log
+
+    def wait(self, condition: Any, what: str) -> None:
+        end = time.monotonic() + 30
+        while time.monotonic() < end:
+            with contextlib.suppress(OSError):
+                if condition():
+                    return
+            assert self.process.poll() is None, self.log.read_text()
+            time.sleep(0.05)
+        raise AssertionError(f"not in time: {what}\n{self.log.read_text()}")
+
+    def admin_json(self, path: str, method: str = "GET") -> Any:
+        status, body = get(self.admin + path, method)
+        assert status < 300, body
+        return json.loads(body) if body else None
+
+
+@contextlib.contextmanager
+def bus(folder: Path, routes: str, *args: str) -> Iterator[Running]:
+    """`esb run` in `folder`, until the block ends; it then must stop in order."""
+    port, admin = free_port(), free_port()
+    head = f"listen: {{port: {port}}}\nadmin: {{port: {admin}}}\n"
+    (folder / "routes").mkdir(exist_ok=True)
+    (folder / "routes" / "bus.yaml").write_text(head + routes)
+    log = folder / "log"
+    with log.open("wb") as output:
+        process = subprocess.Popen([ESB, "run", *args], cwd=folder, stderr=output)
+    running = Running(process, port, admin, log)
+    try:
+        running.wait(lambda: get(running.admin + "/readyz")[0] == 200, "ready")
+        yield running
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0, log.read_text()
+    finally:
+        process.kill()
+        process.wait()
+
+
+ROUTES = """
+routes:
+  hello:
+    from: {http: {path: /hello/:name, method: GET}}
+    steps: [{set: {body: {hello: path.name}}}]
+  in:
+    from: {http: {path: /in}}
+    steps: [{send: {queue: work}}]
+  work:
+    from: {queue: work}
+    steps: [{filter: body.nothing == 1}]
+"""
+
+
+def test_run_serves_tells_and_stops(tmp_path: Path) -> None:
+    with bus(tmp_path, ROUTES) as running:
+        assert get(running.url + "/hello/world") == (200, b'{"hello":"world"}')
+        assert get(running.url + "/healthz")[0] == 200
+        status, metrics = get(running.admin + "/metrics")
+        assert status == 200
+        assert re.search(rb'esb_messages_total\{outcome="message",route="hello"\} 1\.0', metrics)
+    log = running.log.read_text()
+    assert "the bus is up" in log
+    assert "stopped" in log
+
+
+def test_the_admin_api_shows_and_handles_dead_letters(tmp_path: Path) -> None:
+    with bus(tmp_path, ROUTES) as running:
+        assert [r["name"] for r in running.admin_json("/routes")] == ["hello", "in", "work"]
+        for n in range(2):
+            assert get(running.url + "/in", "POST", b'{"n": %d}' % n)[0] == 202
+        running.wait(lambda: len(running.admin_json("/dead")) == 2, "two dead letters")
+        first, second = running.admin_json("/dead")
+        assert (first["route"], first["code"]) == ("work", "route-failure")
+        one = running.admin_json(f"/dead/{first['key']}")
+        assert one["body"] == '{"n": 0}'
+        assert running.admin_json(f"/dead/{first['key']}/replay", "POST")["route"] == "work"
+        assert get(running.admin + f"/dead/{second['key']}", "DELETE")[0] == 204
+        assert get(running.admin + f"/dead/{second['key']}", "DELETE")[0] == 404
+        ids = lambda: [d["id"] for d in running.admin_json("/dead")]  # noqa: E731
+        running.wait(lambda: ids() == [first["id"]], "the replayed one dead again")
+
+
+def test_the_admin_api_refuses_names_and_origins_that_are_not_its_own(tmp_path: Path) -> None:
+    with bus(tmp_path, ROUTES) as running:
+        for header in ({"Host": "evil.example"}, {"Origin": "http://evil.example"}):
+            request = urllib.request.Request(running.admin + "/routes", headers=header)
+            with pytest.raises(urllib.error.HTTPError) as caught:
+                urllib.request.urlopen(request, timeout=10)
+            assert caught.value.code == 403
+
+
+def test_watch_reloads_and_a_broken_file_changes_nothing(tmp_path: Path) -> None:
+    with bus(tmp_path, ROUTES, "--watch") as running:
+        file = tmp_path / "routes" / "more.yaml"
+        running.wait(lambda: "watching" in running.log.read_text(), "watching")
+        file.write_text(
+            "routes:\n  more:\n    from: {http: {path: /more, method: GET}}\n"
+            "    steps: [{set: {body: \"'one'\"}}]\n"
+        )
+        running.wait(lambda: get(running.url + "/more")[0] == 200, "the new route")
+        file.write_text("routes:\n  more:\n    form: {http: {path: /more}}\n")
+        running.wait(lambda: "more.yaml:3:5" in running.log.read_text(), "the mistake told")
+        assert get(running.url + "/more")[0] == 200
+        file.unlink()
+        running.wait(lambda: get(running.url + "/more")[0] == 404, "the route gone")
+        told = running.admin_json("/reload", "POST")
+        assert told == {"reloaded": True, "added": [], "changed": [], "removed": []}
+
+
+def test_a_port_in_use_is_told_in_one_line(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        (tmp_path / "a.yaml").write_text(
+            f"listen: {{port: {port}}}\nadmin: {{enabled: false}}\n"
+            "routes: {a: {from: {http: {path: /a}}}}\n"
+        )
+        done = esb("run", "a.yaml", cwd=tmp_path)
+    assert done.returncode == 1
+    assert f"cannot listen on 127.0.0.1:{port}: address already in use" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_run_with_mistakes_lists_them_and_starts_nothing(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("routes:\n  a:\n    from: {quue: q}\n")
+    done = esb("run", "a.yaml", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "a.yaml:3:12: there is no adapter 'quue'  (did you mean 'queue'?)" in done.stderr
+
+
+def test_check_says_when_all_is_well(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("routes: {a: {from: {queue: q}}}\n")
+    done = esb("check", "a.yaml", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "1 route in 1 file: no mistakes\n")
+    assert not (tmp_path / "data").exists()
+
+
+def test_check_without_the_secrets(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("routes: {a: {from: {queue: '${QUEUE}'}}}\n")
+    assert "QUEUE is not set" in esb("check", "a.yaml", cwd=tmp_path).stderr
+    assert esb("check", "a.yaml", cwd=tmp_path, QUEUE="q").returncode == 0
+
+
+def test_init_makes_a_project_that_checks(tmp_path: Path) -> None:
+    assert esb("init", "p", cwd=tmp_path).returncode == 0
+    assert esb("check", cwd=tmp_path / "p").returncode == 0
+    again = esb("init", "p", cwd=tmp_path)
+    assert again.returncode == 1
+    assert "exists already" in again.stderr
+
+
+def test_send_puts_a_message_into_a_queue(tmp_path: Path) -> None:
+    done = esb("send", "{queue: work}", '{"n": 1}', cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    with bus(tmp_path, ROUTES) as running:
+        running.wait(lambda: len(running.admin_json("/dead")) == 1, "the message")
+        (dead,) = running.admin_json("/dead")
+        assert running.admin_json(f"/dead/{dead['key']}")["body"] == '{"n": 1}'
+
+
+def test_send_tells_what_is_wrong_with_the_endpoint(tmp_path: Path) -> None:
+    done = esb("send", "{quue: work}", "{}", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "did you mean 'queue'?" in done.stderr
+
+
+def test_call_prints_the_reply(tmp_path: Path) -> None:
+    with bus(tmp_path, ROUTES) as running:
+        endpoint = f"{{http: {{url: '{running.url}/hello/you', method: GET}}}}"
+        done = esb("send", "--call", endpoint, cwd=tmp_path)
+        assert (done.returncode, done.stdout) == (0, '{"hello":"you"}')
+        nowhere = f"{{http: {{url: '{running.url}/in', method: PUT}}}}"
+        failed = esb("send", nowhere, "{}", cwd=tmp_path)
+        assert failed.returncode == 1
+        assert "not sent (rejected)" in failed.stderr
+
+
+def test_the_version_is_told(tmp_path: Path) -> None:
+    from esb import __version__
+
+    assert esb("--version", cwd=tmp_path).stdout.strip() == __version__
