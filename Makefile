@@ -1,31 +1,45 @@
-# `make run` and `make test` do all the set-up they need; nothing but python3 and make must be there.
+# Needs Python 3.11 and make, nothing else: what is missing is set up by the first run.
+
 PYTHON ?= python3
-BIN = .venv/bin
+BIN := .venv/bin
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+.PHONY: help setup run test check lint fmt bench clean
 
-.PHONY: run test check format bench setup
-.DEFAULT_GOAL := run
-
-run: setup  ## the bus on 127.0.0.1:8080, with a stand-in legacy service behind it
-	@exec $(BIN)/python tools/run.py
-
-test: setup  ## every test, on a RabbitMQ of their own
-	@$(PYTHON) tools/rabbitmq.py install
-	@$(BIN)/pytest -n auto $(ARGS)
-
-check: setup  ## types, lint, import contracts, the generated pages
-	$(BIN)/mypy
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/lint-imports
-	$(BIN)/esb schema --markdown | diff -u docs/options.md -
-
-format: setup
-	$(BIN)/ruff check --fix-only .
-	$(BIN)/ruff format .
-	$(BIN)/esb schema --markdown -o docs/options.md
-
-bench: setup  ## the main uses beside nginx; needs wrk and nginx
-	$(BIN)/python bench/run.py $(ARGS)
+help:
+	@echo "make run     serve routes/ beside a stand-in legacy service; Ctrl-C stops both"
+	@echo "make test    run all tests, on a RabbitMQ of their own"
+	@echo "make check   types, lint, formatting, import contracts, generated pages"
+	@echo "make fmt     put the code into its format, and the generated pages up to date"
+	@echo "make bench   measure the main uses beside nginx (needs nginx and wrk)"
+	@echo "make clean   remove what make has set up"
 
 setup:
 	@$(PYTHON) tools/setup.py
+
+run: setup
+	@exec $(BIN)/python tools/run.py
+
+test: setup
+	@$(PYTHON) tools/rabbitmq.py install
+	@$(BIN)/pytest -n $${TEST_WORKERS:-auto} $(ARGS)
+
+check: lint
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/esb schema --markdown | diff -u docs/options.md -
+
+lint: setup
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+fmt: setup
+	$(BIN)/ruff check --fix-only
+	$(BIN)/ruff format
+	$(BIN)/esb schema --markdown -o docs/options.md
+
+bench: setup
+	@$(BIN)/python bench/run.py $(ARGS)
+
+clean:
+	rm -rf .venv .tools .rabbitmq .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist

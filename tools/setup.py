@@ -1,151 +1,238 @@
-"""Set up the project's environment with nothing but Python: fetch uv if it is missing, sync .venv.
+#!/usr/bin/env python3
+"""Set the project up in .venv/ at the versions of uv.lock: what `make` runs before all else.
 
-Standard library only: it runs on a fresh Debian or Ubuntu, where python3 has neither pip nor venv.
-When nothing changed since the last time it returns in a few milliseconds.
+Needs Python 3.11 and nothing besides: no pip, no venv module, no rights beyond this folder. uv is
+taken from PATH if it is new enough; else its wheel is fetched from the package index, held against
+the hash below and unpacked into .tools/. When nothing changed since the last time, this ends at
+once and without a word.
+
+Settings it heeds: UV_DEFAULT_INDEX or PIP_INDEX_URL (another index), HTTPS_PROXY, SSL_CERT_FILE.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import platform
 import re
 import shutil
-import stat
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
 import zipfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-TOOLS = ROOT / ".tools"
-STAMP = ROOT / ".venv" / ".synced"
+PROJECT = Path(__file__).resolve().parent.parent
+VENV = PROJECT / ".venv"
+TOOLS = PROJECT / ".tools"
+STAMP = VENV / "esb-setup"
 
+PYPI = "https://pypi.org/simple"
 UV = "0.13.9"
-# The wheels of that version for Linux and macOS, by SHA-256.
 WHEELS = {
-    "linux-x86_64": (
-        f"uv-{UV}-py3-none-manylinux_2_17_x86_64.manylinux2014_x86_64.whl",
+    "Linux-x86_64-glibc": (
+        "manylinux_2_17_x86_64.manylinux2014_x86_64",
         "d7f459fe4fd247d830351c75686d3996ace3c6f3f728eb0e85a30b7ada0cef19",
     ),
-    "linux-aarch64": (
-        f"uv-{UV}-py3-none-manylinux_2_17_aarch64.manylinux2014_aarch64.musllinux_1_1_aarch64.whl",
+    "Linux-x86_64-musl": (
+        "musllinux_1_1_x86_64",
+        "2c45530751517d6c3bbc69a19473f6effe47cce047bede01ffd8af7ea7b36b25",
+    ),
+    "Linux-aarch64-glibc": (
+        "manylinux_2_17_aarch64.manylinux2014_aarch64.musllinux_1_1_aarch64",
         "5435c5ce14a56431208ca0996416d310f1598e8c2c8ba707688985a16bb82dbe",
     ),
-    "darwin-x86_64": (
-        f"uv-{UV}-py3-none-macosx_10_12_x86_64.whl",
+    "Linux-aarch64-musl": (
+        "manylinux_2_17_aarch64.manylinux2014_aarch64.musllinux_1_1_aarch64",
+        "5435c5ce14a56431208ca0996416d310f1598e8c2c8ba707688985a16bb82dbe",
+    ),
+    "Darwin-x86_64": (
+        "macosx_10_12_x86_64",
         "c16ed11e013557536b3e60065f1b912f6407bd6518e041b961e23ef9e6b4fbf5",
     ),
-    "darwin-arm64": (
-        f"uv-{UV}-py3-none-macosx_11_0_arm64.whl",
+    "Darwin-arm64": (
+        "macosx_11_0_arm64",
         "66c512266d633bef48384a1f53003f41f2a8e7b36fe6e7fbfd3e0fd52d96fa63",
     ),
 }
+"""Platform tag and SHA-256 of uv's wheel, by machine."""
 
 
-def main() -> None:
-    """Make .venv match uv.lock."""
+class SetupFailed(Exception):
+    """The text says what is wrong and what would help."""
+
+
+def main() -> int:
+    """Set up if something changed; returns the exit status."""
     if sys.version_info < (3, 11):  # noqa: UP036 - the user's python3 may well be older
-        fail(f"Python 3.11 or newer is needed, this is {platform.python_version()}")
-    stamp = wanted()
-    if STAMP.exists() and STAMP.read_text() == stamp:
-        return
-    uv = find_uv() or fetch_uv()
-    say("installing the locked dependencies into .venv")
-    done = subprocess.run(
-        [uv, "sync", "--locked", "--quiet", "--no-python-downloads", "--python", sys.executable],
-        cwd=ROOT,
-        env={k: v for k, v in os.environ.items() if k != "VIRTUAL_ENV"},
-        check=False,
-    )
-    if done.returncode:
-        fail("uv could not install the dependencies; what it said stands above")
-    STAMP.write_text(stamp)
+        version = platform.python_version()
+        print(f"setup: Python 3.11 or newer is needed, this is {version}", file=sys.stderr)
+        return 1
+    wanted = _state()
+    if _read(STAMP) == wanted and (VENV / "bin" / "python").exists():
+        return 0
+    try:
+        sync(find_uv() or fetch_uv())
+    except SetupFailed as e:
+        print(f"setup: {e}", file=sys.stderr)
+        return 1
+    STAMP.write_text(wanted)
+    return 0
 
 
-def wanted() -> str:
-    """What .venv depends on, in one hash."""
-    digest = hashlib.sha256(f"{sys.version}{ROOT}".encode())
-    for name in ("uv.lock", "pyproject.toml"):
-        digest.update((ROOT / name).read_bytes())
+def _state() -> str:
+    """Changes when .venv is to be made anew: locked versions, interpreter, place of the project."""
+    digest = hashlib.sha256(f"{sys.version} {PROJECT}".encode())
+    for name in ("uv.lock", "pyproject.toml", "tools/setup.py"):
+        digest.update((PROJECT / name).read_bytes())
     return digest.hexdigest()
 
 
-def find_uv() -> str | None:
-    """A uv that is there already and new enough to read uv.lock."""
-    for candidate in (TOOLS / "uv", shutil.which("uv")):
-        if candidate is None or not Path(candidate).exists():
-            continue
-        told = subprocess.run([candidate, "--version"], capture_output=True, text=True, check=False)
-        version = re.match(r"uv (\d+)\.(\d+)", told.stdout)
-        if version and (int(version[1]), int(version[2])) >= (0, 9):
-            return str(candidate)
-    return None
-
-
-def fetch_uv() -> str:
-    """Fetch the pinned wheel, check it, and take the program out of it."""
-    machine = f"{sys.platform}-{platform.machine().lower().replace('amd64', 'x86_64')}"
-    if machine not in WHEELS:
-        fail(f"no uv is known for {machine}: install uv yourself, then run this again")
-    name, sha256 = WHEELS[machine]
-    say(f"fetching uv {UV}")
+def _read(path: Path) -> str:
     try:
-        wheel = download(locate(name))
-    except (urllib.error.URLError, OSError) as e:
-        fail(f"the package index cannot be reached ({e}): install uv yourself, then run this again")
-    if hashlib.sha256(wheel).hexdigest() != sha256:
-        fail(f"{name} is not what was expected: its SHA-256 differs")
+        return path.read_text()
+    except OSError:
+        return ""
+
+
+# --- uv ------------------------------------------------------------------------------------------
+
+
+def find_uv() -> Path | None:
+    """A uv that reads this lock file: the one unpacked here, or one on PATH as new as ours."""
+    unpacked = _unpacked()
+    if unpacked.exists():
+        return unpacked
+    on_path = shutil.which("uv")
+    if on_path is None:
+        return None
+    answer = subprocess.run([on_path, "--version"], capture_output=True, text=True)
+    found = re.match(r"uv (\d+)\.(\d+)\.(\d+)", answer.stdout)
+    wanted = tuple(map(int, UV.split(".")))
+    if answer.returncode or not found or tuple(map(int, found.groups())) < wanted:
+        return None
+    return Path(on_path)
+
+
+def fetch_uv() -> Path:
+    """Download uv's wheel and unpack its program. Raises SetupFailed."""
+    tag, digest = _wheel()
+    name = f"uv-{UV}-py3-none-{tag}.whl"
+    started = time.monotonic()
+    wheel = _download(_url_of(name))
+    if hashlib.sha256(wheel).hexdigest() != digest:
+        raise SetupFailed(f"{name} is not the file it should be (its SHA-256 differs)")
+    with zipfile.ZipFile(io.BytesIO(wheel)) as archive:
+        program = archive.read(f"uv-{UV}.data/scripts/uv")
+    target = _unpacked()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # Complete or not there at all, also when two do this at the same time.
+    partial = target.with_name(f"uv.{os.getpid()}")
+    partial.write_bytes(program)
+    partial.chmod(0o755)
+    partial.replace(target)
+    _say(f"fetched uv {UV} into {target.parent.relative_to(PROJECT)}/", started)
+    return target
+
+
+def _unpacked() -> Path:
+    return TOOLS / f"uv-{UV}" / "uv"
+
+
+def _wheel() -> tuple[str, str]:
+    machine = f"{platform.system()}-{platform.machine()}"
+    if platform.system() == "Linux":
+        machine += "-glibc" if platform.libc_ver()[0] == "glibc" else "-musl"
+    if machine not in WHEELS:
+        raise SetupFailed(
+            f"no uv is known here for {machine}: install uv {UV} or newer and put it on PATH"
+        )
+    return WHEELS[machine]
+
+
+def _url_of(name: str) -> str:
+    """Where the index has a file of uv (PEP 503, PEP 691)."""
+    project = f"{_index()}/uv/"
+    page = _download(project, "application/vnd.pypi.simple.v1+json, text/html;q=0.5").decode()
+    if page.lstrip().startswith("{"):
+        links = [file["url"] for file in json.loads(page)["files"] if file["filename"] == name]
+    else:  # an index that only knows the older form
+        links = re.findall(rf'href="([^"#]*/{re.escape(name)})[#"]', page)
+    if not links:
+        raise SetupFailed(f"{project} has no {name}")
+    return urllib.parse.urljoin(project, links[0])
+
+
+def _index() -> str:
+    for setting in ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIP_INDEX_URL"):
+        if os.environ.get(setting):
+            return os.environ[setting].rstrip("/")
+    return PYPI
+
+
+def _download(url: str, accept: str = "*/*") -> bytes:
+    request = urllib.request.Request(url, headers={"Accept": accept})
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            content: bytes = answer.read()
+            return content
+    except (urllib.error.URLError, OSError, ValueError) as e:
+        raise SetupFailed(
+            f"{url} cannot be fetched: {getattr(e, 'reason', e)}. Behind a proxy set HTTPS_PROXY, "
+            "for another index PIP_INDEX_URL; or put a uv of your own on PATH"
+        ) from e
+
+
+# --- the environment -----------------------------------------------------------------------------
+
+
+def sync(uv: Path) -> None:
+    """Make .venv what uv.lock says. Raises SetupFailed."""
+    environment = {**os.environ, "UV_PROJECT_ENVIRONMENT": str(VENV), "UV_PYTHON": sys.executable}
+    environment.pop("VIRTUAL_ENV", None)  # another project's, active in this shell
+    if "UV_CACHE_DIR" not in environment and not _home_is_writable():
+        environment["UV_CACHE_DIR"] = str(TOOLS / "uv-cache")
+    _say("installing the locked packages into .venv/ ...")
+    started = time.monotonic()
+    for arguments in _from_pypi() if _index() == PYPI else _from_elsewhere():
+        done = subprocess.run([str(uv), "--quiet", *arguments], cwd=PROJECT, env=environment)
+        if done.returncode:
+            raise SetupFailed(f"'uv {' '.join(arguments[:2])}' failed, it says why above")
+    _say("the packages are in .venv/", started)
+
+
+def _from_pypi() -> list[list[str]]:
+    return [["sync", "--locked"]]
+
+
+def _from_elsewhere() -> list[list[str]]:
+    """The same versions and hashes from another index: uv.lock itself names PyPI's addresses."""
     TOOLS.mkdir(exist_ok=True)
-    packed = TOOLS / "uv.whl"
-    packed.write_bytes(wheel)
-    program = TOOLS / "uv"
-    with zipfile.ZipFile(packed) as archive:
-        inside = next(n for n in archive.namelist() if n.endswith("/uv"))
-        program.write_bytes(archive.read(inside))
-    program.chmod(program.stat().st_mode | stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)
-    packed.unlink()
-    return str(program)
+    packages = str(TOOLS / "requirements.txt")
+    into = ["--python", str(VENV), "--default-index", _index()]
+    return [
+        ["export", "--frozen", "--no-emit-project", "--output-file", packages],
+        ["venv", "--allow-existing", str(VENV)],
+        ["pip", "sync", "--require-hashes", *into, packages],
+        ["pip", "install", "--no-deps", *into, "--editable", "."],
+    ]
 
 
-def locate(name: str) -> str:
-    """The URL of a file of uv, by the index's simple API (PEP 503 and 691)."""
-    index = os.environ.get("PIP_INDEX_URL") or os.environ.get("UV_DEFAULT_INDEX")
-    page = (index or "https://pypi.org/simple").rstrip("/") + "/uv/"
-    accept = "application/vnd.pypi.simple.v1+json, text/html;q=0.5"
-    request = urllib.request.Request(page, headers={"Accept": accept})
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        text = answer.read().decode()
-        kind = answer.headers.get_content_type()
-    if kind.endswith("json"):
-        found = [file["url"] for file in json.loads(text)["files"] if file["filename"] == name]
-    else:
-        found = [url for url in re.findall(r'href="([^"#]+)', text) if url.endswith("/" + name)]
-    if not found:
-        fail(f"the package index has no {name}")
-    return urllib.parse.urljoin(page, found[0])
+def _home_is_writable() -> bool:
+    home = Path.home()
+    cache = Path(os.environ.get("XDG_CACHE_HOME", home / ".cache"))
+    return os.access(cache if cache.exists() else home, os.W_OK)
 
 
-def download(url: str) -> bytes:
-    """All of a file."""
-    with urllib.request.urlopen(url, timeout=120) as answer:
-        content: bytes = answer.read()
-    return content
-
-
-def say(what: str) -> None:
-    """Tell people what takes the time."""
-    print(f"set-up: {what}", file=sys.stderr, flush=True)
-
-
-def fail(why: str) -> None:
-    """End with the reason."""
-    raise SystemExit(f"set-up: {why}")
+def _say(text: str, started: float | None = None) -> None:
+    took = f" ({time.monotonic() - started:.1f} s)" if started is not None else ""
+    print(f"setup: {text}{took}", flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
