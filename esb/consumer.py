@@ -1,8 +1,9 @@
 """Takes messages of one channel of the store and runs a step on each (EIP: Competing Consumers).
 
-A message is forgotten only after its step returned. One that fails for now is put back and waits
-longer each time; one that fails for good goes to the dead letters. Should even that not be
-possible, it is held and the attempt to write it down is repeated: it is never acknowledged.
+A message is forgotten only after its step returned. One that fails for now, or runs into a bug, is
+put back and waits longer each time; one that fails for good goes to the dead letters. Should even
+that not be possible, it is held and the attempt to write it down is repeated: it is never
+acknowledged.
 """
 
 from __future__ import annotations
@@ -133,37 +134,31 @@ class Consumer:
         envelope = stored.envelope.replace(attempt=attempt, outcome=Outcome.MESSAGE, deadline=None)
         try:
             await step(envelope)
-        except Transient as e:
-            pause = max(
-                self._backoff.delay(attempt), min(e.retry_after or 0.0, LONGEST_RETRY_AFTER)
-            )
-            failure = self._failure(e, attempt)
-            log.info(
-                "a message is put back",
-                channel=self._channel,
-                message=envelope.id,
-                error=e.code,
-                seconds=round(pause, 1),
-            )
-            # In order it keeps its place, and those behind it wait too.
-            due = 0.0 if self._order else self._clock.time() + pause
-            self._pause = pause if self._order else 0.0
-            await self._insist(lambda: self._put_back(stored, due, attempt, failure))
-        except Exception as e:
-            error = e if isinstance(e, EsbError) else RouteFailure("internal error")
-            dead = self._failure(error, attempt)
-            log.error(
-                "a message goes to the dead letters",
-                channel=self._channel,
-                message=envelope.id,
-                error=error.code,
-                exc_info=None if isinstance(e, EsbError) else e,
-            )
-            await self._insist(
-                lambda: self._store.move(stored.key, DEAD, attempts=attempt, failure=dead)
-            )
+        except Exception as e:  # noqa: BLE001 - whatever a step raises, its message is kept
+            await self._failed(stored, attempt, e)
         else:
             await self._insist(lambda: self._store.done(stored.key))
+
+    async def _failed(self, stored: Stored, attempt: int, cause: Exception) -> None:
+        error = cause if isinstance(cause, EsbError) else RouteFailure("internal error")
+        when = datetime.fromtimestamp(self._clock.time(), UTC)
+        failure = Failure.of(error, self._route, attempt, when)
+        about = {"channel": self._channel, "message": stored.envelope.id, "code": error.code}
+        if error is cause and not isinstance(error, Transient):
+            log.warning("a message goes to the dead letters", **about, error=error.detail)
+            await self._insist(
+                lambda: self._store.move(stored.key, DEAD, attempts=attempt, failure=failure)
+            )
+            return
+        asked = (error.retry_after or 0.0) if isinstance(error, Transient) else 0.0
+        pause = max(self._backoff.delay(attempt), min(asked, LONGEST_RETRY_AFTER))
+        # In order it keeps its place, and those behind it wait too.
+        due = 0.0 if self._order else self._clock.time() + pause
+        self._pause = pause if self._order else 0.0
+        bug = None if error is cause else cause
+        tell = log.error if bug else log.info
+        tell("a message is put back", **about, seconds=round(pause, 1), exc_info=bug)
+        await self._insist(lambda: self._put_back(stored, due, attempt, failure))
 
     async def _insist(self, write: Callable[[], Awaitable[bool]]) -> None:
         """Write until it succeeds: going on without it would handle the message twice or never."""
@@ -191,7 +186,3 @@ class Consumer:
             failure=failure,
             lying_in=self._channel,
         )
-
-    def _failure(self, error: EsbError, attempt: int) -> Failure:
-        when = datetime.fromtimestamp(self._clock.time(), UTC)
-        return Failure.of(error, self._route, attempt, when)

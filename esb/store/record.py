@@ -2,8 +2,8 @@
 
 MessagePack holds strings, bytes, 64-bit integers, floats, lists and maps. What it lacks (decimals,
 dates with their offset, larger integers, UUIDs) travels in extension types, so that a header table
-from AMQP or a typed parameter comes back as what it was. The deadline is not kept: it is a promise
-to a caller of this process, and a stored message has none.
+from AMQP or a typed parameter comes back as what it was. Two things are not kept: the deadline, a
+promise to a caller of this process, and the headers in CREDENTIALS.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ from esb.envelope import NO_HEADERS, NO_PARAMS, Body, Envelope, Headers, Outcome
 from esb.errors import BadMessage, RouteFailure
 
 MAX_DEPTH = 64
+CREDENTIALS = frozenset({"authorization", "proxy-authorization", "cookie", "set-cookie"})
+"""Headers that never get to the disk: who sent the message is in its `principal`."""
+
 _PLAIN = frozenset({str, bytes, bool, float, type(None)})
 
 # Codes are on disks: never change or reuse one.
@@ -66,7 +69,11 @@ def encode(envelope: Envelope) -> bytes:
         time=envelope.time.isoformat(),
         subject=envelope.subject,
         correlation_id=envelope.correlation_id,
-        headers=[(name, _pack(value, 0)) for name, value in envelope.headers],
+        headers=[
+            (name, _pack(value, 0))
+            for name, value in envelope.headers
+            if name.lower() not in CREDENTIALS
+        ],
         params=_pack(envelope.params, 0) if envelope.params else {},
         outcome=envelope.outcome.value,
         attempt=envelope.attempt,

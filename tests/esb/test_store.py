@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -398,12 +399,13 @@ async def test_a_log_that_cannot_be_written_back_stops_the_store(
         keys = [await store.put("a", message("first"))]
         monkeypatch.setattr(commit_module, "CHECKPOINT_PAGES", 1)
         with broken_disk(str(path), loses=True):
-            keys.append(await store.put("a", message("second")))
+            with contextlib.suppress(Transient):  # the writer may have begun before it
+                keys.append(await store.put("a", message("second")))
             await until(lambda: not store.health().up)
         with pytest.raises(Transient):
             await store.put("a", message("third"))
     async with opened(path) as store:
-        assert [stored.key for stored in await store.list("a")] == keys, "the log still has both"
+        assert [stored.key for stored in await store.list("a")] == keys, "the log still has them"
 
 
 async def test_the_log_is_written_back_and_used_again(

@@ -141,6 +141,14 @@ def test_a_body_of_data_is_stored_as_its_bytes_and_a_deadline_is_not() -> None:
     assert decode(encode(Envelope(body=Body.of(None, "")))).body.is_empty
 
 
+def test_credentials_never_get_to_the_disk() -> None:
+    headers = Headers([("Authorization", "Bearer s3cr3t"), ("COOKIE", "s3cr3t"), ("a", "1")])
+    content = encode(Envelope(headers=headers, principal="partner"))
+    assert b"s3cr3t" not in content
+    assert list(decode(content).headers) == [("a", "1")]
+    assert decode(content).principal == "partner"
+
+
 def test_what_cannot_be_stored_is_told() -> None:
     with pytest.raises(RouteFailure, match="type object"):
         encode(Envelope(headers=Headers([("x", object())])))  # type: ignore[list-item]
