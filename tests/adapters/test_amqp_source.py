@@ -1,0 +1,532 @@
+"""Consuming: what a message becomes, concurrency and order, what the broker refuses, replies."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import aio_pika
+import pytest
+from support.amqp import Endpoints, endpoints
+from support.broker import Rabbit, unique
+from support.contract import Recorder, started
+from support.waiting import until
+
+from esb.envelope import Body, Envelope, Headers, Outcome
+from esb.errors import BadMessage, Permanent, Transient
+from esb_amqp.client import Connection
+from esb_amqp.options import parse_url
+from esb_amqp.wire import Properties
+
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+@pytest.fixture
+async def made(broker_url: str) -> AsyncIterator[Endpoints]:
+    async with endpoints(broker_url) as made:
+        yield made
+
+
+async def consumed(made: Endpoints, queue: str, count: int = 1, **options: Any) -> list[Envelope]:
+    """The next `count` messages of a queue as a route gets them."""
+    step = Recorder()
+    source = made.source(queue=queue, **options)
+    await made.open()
+    async with started(source, step):
+        await until(lambda: len(step.finished) >= count)
+    return step.got
+
+
+async def put_raw(url: str, queue: str, *messages: tuple[Properties, bytes]) -> None:
+    """Publish with properties that a client library would not let pass."""
+    connection = await Connection.open(parse_url(url))
+    channel = await connection.channel(confirms=True)
+    for properties, body in messages:
+        await channel.publish("", queue, properties, body)
+    await connection.close()
+
+
+# --- what a message becomes -----------------------------------------------------------------------
+
+
+async def test_every_property_is_shown(rabbit: Rabbit, made: Endpoints) -> None:
+    exchange, queue = await rabbit.exchange(), await rabbit.queue()
+    await rabbit.bind(queue, exchange, "order.#")
+    await rabbit.publish(
+        exchange,
+        "order.new",
+        b'{"a": 1}',
+        content_type="application/json",
+        content_encoding="utf-8",
+        message_id="m-1",
+        correlation_id="c-1",
+        reply_to="somewhere",
+        expiration=60,
+        priority=7,
+        type="order.created",
+        app_id="shop",
+        user_id="guest",
+        timestamp=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
+        headers={"X-Tenant": "acme", "n": 3, "nested": {"list": [1, "2"]}, "traceparent": TRACE},
+    )
+    (envelope,) = await consumed(made, queue)
+    assert envelope.id == "m-1"
+    assert envelope.correlation_id == "c-1"
+    assert envelope.type == "order.created"
+    assert envelope.subject == "order.new"
+    assert envelope.source == f"amqp:{queue}"
+    assert envelope.time == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    assert envelope.content_type == "application/json"
+    assert envelope.body.raw == b'{"a": 1}'
+    assert envelope.traceparent == TRACE
+    assert dict(envelope.headers) == {"X-Tenant": "acme", "n": 3, "nested": {"list": [1, "2"]}}
+    assert envelope.params["amqp"] == {
+        "queue": queue,
+        "exchange": exchange,
+        "routing_key": "order.new",
+        "redelivered": False,
+        "delivery_mode": 2,
+        "priority": 7,
+        "expiration": "60000",
+        "content_encoding": "utf-8",
+        "message_id": "m-1",
+        "correlation_id": "c-1",
+        "reply_to": "somewhere",
+        "timestamp": 1767323045,
+        "type": "order.created",
+        "user_id": "guest",
+        "app_id": "shop",
+        "headers": {},
+    }
+    assert envelope.reply_to == ""
+
+
+async def test_a_bare_message_is_one_too(rabbit: Rabbit, made: Endpoints, broker_url: str) -> None:
+    queue = await rabbit.queue()
+    await put_raw(broker_url, queue, (Properties(), b""))
+    (envelope,) = await consumed(made, queue)
+    assert envelope.body.is_empty
+    assert envelope.type == "message"
+    assert envelope.id
+    assert envelope.params["amqp"]["priority"] is None
+
+
+HOSTILE = {
+    "a time beyond the calendar": Properties(timestamp=2**62),
+    "a time before it": Properties(timestamp=-(2**62)),
+    "an id with a line break": Properties(message_id="a\r\nSet-Cookie: b", correlation_id="\0"),
+    "a content type with a line break": Properties(content_type="text/plain\r\nx: y"),
+    "an expression for a type": Properties(type="{{ 1/0 }}", app_id="${HOME}"),
+    "headers that no other protocol has": Properties(
+        headers={"two words": 1, "": 2, "ok": "line\nbreak", "žluť": "kůň", "\r\nevil": "x"}
+    ),
+    "a broken trace": Properties(headers={"traceparent": "00-0-0-0", "tracestate": "x=1"}),
+    "control by header": Properties(
+        headers={
+            "x-death": [{"count": 99, "queue": "q"}],
+            "x-delivery-count": 1000,
+            "esb-attempt": 99,
+            "reply_to": "amq.gen-evil",
+            "id": "forged",
+        }
+    ),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+async def test_what_a_stranger_writes_stops_nothing(
+    rabbit: Rabbit, made: Endpoints, broker_url: str, case: str
+) -> None:
+    queue = await rabbit.queue()
+    await put_raw(broker_url, queue, (HOSTILE[case], b"odd"), (Properties(), b"next"))
+    odd, following = await consumed(made, queue, 2, prefetch=1)
+    assert (odd.body.raw, following.body.raw) == (b"odd", b"next")
+    Headers(odd.headers)  # nothing that could be smuggled on
+    for text in (odd.id, odd.correlation_id, odd.content_type, odd.traceparent, odd.reply_to):
+        assert not set(text) & set("\r\n\0")
+    assert odd.attempt == 1
+    assert odd.reply_to == ""
+    assert odd.id not in ("forged", "")
+    assert await rabbit.ready(queue) == 0
+
+
+async def test_amqp_to_amqp_keeps_what_may_be_kept(
+    rabbit: Rabbit, made: Endpoints, broker_url: str
+) -> None:
+    queue, target = await rabbit.queue(), await rabbit.queue("target")
+    headers = {
+        "X-Tenant": "acme",
+        "double": 0.1,
+        "big": 2**60,
+        "price": Decimal("1.10"),
+        "when": datetime(2026, 1, 2, tzinfo=UTC),
+        "raw": b"\xff\x00",
+        "none": None,
+        "yes": True,
+        "table": {"list": [1, "two", None]},
+        "two words": "line\nbreak",
+    }
+    forged = {"x-death": [{"count": 9}], "x-delay": 10**9, "x-delivery-count": 7}
+    sent = Properties(
+        content_type="text/plain",
+        content_encoding="gzip",
+        headers=headers | forged,
+        delivery_mode=1,
+        priority=3,
+        correlation_id="c",
+        reply_to="amq.gen-x",
+        expiration="60000",
+        message_id="m",
+        timestamp=1_700_000_000_123,
+        type="t",
+        user_id="guest",
+        app_id="a",
+    )
+    await put_raw(broker_url, queue, (sent, b"\x1f\x8bx"))
+    source, sink = made.source(queue=queue), made.sink(queue=target)
+    await made.open()
+
+    async def step(envelope: Envelope) -> Envelope:
+        await sink.send(envelope)
+        return envelope
+
+    await source.start(step)
+    got: list[Any] = []
+    connection = await Connection.open(parse_url(broker_url))
+    await (await connection.channel()).consume(target, got.append, tag="t", no_ack=True)
+    await until(lambda: got)
+    await connection.close()
+    arrived = got[0]
+    assert arrived.body == b"\x1f\x8bx"
+    expected = Properties(
+        content_type="text/plain",
+        content_encoding="gzip",
+        headers=headers,
+        delivery_mode=2,
+        priority=3,
+        correlation_id="c",
+        message_id="m",
+        timestamp=1_700_000_000_123,
+        type="t",
+        app_id="a",
+    )
+    assert arrived.properties == expected
+    found = arrived.properties.headers
+    assert [type(found[name]) for name in headers] == [type(v) for v in headers.values()]
+
+
+# --- concurrency and order ------------------------------------------------------------------------
+
+
+async def test_prefetch_bounds_what_is_in_the_route(rabbit: Rabbit, made: Endpoints) -> None:
+    queue = await rabbit.queue()
+    for _ in range(12):
+        await rabbit.put(queue)
+    gate = asyncio.Event()
+    step = Recorder(gate=gate)
+    source = made.source(queue=queue, prefetch=5)
+    await made.open()
+    async with started(source, step):
+        await until(lambda: step.running == 5)
+        assert await rabbit.ready(queue) == 7
+        gate.set()
+        await until(lambda: len(step.finished) == 12)
+    assert step.most == 5
+
+
+async def test_in_order_one_at_a_time_and_none_overtakes(rabbit: Rabbit, made: Endpoints) -> None:
+    queue = await rabbit.queue()
+    bodies = [b"%d" % number for number in range(10)]
+    for body in bodies:
+        await rabbit.put(queue, body)
+    step = Recorder([Transient("first one fails twice"), Transient("again")])
+    source = made.source(queue=queue, order=True)
+    await made.open()
+    async with started(source, step):
+        await until(lambda: len(step.finished) == 10)
+    assert [e.body.raw for e in step.finished] == bodies
+    assert step.most == 1
+
+
+async def test_an_exclusive_consumer_waits_for_the_other(rabbit: Rabbit, made: Endpoints) -> None:
+    queue = await rabbit.queue()
+    first, second = Recorder(), Recorder()
+    one = made.source(queue=queue, exclusive=True)
+    two = made.source(queue=queue, exclusive=True)
+    await made.open()
+    async with started(one, first):
+        await until(lambda: one.health().up)
+        async with started(two, second):
+            await until(lambda: "ACCESS_REFUSED" in two.health().detail)
+            await rabbit.put(queue)
+            await until(lambda: first.finished)
+            await one.stop(5)
+            await until(lambda: two.health().up)
+            await rabbit.put(queue)
+            await until(lambda: second.finished)
+
+
+async def test_a_backoff_asked_for_is_obeyed_and_capped(rabbit: Rabbit, made: Endpoints) -> None:
+    queue = await rabbit.queue()
+    await rabbit.put(queue)
+    step = Recorder([Transient("later", retry_after=3600)])
+    source = made.source(queue=queue, hold="50ms..400ms")
+    await made.open()
+    began = asyncio.get_running_loop().time()
+    async with started(source, step):
+        await until(lambda: step.finished)
+    assert 0.3 < asyncio.get_running_loop().time() - began < 5
+
+
+async def test_stopping_does_not_wait_for_held_messages(rabbit: Rabbit, made: Endpoints) -> None:
+    queue = await rabbit.queue()
+    await rabbit.put(queue)
+    step = Recorder([Transient("later")])
+    source = made.source(queue=queue, hold="1h")
+    await made.open()
+    await source.start(step)
+    await until(lambda: step.got)
+    async with asyncio.timeout(5):
+        await source.stop(60)
+    assert await rabbit.ready(queue) == 1
+
+
+async def test_a_refused_message_may_be_put_back_instead(rabbit: Rabbit, made: Endpoints) -> None:
+    queue = await rabbit.queue()
+    await rabbit.put(queue)
+    step = Recorder([Permanent("no")])
+    source = made.source(queue=queue, reject="requeue")
+    await made.open()
+    async with started(source, step):
+        await until(lambda: step.finished)
+    assert [e.params["amqp"]["redelivered"] for e in step.got] == [False, True]
+
+
+# --- what the broker refuses ----------------------------------------------------------------------
+
+
+async def test_a_queue_that_is_missing_is_waited_for(
+    rabbit: Rabbit, made: Endpoints, broker_url: str
+) -> None:
+    queue = unique("later")
+    source, step = made.source(queue=queue), Recorder()
+    await made.open()
+    async with started(source, step):
+        await until(lambda: "NOT_FOUND" in source.health().detail)
+        assert queue in source.health().detail
+        assert not source.health().up
+        await rabbit.channel.declare_queue(queue, durable=True)
+        await until(lambda: source.health().up)
+        await rabbit.put(queue)
+        await until(lambda: step.finished)
+
+
+async def test_a_queue_that_is_deleted_is_waited_for(rabbit: Rabbit, made: Endpoints) -> None:
+    queue = await rabbit.queue()
+    source, step = made.source(queue=queue), Recorder()
+    await made.open()
+    async with started(source, step):
+        await until(lambda: source.health().up)
+        await rabbit.delete(queue)
+        await until(lambda: "NOT_FOUND" in source.health().detail)
+        await rabbit.channel.declare_queue(queue, durable=True)
+        await until(lambda: source.health().up)
+        await rabbit.put(queue)
+        await until(lambda: step.finished)
+
+
+async def test_it_declares_what_it_is_told(rabbit: Rabbit, made: Endpoints) -> None:
+    queue, exchange, dead = unique("orders"), unique("shop"), await rabbit.queue("dead")
+    declare = {
+        "type": "quorum",
+        "bind": [{"exchange": exchange, "type": "topic", "routing_key": "order.*"}],
+        "dead_letter": {"exchange": "", "routing_key": dead},
+    }
+    step = Recorder([Permanent("no")])
+    source = made.source(queue=queue, declare=declare)
+    await made.open()
+    async with started(source, step):
+        await until(lambda: source.health().up)
+        await rabbit.publish(exchange, "order.new", b"refused")
+        assert (await rabbit.take(dead)).body == b"refused"
+        await rabbit.publish(exchange, "order.old", b"taken")
+        await until(lambda: step.finished)
+
+
+async def test_a_declaration_that_differs_is_told(rabbit: Rabbit, made: Endpoints) -> None:
+    queue = await rabbit.queue()
+    source = made.source(queue=queue, declare={"type": "quorum"})
+    await made.open()
+    async with started(source, Recorder()):
+        await until(lambda: "PRECONDITION_FAILED" in source.health().detail)
+        assert not source.health().up
+
+
+async def test_one_endpoint_that_is_refused_harms_no_other(rabbit: Rabbit, made: Endpoints) -> None:
+    queue = await rabbit.queue()
+    bad, good = made.source(queue=unique("missing")), made.source(queue=queue)
+    step = Recorder()
+    await made.open()
+    async with started(bad, Recorder()), started(good, step):
+        await until(lambda: not bad.health().up and "NOT_FOUND" in bad.health().detail)
+        for _ in range(100):
+            await rabbit.put(queue)
+        await until(lambda: len(step.finished) == 100)
+    assert len(step.got) == 100
+
+
+# --- replies --------------------------------------------------------------------------------------
+
+
+async def asked(rabbit: Rabbit, queue: str, body: bytes, **properties: Any) -> Any:
+    """What a client over direct reply-to gets back."""
+    answered: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+    async def on_reply(message: Any) -> None:
+        answered.set_result(message)
+
+    replies = await rabbit.channel.get_queue("amq.rabbitmq.reply-to", ensure=False)
+    tag = await replies.consume(on_reply, no_ack=True)
+    await rabbit.put(
+        queue, body, reply_to="amq.rabbitmq.reply-to", correlation_id="c-7", **properties
+    )
+    async with asyncio.timeout(10):
+        message = await answered
+    await replies.cancel(tag)
+    return message
+
+
+async def test_who_asks_gets_the_answer(rabbit: Rabbit, made: Endpoints) -> None:
+    queue = await rabbit.queue()
+
+    async def step(envelope: Envelope) -> Envelope:
+        assert envelope.reply_to.startswith("amq.rabbitmq.reply-to.")
+        return envelope.reply(Body(b"42", "text/plain"), Headers([("x-answer", "yes")]))
+
+    source = made.source(queue=queue)
+    await made.open()
+    await source.start(step)
+    reply = await asked(rabbit, queue, b"?")
+    assert (reply.body, reply.content_type, reply.correlation_id) == (b"42", "text/plain", "c-7")
+    assert reply.headers == {"x-answer": "yes"}
+    assert await rabbit.counts(queue) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "type"),
+    [
+        (BadMessage("no", [{"pointer": "/a", "detail": "is missing"}]), 400, "bad-message"),
+        (Transient("the backend is away"), 500, "transient"),
+        (RuntimeError("secret internals"), 500, "error"),
+    ],
+)
+async def test_who_asks_is_told_what_went_wrong(
+    rabbit: Rabbit, made: Endpoints, error: Exception, status: int, type: str
+) -> None:
+    queue = await rabbit.queue()
+    source = made.source(queue=queue)
+    await made.open()
+    await source.start(Recorder([error]))
+    reply = await asked(rabbit, queue, b"?", message_id="m-1")
+    assert reply.content_type == "application/problem+json"
+    problem = json.loads(reply.body)
+    assert (problem["status"], problem["type"]) == (status, f"urn:esb:problem:{type}")
+    assert problem["id"] == "m-1"
+    assert "secret" not in reply.body.decode()
+    await source.stop(5)
+    assert await rabbit.counts(queue) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "body"),
+    [
+        (Outcome.ACCEPTED, b'{"id":"m-1"}'),
+        (Outcome.FILTERED, b""),
+        (Outcome.MESSAGE, b"?"),
+    ],
+)
+async def test_every_outcome_is_an_answer(
+    rabbit: Rabbit, made: Endpoints, outcome: Outcome, body: bytes
+) -> None:
+    queue = await rabbit.queue()
+    source = made.source(queue=queue)
+    await made.open()
+
+    async def step(envelope: Envelope) -> Envelope:
+        return envelope.replace(outcome=outcome)
+
+    await source.start(step)
+    assert (await asked(rabbit, queue, b"?", message_id="m-1")).body == body
+
+
+async def test_a_dead_letter_is_told_as_a_problem(rabbit: Rabbit, made: Endpoints) -> None:
+    queue = await rabbit.queue()
+    source = made.source(queue=queue)
+    await made.open()
+
+    async def step(envelope: Envelope) -> Envelope:
+        return envelope.replace(outcome=Outcome.DEAD)
+
+    await source.start(step)
+    reply = await asked(rabbit, queue, b"?")
+    assert json.loads(reply.body)["type"] == "urn:esb:problem:dead-letter"
+
+
+async def test_an_answer_that_cannot_be_written_is_told(rabbit: Rabbit, made: Endpoints) -> None:
+    queue = await rabbit.queue()
+    source = made.source(queue=queue)
+    await made.open()
+
+    async def step(envelope: Envelope) -> Envelope:
+        return envelope.reply(Body.of({"a": 1}, "application/x-nobody-writes-this"))
+
+    await source.start(step)
+    reply = await asked(rabbit, queue, b"?")
+    assert json.loads(reply.body)["type"] == "urn:esb:problem:unsupported-media-type"
+
+
+async def test_only_allowed_queues_are_answered(rabbit: Rabbit, made: Endpoints) -> None:
+    queue, victim = await rabbit.queue(), await rabbit.queue("victim")
+    step = Recorder()
+    source = made.source(queue=queue)
+    await made.open()
+    async with started(source, step):
+        await rabbit.put(queue, reply_to=victim)
+        await rabbit.put(queue, reply_to="amq.rabbitmq.reply-tofu")
+        await until(lambda: len(step.finished) == 2)
+    assert [e.reply_to for e in step.got] == ["", ""]
+    assert await rabbit.ready(victim) == 0
+
+    allowed = made.source(queue=queue, reply_to=["victim-"])
+    await made.open()
+    async with started(allowed, step):
+        await rabbit.put(queue, b"answer", reply_to=victim)
+        assert (await rabbit.take(victim)).body == b"answer"
+
+
+async def test_an_asker_who_left_keeps_nothing_back(rabbit: Rabbit, made: Endpoints) -> None:
+    queue = await rabbit.queue()
+    step = Recorder()
+    source = made.source(queue=queue)
+    await made.open()
+    async with started(source, step):
+        await rabbit.put(queue, reply_to="amq.gen-gone")
+        await until(lambda: step.finished)
+    assert await rabbit.ready(queue) == 0
+
+
+async def test_the_client_of_another_make_gets_along(rabbit: Rabbit, made: Endpoints) -> None:
+    """aio-pika's own RPC pattern: an exclusive server-named reply queue."""
+    queue = await rabbit.queue()
+    source = made.source(queue=queue)
+    await made.open()
+    await source.start(Recorder())
+    replies = await rabbit.channel.declare_queue("", exclusive=True)
+    message = aio_pika.Message(b"echo", reply_to=replies.name, correlation_id="1")
+    await rabbit.channel.default_exchange.publish(message, queue)
+    reply = await until(lambda: replies.get(fail=False))
+    assert (reply.body, reply.correlation_id) == (b"echo", "1")
