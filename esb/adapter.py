@@ -199,6 +199,9 @@ class Build(Protocol):
     def file(self, name: str, *path: str | int) -> Path:
         """An existing file, relative to the YAML file, then to transforms/, inside the project."""
 
+    def root(self, file: Path) -> Path:
+        """The folder that nothing which `file` (one that `file()` found) refers to may leave."""
+
     def json_schema(self, schema: str | Mapping[str, Any], *path: str | int) -> Validator:
         """Compile a JSON Schema: a file's name or the schema itself."""
 

@@ -391,6 +391,10 @@ class Builder:
         )  # fmt: skip
         raise self.problem(f"there is no file {name}", *path, code="missing-file", hint=hint)
 
+    def root(self, file: Path) -> Path:
+        root = self.load.root
+        return root if file.resolve().is_relative_to(root) else self.document.folder
+
     def json_schema(self, schema: str | Mapping[str, Any], *path: str | int) -> Validator:
         source = self.file(schema, *path) if isinstance(schema, str) else dict(schema)
         return self._compiled(path, lambda: compile_json_schema(source))

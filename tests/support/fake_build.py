@@ -45,6 +45,9 @@ class FakeBuild:
             raise self.problem(f"no file {name}", *path)
         return self.folder / name
 
+    def root(self, file: Path) -> Path:
+        return self.folder
+
     def json_schema(
         self, schema: str | Mapping[str, Any], *path: str | int
     ) -> Callable[[Envelope], None]:

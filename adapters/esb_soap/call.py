@@ -1,0 +1,488 @@
+"""SOAP out: one operation of a WSDL, asked over HTTP (SOAP 1.1, section 6; SOAP 1.2 part 2,
+section 7).
+
+What is sent is told by the message's content type and root:
+
+    data (JSON, a form, ...)    the operation's input, written by the WSDL's types and checked
+    XML, the input's element    put into an envelope as it is
+    XML, a SOAP envelope        sent as it is, if it is one for this operation
+
+What comes back is data, which the route's source writes as its caller asked; or, with `reply`, the
+element or the envelope. Whoever sent an envelope gets one back.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cached_property
+from typing import Annotated, Any, Final, Literal
+
+from lxml import etree
+from pydantic import AfterValidator, Field
+
+from esb.adapter import Build, Renderer
+from esb.envelope import NO_BODY, Body, Envelope, Outcome, parse_content_type
+from esb.errors import (
+    BadMessage,
+    BadReply,
+    Fault,
+    OutcomeUnknown,
+    RouteFailure,
+    Transient,
+    UnsupportedMedia,
+)
+from esb.options import Duration
+from esb.xml import parse_xml
+from esb_soap.bind import Binder, InputFields
+from esb_soap.endpoint import Found, WsdlOptions, did_you_mean, load, offload, operation
+from esb_soap.envelope import (
+    ENVELOPES,
+    MEDIA_TYPE,
+    MustUnderstand,
+    SoapMessage,
+    as_envelope,
+    check_understood,
+    content_type,
+    read_envelope,
+    read_fault,
+    serialize,
+    soap_action,
+    write_envelope,
+)
+from esb_soap.wsdl import FaultMessage
+from esb_web import ClientOptions, ClientReply, OutboundHeaders, error_of, web_client
+
+Form = Literal["data", "xml", "envelope"]
+"""How a payload is handed on: as plain data, as the element in the Body, or as it came."""
+
+_XML_TYPES: Final = ("text/xml", "application/xml", "application/soap+xml")
+_UNTYPED: Final = ("", "application/octet-stream", "text/plain")
+_FORM: Final = "application/x-www-form-urlencoded"
+_TRACES: Final = (
+    "{http://jax-ws.dev.java.net/}",
+    "{http://xml.apache.org/axis/}",
+    "{http://schemas.datacontract.org/2004/07/System.ServiceModel}",
+)
+"""Details in which SOAP stacks tell their own insides: shown to operators, never to callers."""
+
+
+def _address(value: str) -> str:
+    if value and not re.match(r"https?://[^/\s]", value):
+        raise ValueError("a URL starts with http:// or https://")
+    return value
+
+
+class SoapClientOptions(WsdlOptions, ClientOptions):
+    """How a SOAP service is reached: its WSDL, and the options of every HTTP endpoint."""
+
+    url: Annotated[str, AfterValidator(_address)] = Field(
+        "", description="Where the service is, instead of the address in the WSDL."
+    )
+    timeout: Duration = Field(30.0, description="Time for one attempt, from first to last byte.")
+    forward_headers: bool | list[str] = Field(
+        False, description="HTTP headers of the message to send on: true, false, or their names."
+    )
+    soap_headers: str = Field(
+        "",
+        description="SOAP header blocks to send: a Jinja2 template in XML, as a file's name or "
+        "(with a line break) as the text itself. Headers that the WSDL declares are part of the "
+        "data and need no template.",
+    )
+    understood: list[str] = Field(
+        [],
+        description="Names ({namespace}name) or namespaces of SOAP headers in replies that may be "
+        "marked mustUnderstand though the WSDL does not declare them.",
+    )
+
+
+class SendOptions(SoapClientOptions):
+    """Ask one operation of a SOAP service and leave out its reply, if it has one.
+
+    The message is data, which becomes the operation's input by the WSDL's types; or XML, the
+    input's element or a whole SOAP envelope. A fault is an error.
+    """
+
+    operation: str = Field(description="The operation of the WSDL.")
+    bind: bool | list[str] = Field(
+        False,
+        description="Path and query parameters to merge into the data, by name: true for all "
+        "(then a query parameter that the input lacks is an error), or a list of names.",
+    )
+
+
+class CallOptions(SendOptions):
+    """Ask one operation of a SOAP service and go on with its reply.
+
+    The message is data, which becomes the operation's input by the WSDL's types; or XML, the
+    input's element or a whole SOAP envelope. A fault is an error, with a name if the WSDL declares
+    it. A one-way operation answers 202.
+    """
+
+    reply: Form | None = Field(
+        None,
+        description="The reply as data (the default), as xml (the element in the Body), or as the "
+        "whole SOAP envelope (the default when one was sent).",
+    )
+
+
+class SoapCaller:
+    """A SOAP operation as RequestReply and as Sink; see CallOptions."""
+
+    def __init__(self, options: SendOptions, build: Build) -> None:
+        wsdl = load(build, options.wsdl, "wsdl")
+        self._found: Found = operation(build, wsdl, options, options.operation)
+        self._operation = self._found.operation
+        self._version = self._found.port.soap_version
+        self._url = options.url or self._found.port.address or ""
+        if not re.match(r"https?://[^/\s]", self._url):
+            build.problem(
+                f"the WSDL gives no HTTP address for '{self._found.port.name}'", "wsdl",
+                code="wsdl", hint="add `url`",
+            )  # fmt: skip
+        self._reply = options.reply if isinstance(options, CallOptions) else None
+        self._understood = frozenset(options.understood)
+        self._bind = self._binder(options, build)
+        self._own_headers: Renderer | None = None
+        if options.soap_headers:
+            self._own_headers = build.jinja(options.soap_headers, "application/xml", "soap_headers")
+        self._http_headers = OutboundHeaders(build, options)
+        self._client = web_client(build, options)
+        self._idempotent = options.idempotent
+        action = self._operation.soap_action
+        self._wire_headers = [
+            ("Content-Type", content_type(self._version, action)),
+            ("Accept", f"{MEDIA_TYPE[self._version]}, */*;q=0.1"),
+        ]
+        if self._version == "1.1":
+            self._wire_headers.append(("SOAPAction", soap_action(action)))
+        self._faults: dict[str, FaultMessage] = {
+            fault.element: fault for fault in self._operation.faults.values() if fault.element
+        }
+
+    @cached_property
+    def _inputs(self) -> InputFields:
+        components: dict[str, Any] = {}
+        return InputFields(self._operation.input.schema(components), components)
+
+    def _binder(self, options: SendOptions, build: Build) -> Binder | None:
+        if not options.bind:
+            return None
+        inputs = self._inputs
+        fields = {}
+        for index, name in enumerate(options.bind if isinstance(options.bind, list) else ()):
+            field = inputs.find(name)
+            if field is None:
+                known = [f.name for f in inputs.top if inputs.is_simple(f)]
+                build.problem(
+                    f"'{options.operation}' has no input '{name}' that a parameter can fill",
+                    "bind", index, hint=did_you_mean(name, known),
+                )  # fmt: skip
+            else:
+                fields[name] = field
+        return Binder(inputs, fields, strict=options.bind is True)
+
+    # --- the endpoint
+
+    async def call(self, envelope: Envelope) -> Envelope:
+        """Ask the operation; a one-way operation leaves nothing to answer but that it was taken.
+
+        Raises Fault for a fault, typed if the WSDL declares it; BadMessage if the message does not
+        fit the operation; BadReply if the reply does not; else what the HTTP client raises.
+        """
+        sent, as_sent = await offload(len_of(envelope.body), self._write, envelope)
+        reply = await self._exchange(envelope, sent)
+        if self._operation.output is None:
+            await offload(len(reply.body), self._check_taken, reply)
+            return envelope.reply(NO_BODY).replace(outcome=Outcome.ACCEPTED)
+        body = await offload(len(reply.body), self._read, reply, self._reply or as_sent)
+        return envelope.reply(body, facts={"operation": self._operation.name})
+
+    async def send(self, envelope: Envelope) -> None:
+        """Ask the operation and leave out its reply; raises as `call` does."""
+        sent, _ = await offload(len_of(envelope.body), self._write, envelope)
+        reply = await self._exchange(envelope, sent)
+        await offload(len(reply.body), self._check_taken, reply)
+
+    async def _exchange(self, envelope: Envelope, sent: bytes) -> ClientReply:
+        headers = self._http_headers(envelope, "POST")
+        own = {name.lower() for name, _ in self._wire_headers}
+        headers = [pair for pair in headers if pair[0].lower() not in own]
+        return await self._client.request(
+            "POST",
+            self._url,
+            headers=[*self._wire_headers, *headers],
+            body=sent,
+            deadline=envelope.deadline,
+        )
+
+    # --- the request
+
+    def _write(self, envelope: Envelope) -> tuple[bytes, Form]:
+        """The bytes of the request, and the form in which its reply is wanted."""
+        headers = self._template_headers(envelope)
+        body = envelope.body
+        kind = parse_content_type(body.content_type).essence
+        if kind.startswith("multipart/"):
+            raise UnsupportedMedia("SOAP with attachments is not supported")
+        if is_xml(body, kind):
+            root = body.data if kind not in _UNTYPED else parse_xml(body.raw)
+            if isinstance(root, etree._Element):
+                if root.tag in ENVELOPES or etree.QName(root).localname == "Envelope":
+                    return self._pass_on(as_envelope(root, what="the body"), body, headers)
+                self._check_element(root, "the body")
+                return write_envelope(self._version, serialize(root), headers), "data"
+        data = None if body.is_empty else _data(body, kind)
+        if kind == _FORM and isinstance(data, dict):
+            # Form fields are text, as parameters are.
+            data = Binder(self._inputs, {}, strict=True)(None, {"form": data})
+        if self._bind is not None:
+            data = self._bind(data, envelope.params)
+        elif data is None:
+            data = {}
+        written = self._operation.input.write(data)
+        return write_envelope(self._version, written.body, [*written.headers, *headers]), "data"
+
+    def _pass_on(
+        self, message: SoapMessage, body: Body, headers: list[bytes]
+    ) -> tuple[bytes, Form]:
+        content = message.content
+        if content is not None or self._operation.input.element is not None:
+            self._check_element(content, "the Body of the envelope")
+        if message.version == self._version and not headers and body.is_written:
+            charset = parse_content_type(body.content_type).params.get("charset", "utf-8")
+            if charset.lower() in ("utf-8", "utf8", "us-ascii") and _declares_utf8(body.raw):
+                return body.raw, "envelope"
+        blocks = list(message.header.iterchildren("*")) if message.header is not None else []
+        if message.version != self._version and blocks:
+            raise BadMessage(
+                f"the envelope is SOAP {message.version} and the service takes {self._version}"
+            )
+        children = b"".join(serialize(child) for child in message.body.iterchildren("*"))
+        kept = [serialize(block) for block in blocks]
+        return write_envelope(self._version, children, [*kept, *headers]), "envelope"
+
+    def _check_element(self, element: etree._Element | None, what: str) -> None:
+        expected = self._operation.input.element
+        if element is not None and element.tag == expected:
+            return
+        if element is None:
+            raise BadMessage(f"{what} is empty, '{self._operation.name}' was expected")
+        found, wanted = etree.QName(element), etree.QName(expected) if expected else None
+        if wanted is None:
+            raise BadMessage(f"{what} must be empty for '{self._operation.name}'")
+        if found.localname == wanted.localname:
+            raise BadMessage(
+                f"{what} has the element '{found.localname}' in the namespace "
+                f"'{found.namespace or ''}', it must be '{wanted.namespace or ''}'"
+            )
+        raise BadMessage(
+            f"{what} has the element '{found.localname}', '{self._operation.name}' takes "
+            f"'{wanted.localname}'"
+        )
+
+    def _template_headers(self, envelope: Envelope) -> list[bytes]:
+        if self._own_headers is None:
+            return []
+        rendered = self._own_headers(envelope).raw
+        declaration = re.match(rb"\s*<\?xml[^>]*\?>", rendered)
+        rendered = rendered[declaration.end() :] if declaration else rendered
+        try:
+            blocks = parse_xml(b"<h>" + rendered + b"</h>", what="soap_headers")
+        except BadMessage as e:
+            raise RouteFailure("the template of soap_headers wrote no XML") from e
+        return [serialize(block) for block in blocks.iterchildren("*")]
+
+    # --- the reply
+
+    def _message(self, reply: ClientReply) -> SoapMessage | None:
+        """The envelope of a reply that is no fault, None for an answer without content.
+
+        Raises Fault for a fault whatever the status, else what the status says, else BadReply for
+        what is no SOAP.
+        """
+        said = error_of(reply, idempotent=self._idempotent)
+        kind = reply.headers.get("content-type", "")
+        essence = parse_content_type(kind).essence
+        if not reply.body.strip():
+            if said is not None:
+                raise said
+            return None
+        if essence.startswith("multipart/"):
+            raise said or _bad("the service answered with attachments, which are not supported")
+        if _is_html(reply.body, essence):
+            raise said or _bad("the service answered with a web page, not with SOAP", reply)
+        if not reply.body.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(
+            (b"<", b"\xff\xfe", b"\xfe\xff")
+        ):
+            raise said or _bad(f"the service answered {essence or 'text'}, not SOAP", reply)
+        try:
+            message = read_envelope(
+                reply.body, charset=parse_content_type(kind).params.get("charset"), what="the reply"
+            )
+        except BadMessage as e:
+            raise said or _bad(str(e), reply) from e
+        fault = message.fault
+        if fault is not None:
+            error = self._fault(fault, message, reply.status)
+            if (
+                isinstance(said, Transient | OutcomeUnknown)
+                and not error.name
+                and (reply.status in (429, 503, 504))
+            ):
+                # A gateway in front of the service speaks SOAP too; try again as it says.
+                raise said from error
+            raise error
+        if said is not None:
+            raise said
+        try:
+            output = self._operation.output
+            declared = output.header_elements if output is not None else ()
+            check_understood(message, self._understood | set(declared))
+        except MustUnderstand as e:
+            raise _bad(f"in the reply, {e}") from e
+        return message
+
+    def _check_taken(self, reply: ClientReply) -> None:
+        if self._operation.output is None and 200 <= reply.status < 300:
+            # Only a fault would matter: what else servers put there is of no interest.
+            if b"Fault" not in reply.body:
+                return
+            try:
+                message = read_envelope(reply.body)
+            except BadMessage:
+                return
+            if message.fault is not None:
+                raise self._fault(message.fault, message, reply.status)
+            return
+        self._message(reply)
+
+    def _read(self, reply: ClientReply, form: Form) -> Body:
+        message = self._message(reply)
+        output = self._operation.output
+        assert output is not None
+        if message is None:
+            raise _bad(f"the service answered nothing (status {reply.status})")
+        if form == "envelope":
+            return Body(reply.body, reply.headers.get("content-type", "text/xml"))
+        content = message.content
+        if (content.tag if content is not None else None) != output.element:
+            wanted = etree.QName(output.element).localname if output.element else "nothing"
+            got = f"'{etree.QName(content).localname}'" if content is not None else "nothing"
+            raise _bad(f"the service answered {got}, '{wanted}' was expected")
+        if form == "xml":
+            return Body(serialize(content) if content is not None else b"", "application/xml")
+        try:
+            data = output.read(message.body, message.header)
+        except BadMessage as e:
+            raise _bad(f"the reply does not fit the WSDL: {e}") from e
+        return Body.of(data)
+
+    def _fault(self, element: etree._Element, message: SoapMessage, status: int) -> Fault:
+        """The error that a fault stands for: named if the WSDL declares it, by the element in its
+        detail or, where that is empty, by its code."""
+        fault = read_fault(element)
+        name, type_, data = "", "", None
+        for detail in fault.detail:
+            declared = self._faults.get(str(detail.tag))
+            if declared is not None:
+                name, type_ = declared.name, _type_of(declared.element)
+                try:
+                    data = declared.read(detail)
+                except BadMessage:
+                    data = generic(detail)
+                break
+        if not name:
+            codes = [code.rpartition("}")[2] for code in (*fault.subcodes, fault.code)]
+            names = {part for code in codes for part in (code, code.rpartition(".")[2])}
+            for declared in self._operation.faults.values():
+                if declared.name in names and not fault.detail:
+                    name, type_ = declared.name, _type_of(declared.element)
+            shown = [d for d in fault.detail if not str(d.tag).startswith(_TRACES)]
+            if shown and not name:
+                data = {etree.QName(d).localname: generic(d) for d in shown}
+        soap = {
+            "version": message.version,
+            "code": fault.code,
+            "subcodes": list(fault.subcodes),
+            "actor": fault.actor,
+            "node": fault.node,
+        }
+        error = Fault(
+            fault.reason[:1000] or f"the service answered with a fault {fault.code}".rstrip(),
+            name=name,
+            party=fault.party,
+            type=type_,
+            data=data,
+            info={"soap": {k: v for k, v in soap.items() if v}, "upstream_status": status},
+        )
+        error.add_note(serialize(element)[:2000].decode("utf-8", "replace"))
+        return error
+
+
+def generic(element: etree._Element) -> Any:
+    """An element that no schema describes, as data: text, or an object of attributes ("@name"),
+    children by local name (a list where there are several) and, beside these, "#text"."""
+    result: dict[str, Any] = {f"@{etree.QName(k).localname}": v for k, v in element.attrib.items()}
+    for child in element.iterchildren("*"):
+        name, value = etree.QName(child).localname, generic(child)
+        if name not in result:
+            result[name] = value
+        elif isinstance(result[name], list):
+            result[name].append(value)
+        else:
+            result[name] = [result[name], value]
+    text = "".join([element.text or "", *(child.tail or "" for child in element)]).strip()
+    if not result:
+        return text
+    return {**result, "#text": text} if text else result
+
+
+def is_xml(body: Body, kind: str) -> bool:
+    """Whether a body is XML, by its content type or, if that says nothing, by its first byte."""
+    if kind in _XML_TYPES or kind.endswith("+xml"):
+        return True
+    return kind in _UNTYPED and body.is_written and body.raw.lstrip()[:1] == b"<"
+
+
+def _data(body: Body, kind: str) -> Any:
+    if kind in _UNTYPED and body.is_written and body.raw.lstrip()[:1] in (b"{", b"["):
+        return Body(body.raw, "application/json").data
+    return body.data
+
+
+def len_of(body: Body) -> int:
+    """The size of a body as far as it is known without writing it."""
+    return len(body.raw) if body.is_written else 0
+
+
+def _declares_utf8(raw: bytes) -> bool:
+    found = re.match(rb"""\s*<\?xml[^>]*encoding\s*=\s*["']([^"']*)["']""", raw[:200])
+    return not raw.startswith((b"\xff\xfe", b"\xfe\xff")) and (
+        found is None or found[1].lower() in (b"utf-8", b"us-ascii")
+    )
+
+
+def _is_html(raw: bytes, essence: str) -> bool:
+    start = raw[:500].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    return start.startswith((b"<!doctype html", b"<html")) or (
+        essence == "text/html" and b"envelope" not in start
+    )
+
+
+def _bad(text: str, reply: ClientReply | None = None) -> BadReply:
+    error = BadReply(text)
+    if reply is not None:
+        # For operators: what the far side said, cut and on one line.
+        error.add_note(" ".join(reply.body[:500].decode("utf-8", "replace").split()))
+    return error
+
+
+def _type_of(element: str | None) -> str:
+    """A URI for a fault's type, made of its element's namespace and name."""
+    if not element:
+        return ""
+    name = etree.QName(element)
+    if not name.namespace:
+        return f"urn:esb:fault:{name.localname}"
+    joint = "" if name.namespace.endswith(("/", "#", ":", "?", "=")) else "#"
+    return f"{name.namespace}{joint}{name.localname}"

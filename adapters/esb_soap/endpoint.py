@@ -1,0 +1,158 @@
+"""What every SOAP endpoint is told about its service: the WSDL, and which part of it is meant."""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Final, Literal, NamedTuple, ParamSpec, TypeVar
+
+from pydantic import Field
+
+from esb.adapter import Build
+from esb.options import Options
+from esb_soap.wsdl import Operation, Port, Service, Wsdl, WsdlError, load_wsdl
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_LARGE: Final = 1024 * 1024
+
+
+class WsdlOptions(Options):
+    """A service, described by a WSDL 1.1 file."""
+
+    wsdl: str = Field(
+        description="The WSDL file. What it imports is read from the project; nothing is fetched."
+    )
+    service: str | None = Field(
+        None, description="The service in the WSDL, needed where it could be several."
+    )
+    port: str | None = Field(
+        None, description="The port of the service; the first SOAP port if left out."
+    )
+    soap: Literal["1.1", "1.2"] | None = Field(
+        None, description="Only ports of this SOAP version; else whichever comes first."
+    )
+
+
+class Found(NamedTuple):
+    """An operation and where in the WSDL it is."""
+
+    service: Service
+    port: Port
+    operation: Operation
+
+
+class _Loaded:
+    """A WSDL as it was last read; read again when one of its files changed."""
+
+    def __init__(self, path: Path, root: Path) -> None:
+        self._path = path
+        self._root = root
+        self._wsdl: Wsdl | None = None
+        self._seen: dict[Path, int] = {}
+
+    def get(self) -> Wsdl:
+        if self._wsdl is None or self._seen != _modified(self._seen):
+            self._wsdl = load_wsdl(self._path, self._root)
+            self._seen = _modified(self._wsdl.files)
+        return self._wsdl
+
+
+def _modified(files: Iterable[Path]) -> dict[Path, int]:
+    return {file: file.stat().st_mtime_ns if file.exists() else 0 for file in files}
+
+
+def load(build: Build, name: str, *path: str | int) -> Wsdl:
+    """The WSDL `name`, read once for all routes that use it. Raises BuildFailed."""
+    file = build.file(name, *path)
+    loaded = build.shared(("wsdl", str(file)), lambda: _Loaded(file, build.root(file)))
+    try:
+        return loaded.get()
+    except WsdlError as e:
+        raise build.problem(str(e), *path, code="wsdl", hint=e.hint) from e
+
+
+def ports(
+    build: Build, wsdl: Wsdl, options: WsdlOptions, *at: str | int
+) -> list[tuple[Service, Port]]:
+    """The ports that the options, which lie `at`, leave open; in the WSDL's order, never none.
+
+    Raises BuildFailed, with a hint, for a service, port or version that the WSDL lacks.
+    """
+    services = list(wsdl.services.values())
+    if not any(service.ports for service in services):
+        raise build.problem(
+            f"{options.wsdl} describes no service over SOAP and HTTP", *at, "wsdl", code="wsdl"
+        )
+    if options.service is not None:
+        services = [s for s in services if s.name == options.service]
+        if not services:
+            raise build.problem(
+                f"the WSDL has no service '{options.service}'", *at, "service", code="wsdl",
+                hint=did_you_mean(options.service, wsdl.services),
+            )  # fmt: skip
+    found = [(service, port) for service in services for port in service.ports.values()]
+    if options.port is not None:
+        names = [port.name for _, port in found]
+        found = [(service, port) for service, port in found if port.name == options.port]
+        if not found:
+            raise build.problem(
+                f"the WSDL has no SOAP port '{options.port}'", *at, "port", code="wsdl",
+                hint=did_you_mean(options.port, names),
+            )  # fmt: skip
+    if options.soap is not None:
+        versions = sorted({port.soap_version for _, port in found})
+        found = [(service, port) for service, port in found if port.soap_version == options.soap]
+        if not found:
+            raise build.problem(
+                f"the WSDL has no port for SOAP {options.soap}", *at, "soap", code="wsdl",
+                hint=f"there is one for SOAP {' and '.join(versions)}",
+            )  # fmt: skip
+    return found
+
+
+def operation(build: Build, wsdl: Wsdl, options: WsdlOptions, name: str) -> Found:
+    """The operation `name` at the first port that has it.
+
+    Raises BuildFailed, with a hint, if there is none or if several services have it.
+    """
+    candidates = ports(build, wsdl, options)
+    found = [
+        Found(service, port, port.operations[name])
+        for service, port in candidates
+        if name in port.operations
+    ]
+    if not found:
+        names = {known for _, port in candidates for known in port.operations}
+        raise build.problem(
+            f"the WSDL has no operation '{name}'", "operation", code="wsdl",
+            hint=did_you_mean(name, names),
+        )  # fmt: skip
+    services = {one.service.name for one in found}
+    if len(services) > 1:
+        raise build.problem(
+            f"several services have an operation '{name}'", "operation", code="wsdl",
+            hint=f"say which with `service`: {' or '.join(sorted(services))}",
+        )  # fmt: skip
+    return found[0]
+
+
+def did_you_mean(word: str, names: Iterable[str]) -> str:
+    """The hint that names the nearest of `names`, or all of them if they are few."""
+    known: Sequence[str] = sorted(names)
+    lower = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(word.lower(), lower, n=1)
+    if close:
+        return f"did you mean '{lower[close[0]]}'?"
+    return f"there are: {', '.join(known)}" if 0 < len(known) <= 12 else ""
+
+
+async def offload(size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Do work on `size` bytes of XML; much of it in a thread, where lxml lets go of the
+    interpreter, so that other messages do not wait."""
+    if size > _LARGE:
+        return await asyncio.to_thread(work, *args, **kwargs)
+    return work(*args, **kwargs)

@@ -1,0 +1,379 @@
+"""`expose:`, a REST API in front of a SOAP service, as sugar: it expands to ordinary routes.
+
+    partners:
+      wsdl: wsdl/partner.wsdl
+      at: /partners
+      operations: {getPartner: GET /:id, createPartner: POST /}
+      faults: {PartnerNotFound: 404}
+
+becomes a route `partners.<operation>` each, from `http` to `call: soap`. An operation that is not
+listed is `POST <at>/<operation>`: always right, whatever it does. The service's name is put
+before the operation's where two services have one of the same name.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Final
+
+from pydantic import AfterValidator, RootModel
+from pydantic import Field as Option
+
+from esb.adapter import Build, BuildFailed, Expanded, Section
+from esb_soap.bind import Field, InputFields
+from esb_soap.call import SoapClientOptions
+from esb_soap.endpoint import Found, did_you_mean, load, ports
+from esb_web import ClientOptions
+
+_METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE")
+_PARAMETER: Final = re.compile(r":(\w+)")
+_PROBLEM: Final = "application/problem+json"
+_JSON: Final = "application/json"
+
+
+def _status(value: int) -> int:
+    if not 400 <= value <= 599:
+        raise ValueError("the status of a fault is one from 400 to 599")
+    return value
+
+
+def _base(value: str) -> str:
+    if not value.startswith("/") or "//" in value or ":" in value:
+        raise ValueError("a path starts with a slash and has no parameters: /partners")
+    return value.rstrip("/")
+
+
+class ExposeApi(SoapClientOptions):
+    """A SOAP service as a REST API: JSON, documented by OpenAPI, faults as problem+json."""
+
+    at: Annotated[str, AfterValidator(_base)] = Option(
+        description="The path of the API, such as /partners."
+    )
+    operations: dict[str, str] = Option(
+        {},
+        description="Method and path of operations: {getPartner: GET /:id}. Path parameters, and "
+        "with GET and DELETE all that is asked for in the query, are the input's fields of that "
+        "name. An operation that is not listed is POST /<operation>.",
+    )
+    only_listed: bool = Option(
+        False, description="Leave out the operations that are not listed under `operations`."
+    )
+    faults: dict[str, Annotated[int, AfterValidator(_status)]] = Option(
+        {},
+        description="Status by the name of a fault: {PartnerNotFound: 404}. Else a fault that "
+        "blames the sender is 422 if the WSDL declares it and 400 if not, any other 502.",
+    )
+    title: str = Option("", description="Name of the API; the service's if left out.")
+    description: str = Option(
+        "", description="What the API is for, in Markdown; the WSDL's documentation if left out."
+    )
+    connection: str | None = Option(
+        None, description="A named connection of soap whose options are used."
+    )
+
+
+class ExposeOptions(RootModel[dict[str, ExposeApi]]):
+    """APIs by name."""
+
+
+def expand(options: ExposeOptions, build: Build) -> list[Expanded]:
+    """The routes of every API. A wrong WSDL, operation or fault is a problem at its line."""
+    routes: list[Expanded] = []
+    for name, api in options.root.items():
+        try:
+            routes += _Api(name, api, build).routes()
+        except BuildFailed:
+            continue
+    return routes
+
+
+class _Api:
+    """One entry of the section."""
+
+    def __init__(self, name: str, options: ExposeApi, build: Build) -> None:
+        self._name = name
+        self._options = options
+        self._build = build
+        wsdl = load(build, options.wsdl, name, "wsdl")
+        self._operations: dict[str, Found] = {}
+        found: dict[tuple[str, str], Found] = {}
+        for service, port in ports(build, wsdl, options, name):
+            for operation in port.operations.values():
+                one = Found(service, port, operation)
+                found.setdefault((service.name, operation.name), one)
+        count = Counter(operation for _, operation in found)
+        for (service_name, operation_name), one in found.items():
+            clashes = count[operation_name] > 1
+            key = f"{service_name}.{operation_name}" if clashes else operation_name
+            self._operations[key] = one
+        services = {one.service.name for one in self._operations.values()}
+        self._several = len(services) > 1
+        self._title = options.title or (next(iter(services)) if len(services) == 1 else name)
+        self._about = options.description or wsdl.documentation
+        self._client = {
+            key: getattr(options, key)
+            for key in options.model_fields_set
+            if key in SoapClientOptions.model_fields and key not in ("service", "port", "soap")
+        }
+        if options.connection is not None:
+            self._client["connection"] = options.connection
+
+    def routes(self) -> Iterator[Expanded]:
+        """An ordinary route for each operation."""
+        options, name = self._options, self._name
+        for listed in options.operations:
+            if listed not in self._operations:
+                self._build.problem(
+                    f"the WSDL has no operation '{listed}'", name, "operations", listed,
+                    code="wsdl", key=True, hint=did_you_mean(listed, self._operations),
+                )  # fmt: skip
+        declared = {f for one in self._operations.values() for f in one.operation.faults}
+        for fault in options.faults:
+            if fault not in declared:
+                self._build.problem(
+                    f"the WSDL declares no fault '{fault}'", name, "faults", fault,
+                    code="wsdl", key=True, hint=did_you_mean(fault, declared),
+                )  # fmt: skip
+        for key, found in self._operations.items():
+            spelled = options.operations.get(key)
+            if spelled is None and options.only_listed:
+                continue
+            at: tuple[str, ...] = (name,) if spelled is None else (name, "operations", key)
+            try:
+                yield self._route(key, found, spelled, at)
+            except BuildFailed:
+                continue
+
+    def _route(self, key: str, found: Found, spelled: str | None, at: tuple[str, ...]) -> Expanded:
+        options = self._options
+        method, path = "POST", "/" + key.replace(".", "/")
+        if spelled is not None:
+            method, path = self._spelled(spelled, at)
+        described = _Described(key, found, method, path, options.faults, self._several)
+        parameters = described.path_parameters
+        if spelled is not None:
+            self._check(described, at)
+        soap: dict[str, Any] = {
+            **self._client,
+            "wsdl": options.wsdl,
+            "service": found.service.name,
+            "port": found.port.name,
+            "operation": found.operation.name,
+        }
+        if method in ("GET", "DELETE"):
+            soap["bind"] = True
+        elif parameters:
+            soap["bind"] = parameters
+        http: dict[str, Any] = {
+            "path": (options.at + path).rstrip("/") or "/",
+            "method": method,
+            "faults": {f: s for f, s in options.faults.items() if f in found.operation.faults},
+            "operation": described,
+            "api": {"path": options.at, "title": self._title, "description": self._about},
+        }
+        route = {"from": {"http": http}, "steps": [{"call": {"soap": soap}}]}
+        return Expanded(f"{self._name}.{key}", route, at)
+
+    def _spelled(self, spelled: str, at: tuple[str, ...]) -> tuple[str, str]:
+        """Method and path of "GET /:id"."""
+        method, _, path = spelled.strip().partition(" ")
+        path = path.strip()
+        if method.upper() not in _METHODS:
+            raise self._build.problem(
+                f"'{method}' is no method", *at, hint=f"{', '.join(_METHODS)}: GET /:id"
+            )
+        if not path.startswith("/"):
+            raise self._build.problem("a path starts with a slash", *at, hint="GET /:id")
+        if "{" in path:
+            hint = re.sub(r"\{(\w+)\}", r":\1", path)
+            raise self._build.problem("a path parameter is spelled :name", *at,
+                                      hint=f"{method} {hint}")  # fmt: skip
+        return method.upper(), path
+
+    def _check(self, described: _Described, at: tuple[str, ...]) -> None:
+        """Whether the parameters can carry the input."""
+        for parameter in described.path_parameters:
+            if described.inputs.find(parameter) is None:
+                names = [f.name for f in described.inputs.top if described.inputs.is_simple(f)]
+                raise self._build.problem(
+                    f"the input has no field '{parameter}' that a path parameter can fill", *at,
+                    hint=did_you_mean(parameter, names),
+                )  # fmt: skip
+        if described.has_body:
+            return
+        bound = {f.path[0] for f in described.bound.values()}
+        for field in described.inputs.top:
+            if (
+                field.required
+                and field.path[0] not in bound
+                and not described.inputs.is_simple(field)
+            ):
+                raise self._build.problem(
+                    f"the input needs '{field.name}', which no query parameter can carry", *at,
+                    hint="use POST, whose body is JSON",
+                )  # fmt: skip
+
+
+class _Described:
+    """The OpenAPI 3.1 description of an operation, made when asked for.
+
+    Of two that ask at once, in the threads of the documents, one waits for the other.
+    """
+
+    _lock = threading.Lock()
+
+    def __init__(
+        self,
+        key: str,
+        found: Found,
+        method: str,
+        path: str,
+        faults: Mapping[str, int],
+        several: bool,
+    ) -> None:
+        self._key = key
+        self._found = found
+        self._faults = faults
+        self._several = several
+        self.has_body = method not in ("GET", "DELETE")
+        self.path_parameters: list[str] = _PARAMETER.findall(path)
+        self._components: dict[str, Any] = {}
+        self._schema: Mapping[str, Any] = {}
+        self._inputs: InputFields | None = None
+        self._made: dict[str, Any] | None = None
+
+    @property
+    def inputs(self) -> InputFields:
+        """The fields of the input."""
+        if self._inputs is None:
+            self._schema = self._found.operation.input.schema(self._components)
+            self._inputs = InputFields(self._schema, self._components)
+        return self._inputs
+
+    @property
+    def bound(self) -> dict[str, Field]:
+        """The fields that path parameters fill."""
+        fields = {name: self.inputs.find(name) for name in self.path_parameters}
+        return {name: field for name, field in fields.items() if field is not None}
+
+    def __call__(self) -> tuple[dict[str, Any], Mapping[str, Any]]:
+        """The Operation Object and its component schemas."""
+        with self._lock:
+            if self._made is None:
+                self._made = self._operation()
+            return self._made, self._components
+
+    def _operation(self) -> dict[str, Any]:
+        found = self._found
+        operation = found.operation
+        summary, _, rest = operation.documentation.strip().partition("\n")
+        made: dict[str, Any] = {
+            "operationId": self._key,
+            "summary": " ".join(summary.split())[:120] or operation.name,
+        }
+        text = operation.documentation.strip()
+        if rest or len(summary) > 120:
+            made["description"] = text
+        if self._several:
+            made["tags"] = [found.service.name]
+        inputs, bound = self.inputs, self.bound
+        parameters = [
+            self._parameter(name, field, "path", required=True) for name, field in bound.items()
+        ]
+        taken = {field.path for field in bound.values()}
+        if not self.has_body:
+            parameters += [
+                self._parameter(field.name, field, "query", required=field.required)
+                for field in inputs.top
+                if field.path not in taken and inputs.is_simple(field)
+            ]
+        if parameters:
+            made["parameters"] = parameters
+        if self.has_body:
+            schema = self._schema
+            for path in taken:
+                schema = _without(schema, path, inputs)
+            needed = bool(inputs.resolve(schema).get("required"))
+            made["requestBody"] = {"required": needed, "content": {_JSON: {"schema": schema}}}
+        made["responses"] = {**self._answer(), **self._fault_answers()}
+        made["x-soap"] = {
+            "service": found.service.name,
+            "operation": operation.name,
+            "version": found.port.soap_version,
+        }
+        return made
+
+    def _parameter(self, name: str, field: Field, where: str, *, required: bool) -> dict[str, Any]:
+        parameter: dict[str, Any] = {
+            "name": name,
+            "in": where,
+            "required": required,
+            "schema": dict(field.schema),
+        }
+        if description := field.schema.get("description"):
+            parameter["description"] = description
+        return parameter
+
+    def _answer(self) -> dict[str, Any]:
+        output = self._found.operation.output
+        if output is None:
+            return {"202": {"description": "Taken; there is no answer."}}
+        schema = output.schema(self._components)
+        return {"200": {"description": "The answer.", "content": {_JSON: {"schema": schema}}}}
+
+    def _fault_answers(self) -> dict[str, Any]:
+        """A response for each status that a declared fault may have."""
+        by_status: dict[int, list[tuple[str, dict[str, Any]]]] = {}
+        for name, fault in self._found.operation.faults.items():
+            schema = {
+                "type": "object",
+                "properties": {
+                    "type": {"type": "string", "format": "uri-reference"},
+                    "title": {"const": name},
+                    "status": {"type": "integer"},
+                    "detail": {"type": "string"},
+                    "fault": fault.schema(self._components),
+                },
+                "required": ["type", "title", "status"],
+            }
+            # Left to itself, a fault is 422 if the service blames the sender and 502 if not.
+            statuses = (self._faults[name],) if name in self._faults else (422, 502)
+            for status in statuses:
+                by_status.setdefault(status, []).append((name, schema))
+        return {
+            str(status): {
+                "description": f"Fault {' or '.join(name for name, _ in faults)}.",
+                "content": {
+                    _PROBLEM: {
+                        "schema": faults[0][1]
+                        if len(faults) == 1
+                        else {"oneOf": [schema for _, schema in faults]}
+                    }
+                },
+            }
+            for status, faults in sorted(by_status.items())
+        }
+
+
+def _without(schema: Mapping[str, Any], path: tuple[str, ...], inputs: InputFields) -> Any:
+    """A copy of a schema that lacks the property at `path`: the URL carries it."""
+    schema = inputs.resolve(schema)
+    name, *rest = path
+    properties = dict(schema.get("properties", {}))
+    if name not in properties:
+        parts = [_without(part, path, inputs) for part in schema.get("allOf", ())]
+        return {**schema, "allOf": parts} if parts else dict(schema)
+    if rest:
+        properties[name] = _without(properties[name], tuple(rest), inputs)
+        return {**schema, "properties": properties}
+    del properties[name]
+    required = [other for other in schema.get("required", ()) if other != name]
+    return {**schema, "properties": properties, "required": required}
+
+
+section = Section(ExposeOptions, expand)
+
+__all__ = ["ClientOptions", "ExposeApi", "ExposeOptions", "expand", "section"]

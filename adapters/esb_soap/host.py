@@ -1,0 +1,378 @@
+"""SOAP in: a route hosts the service that a WSDL describes (SOAP 1.1, section 6; SOAP 1.2 part 2,
+section 7).
+
+A request is dispatched by the element in its Body, checked against the WSDL and handed to the
+route as data; what the route answers is written by the WSDL's types. Errors become faults:
+
+    Fault with a name the WSDL declares   that fault, with its typed detail
+    Fault otherwise                       blamed on whom the far side blamed
+    BadMessage, Denied                    Client, Sender
+    VersionMismatch, MustUnderstand       the faults of that name
+    anything else                         Server, Receiver
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import structlog
+from lxml import etree
+from pydantic import Field
+
+from esb.adapter import Build, Health
+from esb.envelope import Body, Envelope, Outcome, parse_content_type
+from esb.errors import (
+    BadMessage,
+    Denied,
+    EsbError,
+    Fault,
+    NoSuchOperation,
+    RouteFailure,
+    Transient,
+    UnsupportedMedia,
+)
+from esb.options import Duration, Size
+from esb.step import Step
+from esb_soap.call import Form, is_xml, len_of
+from esb_soap.endpoint import WsdlOptions, did_you_mean, load, offload, ports
+from esb_soap.envelope import (
+    ENVELOPES,
+    MustUnderstand,
+    SoapMessage,
+    Version,
+    VersionMismatch,
+    as_envelope,
+    check_understood,
+    content_type,
+    read_envelope,
+    serialize,
+    write_envelope,
+    write_fault,
+    xml_text,
+)
+from esb_soap.publish import Published
+from esb_soap.wsdl import Operation, Port
+from esb_web import Request, Response, Site, WebServer, problem, to_envelope, web_server
+from esb_web.server import claim_path
+
+log = structlog.get_logger("esb.soap")
+
+_MEDIA_TYPES: Final = ("text/xml", "application/soap+xml", "application/xml", "")
+
+
+class HostOptions(WsdlOptions):
+    """Host the service of a WSDL. The message is the request's data; `soap.operation` is the
+    operation's name, for `choose`. The WSDL is served at `<path>?wsdl`, with our own address."""
+
+    path: str = Field(description="The path to serve the service at, such as /claims.")
+    body: Form = Field(
+        "data",
+        description="What the route gets: data; xml, the element in the Body; or the whole "
+        "envelope. It is checked against the WSDL in any case.",
+    )
+    understood: list[str] = Field(
+        [],
+        description="Names ({namespace}name) or namespaces of SOAP headers that may be marked "
+        "mustUnderstand though the WSDL does not declare them.",
+    )
+    max_body: Size | None = Field(None, description="Largest request, instead of the listener's.")
+    timeout: Duration | None = Field(
+        None, description="Deadline of a request, instead of the listener's `request_timeout`."
+    )
+
+
+class Dispatch:
+    """Finds the operation of a request among those of the ports of one SOAP version."""
+
+    def __init__(self, served: Iterable[Port]) -> None:
+        self.operations: dict[str, Operation] = {}
+        for port in served:
+            for name, operation in port.operations.items():
+                self.operations.setdefault(name, operation)
+        self._by_element: dict[str | None, list[Operation]] = {}
+        self._by_action: dict[str, Operation] = {}
+        for operation in self.operations.values():
+            self._by_element.setdefault(operation.input.element, []).append(operation)
+            if operation.soap_action:
+                self._by_action.setdefault(operation.soap_action, operation)
+
+    def find(self, message: SoapMessage, action: str) -> Operation:
+        """The operation whose input is in the Body; the action must not name another one.
+
+        Raises NoSuchOperation, or BadMessage where the action contradicts the Body.
+        """
+        content = message.content
+        element = str(content.tag) if content is not None else None
+        found = self._by_element.get(element, [])
+        if len(found) > 1:
+            # Several operations take the same element: only the action tells them apart.
+            by_action = [operation for operation in found if operation.soap_action == action]
+            if not by_action:
+                names = ", ".join(operation.name for operation in found)
+                raise BadMessage(f"the action must say which operation is meant: {names}")
+            return by_action[0]
+        if not found:
+            raise NoSuchOperation(self._unknown(content))
+        operation = found[0]
+        if action and action != operation.soap_action:
+            named = self._by_action.get(action)
+            if named is not None or operation.soap_action:
+                other = f"means '{named.name}'" if named is not None else "is not known"
+                raise BadMessage(
+                    f"the action '{action[:200]}' {other}, the Body is for '{operation.name}'"
+                )
+        return operation
+
+    def _unknown(self, content: etree._Element | None) -> str:
+        if content is None:
+            return "the Body is empty, which no operation takes"
+        name = etree.QName(content)
+        known = {
+            etree.QName(element).localname: etree.QName(element).namespace or ""
+            for element in self._by_element
+            if element is not None
+        }
+        if name.localname in known:
+            return (
+                f"the element '{name.localname}' is in the namespace '{name.namespace or ''}', it "
+                f"must be '{known[name.localname]}'"
+            )
+        hint = did_you_mean(name.localname, known)
+        return f"no operation takes the element '{name.localname}'" + (f": {hint}" if hint else "")
+
+
+class SoapHost:
+    """A hosted service as Source; see HostOptions."""
+
+    waits = True
+
+    def __init__(self, options: HostOptions, build: Build) -> None:
+        claim_path(build, options.path, ["POST", "GET"], "path")
+        wsdl = load(build, options.wsdl, "wsdl")
+        candidates = ports(build, wsdl, options)
+        services = {service.name: service for service, _ in candidates}
+        if len(services) > 1:
+            raise build.problem(
+                "the WSDL has several services", "wsdl", code="wsdl",
+                hint=f"say which with `service`: {' or '.join(services)}",
+            )  # fmt: skip
+        served = [port for _, port in candidates]
+        self._service = next(iter(services))
+        self._dispatch: dict[Version, Dispatch] = {
+            version: Dispatch(port for port in served if port.soap_version == version)
+            for version in dict.fromkeys(port.soap_version for port in served)
+        }
+        if not any(dispatch.operations for dispatch in self._dispatch.values()):
+            raise build.problem(f"the service '{self._service}' has no operations", "wsdl",
+                                code="wsdl")  # fmt: skip
+        self._published = Published(
+            build.file(options.wsdl, "wsdl"), wsdl.files, self._service, [p.name for p in served]
+        )
+        self._server: WebServer = web_server(build)
+        self._source = f"soap:{build.route}"
+        self._form = options.body
+        self._understood = frozenset(options.understood)
+        self._step: Step | None = None
+        self._site = Site(
+            path=options.path,
+            methods=("POST", "GET"),
+            handler=self._handle,
+            max_body=options.max_body or 0,
+            timeout=options.timeout or 0.0,
+        )
+
+    async def start(self, step: Step) -> None:
+        """Serve the path from now on."""
+        self._step = step
+        self._server.mount(self._site)
+
+    async def stop(self, grace: float) -> None:
+        """Serve it no longer; requests in flight get their answers within `grace` seconds."""
+        await self._server.retire(self._site, grace)
+
+    def health(self) -> Health:
+        """That of the listener."""
+        return self._server.health()
+
+    # --- one request
+
+    async def _handle(self, request: Request) -> Response:
+        if request.method in ("GET", "HEAD"):
+            return self._get(request)
+        version = self._version(request)
+        operation: Operation | None = None
+        try:
+            message = await offload(len(request.body), self._parse, request)
+            version = message.version
+            action = _action(request, version)
+            operation = self._dispatch[version].find(message, action)
+            body = await offload(len(request.body), self._read, operation, message, request)
+            envelope = to_envelope(request, source=self._source, type="soap.request")
+            facts = {"operation": operation.name, "action": action, "service": self._service}
+            envelope = envelope.replace(
+                body=body, subject=operation.name, params={**envelope.params, "soap": facts}
+            )
+            assert self._step is not None
+            answer = await self._step(envelope)
+            if operation.one_way or operation.output is None:
+                return Response(202)
+            size = len_of(answer.body)
+            raw = await offload(size, self._write, operation, version, envelope, answer)
+        except EsbError as e:
+            return self._failed(e, version, operation)
+        except Exception:
+            log.exception("handler failed", path=request.path)
+            return self._failed(EsbError(""), version, operation)
+        return Response(200, [("content-type", content_type(version))], raw)
+
+    def _get(self, request: Request) -> Response:
+        url = f"{request.scheme}://{request.host}{request.base_path}{request.raw_path}"
+        document = self._published.get(request.query, url)
+        if document is not None:
+            return Response(200, [("content-type", "text/xml; charset=utf-8")], document)
+        error = NoSuchOperation(
+            f"this is a SOAP service: POST to it; its WSDL is at {url}?wsdl", ["POST"]
+        )
+        return problem(error, instance=request.path)
+
+    def _version(self, request: Request) -> Version:
+        """The version to answer in as long as nothing is known but the content type."""
+        essence = parse_content_type(request.headers.get("content-type", "")).essence
+        told: Version = "1.2" if essence == "application/soap+xml" else "1.1"
+        return told if told in self._dispatch else next(iter(self._dispatch))
+
+    def _parse(self, request: Request) -> SoapMessage:
+        kind = parse_content_type(request.headers.get("content-type", ""))
+        if kind.essence.startswith("multipart/"):
+            raise UnsupportedMedia("SOAP with attachments is not supported here")
+        if kind.essence not in _MEDIA_TYPES:
+            raise UnsupportedMedia(f"SOAP is text/xml or application/soap+xml, not {kind.essence}")
+        message = read_envelope(request.body, charset=kind.params.get("charset"))
+        if message.version not in self._dispatch:
+            served = " and ".join(self._dispatch)
+            raise VersionMismatch(
+                f"the message is SOAP {message.version}, this service speaks SOAP {served}",
+                message.version,
+            )
+        return message
+
+    def _read(self, operation: Operation, message: SoapMessage, request: Request) -> Body:
+        declared = set(operation.input.header_elements)
+        check_understood(message, self._understood | declared)
+        data = operation.input.read(message.body, message.header)
+        if self._form == "data":
+            return Body.of(data)
+        if self._form == "envelope":
+            return Body(request.body, request.headers.get("content-type", "text/xml"))
+        content = message.content
+        return Body(serialize(content) if content is not None else b"", "application/xml")
+
+    # --- the answer
+
+    def _write(
+        self, operation: Operation, version: Version, request: Envelope, answer: Envelope
+    ) -> bytes:
+        """The envelope of an answer. Raises RouteFailure for one that does not fit the WSDL."""
+        output = operation.output
+        assert output is not None
+        if answer.outcome is Outcome.DEAD:
+            raise RouteFailure("the message could not be processed; it was set aside")
+        body = answer.body
+        if answer.outcome in (Outcome.ACCEPTED, Outcome.FILTERED):
+            body = Body.of({})
+        try:
+            kind = parse_content_type(body.content_type).essence
+            if is_xml(body, kind):
+                return self._as_it_is(operation, version, body)
+            data = {} if body.is_empty else body.data
+            written = output.write(data)
+        except BadMessage as e:
+            reason = f"the answer does not fit the output of '{operation.name}'"
+            if body is request.body:
+                reason = f"the route gives no answer for '{operation.name}'"
+            elif answer.outcome is not Outcome.MESSAGE and body is not answer.body:
+                reason = f"the message was taken, but '{operation.name}' promises an answer"
+            error = RouteFailure(reason)
+            log.error(reason, route=self._source, reason=str(e), errors=e.errors[:5])
+            raise error from e
+        return write_envelope(version, written.body, written.headers)
+
+    def _as_it_is(self, operation: Operation, version: Version, body: Body) -> bytes:
+        """An answer that is XML: the output's element, or a whole envelope."""
+        root = body.data
+        expected = operation.output.element if operation.output is not None else None
+        if root.tag not in ENVELOPES:
+            if root.tag != expected:
+                raise BadMessage(f"the root element is {root.tag}, not {expected}")
+            return write_envelope(version, serialize(root))
+        message = as_envelope(root, what="the answer")
+        content = message.content
+        if message.fault is None and (content.tag if content is not None else None) != expected:
+            raise BadMessage(f"the Body does not hold {expected}")
+        if message.version != version:
+            children = [serialize(child) for child in message.body.iterchildren("*")]
+            return write_envelope(version, b"".join(children))
+        written: bytes = etree.tostring(root, encoding="utf-8", xml_declaration=True)
+        return written
+
+    def _failed(self, error: EsbError, version: Version, operation: Operation | None) -> Response:
+        """The fault that an error is told as."""
+        code, status = "receiver", 500
+        detail = b""
+        subcodes: Sequence[str] = ()
+        not_understood: Sequence[str] = ()
+        reason = error.detail or "the service failed"
+        if isinstance(error, VersionMismatch):
+            code = "VersionMismatch"
+            # Both versions say that a node tells it in SOAP 1.1 (SOAP 1.2 part 1, appendix A).
+            version = "1.1" if error.version else version
+        elif isinstance(error, MustUnderstand):
+            code, not_understood = "MustUnderstand", error.names
+        elif isinstance(error, Fault):
+            code = error.party
+            detail = self._detail(error, operation)
+        elif isinstance(error, BadMessage | Denied):
+            code = "sender"
+            if isinstance(error, BadMessage):
+                detail = _errors(error.errors)
+        if version == "1.2" and code == "sender":
+            status = 400
+        if isinstance(error, UnsupportedMedia):
+            status = 415
+        raw = write_fault(
+            version, code, reason, detail=detail, subcodes=subcodes, not_understood=not_understood
+        )
+        headers = [("content-type", content_type(version))]
+        if isinstance(error, Transient) and error.retry_after is not None:
+            headers.append(("retry-after", str(max(1, round(error.retry_after)))))
+        return Response(status, headers, raw)
+
+    def _detail(self, error: Fault, operation: Operation | None) -> bytes:
+        """The typed detail of a fault that the WSDL declares."""
+        declared = operation.faults.get(error.name) if operation is not None else None
+        if declared is None or error.data is None:
+            return b""
+        try:
+            return bytes(declared.write(error.data))
+        except BadMessage as e:
+            log.error("the data of a fault does not fit the WSDL", route=self._source,
+                      fault=error.name, reason=str(e))  # fmt: skip
+            return b""
+
+
+def _action(request: Request, version: Version) -> str:
+    if version == "1.1":
+        value: str = request.headers.get("soapaction", "")
+        return value.strip().strip('"')
+    return parse_content_type(request.headers.get("content-type", "")).params.get("action", "")
+
+
+def _errors(errors: Sequence[dict[str, Any]]) -> bytes:
+    """What is wrong with a message and where, as a detail."""
+    items = "".join(
+        f'<e:error pointer="{xml_text(e.get("pointer", ""))}">{xml_text(e.get("detail", ""))}'
+        "</e:error>"
+        for e in errors[:50]
+    )
+    return f'<e:errors xmlns:e="urn:esb:problem">{items}</e:errors>'.encode() if items else b""

@@ -1,0 +1,89 @@
+"""The WSDL of a hosted service as clients get it: its files by URL, with our address in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from html import escape
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote, unquote
+
+from lxml import etree
+
+from esb.errors import BadMessage
+from esb.xml import parse_xml
+
+_WSDL: Final = "{http://schemas.xmlsoap.org/wsdl/}"
+_XSD: Final = "{http://www.w3.org/2001/XMLSchema}"
+_ADDRESSES: Final = tuple(
+    f"{{http://schemas.xmlsoap.org/wsdl/{soap}/}}address" for soap in ("soap", "soap12")
+)
+_REFERENCES: Final = {
+    f"{_WSDL}import": ("location", "wsdl"),
+    f"{_XSD}import": ("schemaLocation", "xsd"),
+    f"{_XSD}include": ("schemaLocation", "xsd"),
+    f"{_XSD}redefine": ("schemaLocation", "xsd"),
+    f"{_XSD}override": ("schemaLocation", "xsd"),
+}
+_HERE: Final = "urn:esb:the-address-of-this-service"
+
+
+class Published:
+    """The files of a WSDL. `service` and `ports` are what is served: others are taken out, so that
+    no client takes an address that is not ours."""
+
+    def __init__(
+        self, main: Path, files: Iterable[Path], service: str, ports: Iterable[str]
+    ) -> None:
+        self._names: dict[Path, str] = {}
+        for file in files:
+            path = file.resolve()
+            if path == main.resolve() or path in self._names:
+                continue
+            name, number = path.name, 2
+            while name in self._names.values():
+                name, number = f"{path.stem}-{number}{path.suffix}", number + 1
+            self._names[path] = name
+        self._service = service
+        self._ports = frozenset(ports)
+        self._main = self._rewritten(main.resolve())
+        self._others = {name: self._rewritten(path) for path, name in self._names.items()}
+
+    def get(self, query: Mapping[str, Any], url: str) -> bytes | None:
+        """The file that `?wsdl`, `?wsdl=name` or `?xsd=name` asks for (in any case), with `url` as
+        the address of the service; None for anything else."""
+        for key, value in query.items():
+            if key.lower() in ("wsdl", "xsd"):
+                raw = self._others.get(str(value)) if value else self._main
+                return raw.replace(_HERE.encode(), escape(url).encode()) if raw else None
+        return None
+
+    def _rewritten(self, path: Path) -> bytes:
+        raw = path.read_bytes()
+        try:
+            root = parse_xml(raw, what=path.name)
+        except BadMessage:
+            return raw  # a schema with a DOCTYPE, which some standard ones have
+        for element in root.iter(*_REFERENCES):
+            attribute, kind = _REFERENCES[str(element.tag)]
+            location = element.get(attribute)
+            name = self._name(path.parent, location) if location else None
+            if name is not None:
+                element.set(attribute, f"{_HERE}?{kind}={quote(name)}")
+        for service in list(root.iterchildren(f"{_WSDL}service")):
+            if service.get("name") != self._service:
+                root.remove(service)
+                continue
+            for port in list(service.iterchildren(f"{_WSDL}port")):
+                if port.get("name") not in self._ports:
+                    service.remove(port)
+                for address in port.iterchildren(*_ADDRESSES):
+                    address.set("location", _HERE)
+        return etree.tostring(root, encoding="utf-8", xml_declaration=True)
+
+    def _name(self, folder: Path, location: str) -> str | None:
+        for spelled in (location, unquote(location)):
+            name = self._names.get((folder / spelled).resolve())
+            if name is not None:
+                return name
+        return None

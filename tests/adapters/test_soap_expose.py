@@ -1,0 +1,218 @@
+"""`expose:`: what it expands to, what it documents, what is wrong with it."""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from openapi_spec_validator import OpenAPIV31SpecValidator
+from support.fake_build import FakeBuild
+from support.peers import HERE
+
+from esb.adapter import BuildFailed, Expanded
+from esb_soap.expose import ExposeOptions, expand
+from esb_web import Site
+from esb_web.openapi import document
+
+OPERATIONS = {"getPartner": "GET /:id", "createPartner": "POST /", "findPartners": "GET /"}
+WSDLS = Path(__file__).parents[2].parent / "shared" / "wsdl"
+
+
+def expanded(build: Any = None, **options: Any) -> dict[str, Expanded]:
+    raw = {"wsdl": "partner.wsdl", "at": "/partners", **options}
+    routes = expand(ExposeOptions.model_validate({"partners": raw}), build or FakeBuild(HERE))
+    return {route.name: route for route in routes}
+
+
+def http(route: Expanded) -> dict[str, Any]:
+    return route.route["from"]["http"]  # type: ignore[no-any-return]
+
+
+def soap(route: Expanded) -> dict[str, Any]:
+    return route.route["steps"][0]["call"]["soap"]  # type: ignore[no-any-return]
+
+
+async def _nothing(request: Any) -> Any:
+    raise AssertionError
+
+
+def documented(routes: dict[str, Expanded]) -> dict[str, Any]:
+    """The OpenAPI document of the routes."""
+    sites = [
+        Site(
+            path=http(route)["path"], methods=(http(route)["method"],), handler=_nothing,
+            operation=http(route)["operation"],
+        )
+        for route in routes.values()
+    ]  # fmt: skip
+    return document(sites, url="/", title="t")
+
+
+def test_every_operation_is_a_route() -> None:
+    routes = expanded(operations=OPERATIONS)
+    assert {name: (http(r)["method"], http(r)["path"]) for name, r in routes.items()} == {
+        "partners.getPartner": ("GET", "/partners/:id"),
+        "partners.createPartner": ("POST", "/partners"),
+        "partners.findPartners": ("GET", "/partners"),
+        "partners.dropPartner": ("POST", "/partners/dropPartner"),
+    }
+    assert {name: soap(r).get("bind") for name, r in routes.items()} == {
+        "partners.getPartner": True,
+        "partners.createPartner": None,
+        "partners.findPartners": True,
+        "partners.dropPartner": None,
+    }
+    assert routes["partners.getPartner"].at == ("partners", "operations", "getPartner")
+    assert routes["partners.dropPartner"].at == ("partners",)
+
+
+def test_only_what_is_listed() -> None:
+    assert list(expanded(operations=OPERATIONS, only_listed=True)) == [
+        "partners.getPartner",
+        "partners.createPartner",
+        "partners.findPartners",
+    ]
+
+
+def test_client_options_are_passed_on() -> None:
+    routes = expanded(
+        url="http://127.0.0.1:1/x", timeout="3s", auth={"bearer": "s3cret"}, soap="1.2",
+        connection="legacy", soap_headers="h.xml",
+    )  # fmt: skip
+    options = soap(routes["partners.getPartner"])
+    assert options["url"] == "http://127.0.0.1:1/x"
+    assert options["timeout"] == 3.0
+    assert options["port"] == "PartnerPort12"
+    assert options["connection"] == "legacy"
+    assert options["soap_headers"] == "h.xml"
+    assert "s3cret" not in repr(routes)
+
+
+def test_faults_go_to_the_operations_that_declare_them() -> None:
+    routes = expanded(faults={"PartnerNotFound": 404})
+    assert http(routes["partners.getPartner"])["faults"] == {"PartnerNotFound": 404}
+    assert http(routes["partners.createPartner"])["faults"] == {}
+
+
+class TestDocuments:
+    def test_they_are_valid(self) -> None:
+        made = documented(expanded(operations=OPERATIONS, faults={"PartnerNotFound": 404}))
+        OpenAPIV31SpecValidator(made).validate()
+
+    def test_parameters(self) -> None:
+        paths = documented(expanded(operations=OPERATIONS))["paths"]
+        (parameter,) = paths["/partners/{id}"]["get"]["parameters"]
+        assert parameter["in"] == "path"
+        assert parameter["schema"]["type"] == "integer"
+        find = {p["name"]: p for p in paths["/partners"]["get"]["parameters"]}
+        assert {name: p["in"] for name, p in find.items()} == {
+            "name": "query", "active": "query", "limit": "query", "tag": "query"
+        }  # fmt: skip
+        assert find["tag"]["schema"]["type"] == "array"
+        assert not find["name"]["required"]
+
+    def test_bodies_and_answers(self) -> None:
+        made = documented(expanded(operations=OPERATIONS, faults={"PartnerNotFound": 404}))
+        paths, components = made["paths"], made["components"]
+        create = paths["/partners"]["post"]
+        schema = create["requestBody"]["content"]["application/json"]["schema"]
+        check = jsonschema.Draft202012Validator({**schema, "components": components})
+        check.validate({"partner": {"name": "A", "kind": "person"}})
+        assert not check.is_valid({"partner": {"name": "A", "kind": "dog"}})
+        assert not check.is_valid({})
+        get = paths["/partners/{id}"]["get"]
+        assert get["summary"] == "One partner by its id."
+        assert "requestBody" not in get
+        answer = get["responses"]["200"]["content"]["application/json"]["schema"]
+        check = jsonschema.Draft202012Validator({**answer, "components": components})
+        assert not check.is_valid({"partner": {}})
+        problem = get["responses"]["404"]["content"]["application/problem+json"]["schema"]
+        check = jsonschema.Draft202012Validator({**problem, "components": components})
+        told = {"type": "urn:x", "title": "PartnerNotFound", "status": 404}
+        check.validate({**told, "fault": {"id": 7}})
+        assert not check.is_valid({**told, "fault": {"id": "x"}})
+        assert set(paths["/partners/dropPartner"]["post"]["responses"]) == {"202", "default"}
+
+    def test_what_the_path_carries_is_not_asked_for_again(self) -> None:
+        made = documented(expanded(operations={"getPartner": "POST /:id/read"}))
+        body = made["paths"]["/partners/{id}/read"]["post"]["requestBody"]
+        schema = body["content"]["application/json"]["schema"]
+        assert schema["properties"] == {}
+        assert schema["required"] == []
+        assert not body["required"]
+
+
+class TestMistakes:
+    @pytest.mark.parametrize(
+        ("options", "says"),
+        [
+            ({"operations": {"getPartnr": "GET /"}},
+             r"partners.operations.getPartnr: .*did you mean 'getPartner'"),
+            ({"operations": {"getPartner": "FETCH /:id"}}, "'FETCH' is no method"),
+            ({"operations": {"getPartner": "GET"}}, "starts with a slash"),
+            ({"operations": {"getPartner": "GET /{id}"}}, r"spelled :name.*GET /:id"),
+            ({"operations": {"getPartner": "GET /:idd"}}, "no field 'idd'.*did you mean 'id'"),
+            ({"operations": {"createPartner": "GET /x"}}, "needs 'partner'.*use POST"),
+            ({"faults": {"NotFound": 404}}, "partners.faults.NotFound: .*'PartnerNotFound'"),
+            ({"service": "X"}, "partners.service: .*there are: PartnerService"),
+            ({"port": "X"}, "partners.port: "),
+            ({"wsdl": "none.wsdl"}, "partners.wsdl: no file"),
+            ({"wsdl": "server.php"}, "partners.wsdl: "),
+        ],
+    )  # fmt: skip
+    def test_found_at_their_place(self, options: dict[str, Any], says: str) -> None:
+        build = Recording(HERE)
+        expanded(build, **options)
+        assert len(build.found) == 1
+        assert re.search(says, build.found[0]), build.found
+
+    @pytest.mark.parametrize(
+        "options",
+        [{"at": "partners"}, {"at": "/:x"}, {"faults": {"X": 200}}, {"tls": {"cert": "x"}}],
+    )
+    def test_options(self, options: dict[str, Any]) -> None:
+        with pytest.raises(ValueError):
+            ExposeOptions.model_validate(
+                {"p": {"wsdl": "partner.wsdl", "at": "/partners", **options}}
+            )
+
+
+class Recording(FakeBuild):
+    """Keeps problems and goes on, as the real build does."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.found: list[str] = []
+
+    def problem(
+        self, message: str, *path: str | int, code: str = "value", hint: str = "", key: bool = False
+    ) -> BuildFailed:
+        self.found.append(f"{'.'.join(map(str, path))}: {message} ({hint})")
+        return BuildFailed(message)
+
+
+@pytest.mark.skipif(not WSDLS.is_dir(), reason="the collection of real WSDLs is not here")
+class TestRealWsdls:
+    def test_three_thousand_operations(self) -> None:
+        file = WSDLS / "savonrb+wasabi/spec/fixtures/economic.wsdl"
+        start = time.process_time()
+        routes = expanded(FakeBuild(file.parent), wsdl=file.name)
+        assert len(routes) == 1511
+        assert time.process_time() - start < 10
+
+    @pytest.mark.parametrize(
+        "line", (WSDLS / "INDEX.tsv").read_text().splitlines()[1:] if WSDLS.is_dir() else []
+    )
+    def test_documents(self, line: str) -> None:
+        name, path, _, kind, *_ = line.split("\t")
+        if kind == "GET POST":
+            pytest.skip("no SOAP in it")
+        file = WSDLS / path
+        routes = expanded(FakeBuild(file.parent), wsdl=file.name)
+        assert routes, name
+        few = dict(list(routes.items())[:5])
+        OpenAPIV31SpecValidator(documented(few)).validate()
