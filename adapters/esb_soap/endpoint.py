@@ -56,7 +56,7 @@ class _Loaded:
 
     def get(self) -> Wsdl:
         if self._wsdl is None or self._seen != _modified(self._seen):
-            self._wsdl = load_wsdl(self._path, self._root)
+            self._wsdl = load_wsdl(self._path, root=self._root)
             self._seen = _modified(self._wsdl.files)
         return self._wsdl
 
