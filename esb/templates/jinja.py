@@ -291,7 +291,7 @@ class _Templates(Sandbox):
             self.filters["tojson"] = _tojson
         elif mode in ("xml", "html"):
             self.filters.update(safe=_markup, e=_escape, escape=_escape, join=_join_markup)
-            self.concat = _concat_markup
+            self.concat_texts = _concat_markup
         functions = {"now": language.now, "uuid": lambda: str(uuid.uuid4())}
         self.globals.update(functions)
         self.allow(functions.values())
@@ -358,7 +358,8 @@ class _Load:
         self.used |= undeclared & self.names
         # What is included may also use the variables of those that include it.
         if not included:
-            for name in sorted(undeclared - self.names - self.environment.globals.keys()):
+            known = self.names | self.environment.globals.keys() | _declared(tree)
+            for name in sorted(undeclared - known):
                 raise self._unknown(tree, name, source, file)
         for node in tree.find_all((nodes.Call, nodes.Getattr, nodes.Include, nodes.Import)):
             self._check_node(node, file)
@@ -444,6 +445,16 @@ class _Load:
         meant = nearest(name, self.names | self.environment.globals.keys())
         hint = INSTEAD.get(name) or f"did you mean {meant or repr(name)}?"
         return TemplateError(f"there is nothing called {name}", file, line, hint)
+
+
+def _declared(tree: nodes.Template) -> set[str]:
+    """Every name that a template gives to something; blocks see those given outside of them."""
+    names = {node.name for node in tree.find_all(nodes.Name) if node.ctx != "load"}
+    names |= {node.name for node in tree.find_all(nodes.Macro)}
+    names |= {node.target for node in tree.find_all(nodes.Import)}
+    for node in tree.find_all(nodes.FromImport):
+        names |= {each if isinstance(each, str) else each[1] for each in node.names}
+    return names
 
 
 def _syntax_error(error: jinja2.TemplateSyntaxError, file: str) -> TemplateError:
