@@ -62,7 +62,7 @@ def parse_duration(value: Any) -> float:
 
 def parse_size(value: Any) -> int:
     """Bytes from "5MB" or the like. Raises ValueError with the spelling that would do."""
-    if isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
     if isinstance(value, str):
         found = re.fullmatch(r"(\d+)\s*(b|kb|mb|gb|)", value.strip().lower())
@@ -91,7 +91,9 @@ Duration = Annotated[
 Size = Annotated[
     int,
     BeforeValidator(parse_size),
-    WithJsonSchema({"type": ["integer", "string"], "pattern": r"^\d+\s*([kmgKMG]?[bB])?$"}),
+    WithJsonSchema(
+        {"type": ["integer", "string"], "minimum": 0, "pattern": r"^\d+\s*([kmgKMG]?[bB])?$"}
+    ),
 ]
 Backoff = Annotated[
     Range,

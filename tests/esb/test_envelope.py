@@ -1,0 +1,261 @@
+"""The canonical message: headers that cannot be smuggled, bodies that are parsed only when read."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import esb.codecs  # noqa: F401 - registers what bodies are read with
+from esb.envelope import (
+    NO_BODY,
+    NO_HEADERS,
+    Body,
+    ContentType,
+    Envelope,
+    Headers,
+    Outcome,
+    new_id,
+    parse_content_type,
+    register_codec,
+)
+from esb.errors import BadMessage, RouteFailure, UnsupportedMedia
+
+names = st.from_regex(r"\A[A-Za-z][A-Za-z0-9-]{0,8}\Z")
+values = st.text(st.characters(exclude_characters="\r\n\0")) | st.integers() | st.binary()
+pairs = st.lists(st.tuples(names, values))
+
+
+# --- headers -------------------------------------------------------------------------------------
+
+
+@given(pairs)
+def test_headers_keep_order_case_and_repeats(given_pairs: list[tuple[str, Any]]) -> None:
+    headers = Headers(given_pairs)
+    assert list(headers) == given_pairs
+    assert len(headers) == len(given_pairs)
+    for name, _ in given_pairs:
+        same = [v for n, v in given_pairs if n.lower() == name.lower()]
+        for spelling in (name, name.lower(), name.upper()):
+            assert headers.get_all(spelling) == same
+            assert headers.get(spelling) == same[0]
+            assert spelling in headers
+
+
+@given(pairs, st.dictionaries(names, values | st.none(), max_size=3))
+def test_replace_leaves_exactly_one_or_none(
+    given_pairs: list[tuple[str, Any]], changes: dict[str, Any]
+) -> None:
+    before = Headers(given_pairs)
+    after = before.replace(changes)
+    assert list(before) == given_pairs
+    changed = {name.lower() for name in changes}
+    kept = [pair for pair in given_pairs if pair[0].lower() not in changed]
+    assert list(after)[: len(kept)] == kept
+    for name, value in changes.items():
+        if sum(other.lower() == name.lower() for other in changes) == 1:
+            assert after.get_all(name) == ([] if value is None else [value])
+
+
+def test_headers_that_are_absent() -> None:
+    headers = Headers([("A", ""), ("B", None)])
+    assert headers.get("c") is None
+    assert headers.get("c", 7) == 7
+    assert headers.get("a", 7) == ""
+    assert "b" in headers
+    assert "c" not in headers
+    assert 7 not in headers
+    assert headers.get_all("c") == []
+    assert headers.replace({}) is headers
+    assert list(headers.keep(lambda name: name == "a")) == [("A", "")]
+    assert headers == Headers([("A", ""), ("B", None)])
+    assert headers != Headers([("a", ""), ("B", None)])
+    assert hash(headers) == hash(Headers([("A", "x"), ("B", None)]))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "a b",
+        "a:b",
+        "a\r\nX",
+        "a\n",
+        "a\0",
+        "é",
+        "a\t",
+        "(a)",
+        "a/b",
+        "a,b",
+        "\uff41",
+        " a",
+        "a ",
+    ],
+)
+def test_what_is_no_header_name_is_refused(name: str) -> None:
+    with pytest.raises(BadMessage, match="no header name"):
+        Headers([(name, "1")])
+    with pytest.raises(BadMessage):
+        NO_HEADERS.replace({name: "1"})
+
+
+@pytest.mark.parametrize("value", ["a\r\nX-Admin: 1", "a\nb", "a\rb", "a\0b", "\n"])
+def test_no_value_starts_another_header(value: str) -> None:
+    with pytest.raises(BadMessage, match="line break or a NUL") as e:
+        Headers([("A", value)])
+    assert "Admin" not in str(e.value)
+    with pytest.raises(BadMessage):
+        NO_HEADERS.replace({"A": value})
+
+
+def test_headers_never_show_their_values() -> None:
+    headers = Headers([("Authorization", "Bearer hunter2")])
+    assert "Authorization" in repr(headers)
+    assert "hunter2" not in repr(headers)
+    assert "hunter2" not in repr(Envelope(headers=headers))
+
+
+# --- bodies --------------------------------------------------------------------------------------
+
+
+class Counting:
+    """A codec that counts what is asked of it."""
+
+    def __init__(self) -> None:
+        self.decoded = 0
+        self.encoded = 0
+
+    def decode(self, raw: bytes, content_type: ContentType) -> Any:
+        self.decoded += 1
+        return raw.decode()
+
+    def encode(self, data: Any, content_type: ContentType) -> bytes:
+        self.encoded += 1
+        return str(data).encode()
+
+
+@pytest.fixture
+def counting() -> Counting:
+    codec = Counting()
+    register_codec(codec, "application/x-counting")
+    return codec
+
+
+def test_a_body_that_nobody_reads_is_never_parsed(counting: Counting) -> None:
+    raw = b"  as it came \xff"
+    body = Body(raw, "application/x-counting")
+    message = Envelope(body=body).replace(subject="s").reply(body)
+    assert message.body.raw is raw
+    assert not message.body.is_parsed
+    assert not body.is_empty
+    assert repr(body) == f"<Body application/x-counting {len(raw)} bytes>"
+    assert (counting.decoded, counting.encoded) == (0, 0)
+
+
+def test_a_body_is_parsed_and_written_at_most_once(counting: Counting) -> None:
+    read = Body(b"x", "application/x-counting; v=1")
+    assert [read.data, read.data, read.raw] == ["x", "x", b"x"]
+    assert (counting.decoded, counting.encoded) == (1, 0)
+    made = Body.of("y", "application/x-counting")
+    assert not made.is_written
+    assert [made.raw, made.raw, made.data] == [b"y", b"y", "y"]
+    assert (counting.decoded, counting.encoded) == (1, 1)
+
+
+def test_bytes_pass_untouched_even_when_read() -> None:
+    raw = b'{ "a" : 1.10 ,\n "b":"\\u00e9" }'
+    body = Body(raw, "application/json")
+    assert body.data["b"] == "é"
+    assert body.raw is raw
+
+
+def test_a_body_that_cannot_be_read_can_still_be_passed_on() -> None:
+    body = Body(b"{", "application/json")
+    for _ in range(2):
+        with pytest.raises(BadMessage):
+            _ = body.data
+    assert body.raw == b"{"
+    with pytest.raises(UnsupportedMedia):
+        _ = Body(b"x", "weird/type").data
+    with pytest.raises(RouteFailure):
+        _ = Body.of(object()).raw
+
+
+def test_text_is_in_the_declared_charset() -> None:
+    assert Body(b"\xe9", "text/plain; charset=ISO-8859-1").text == "é"
+    assert Body.of({"a": "é"}).text == '{"a":"é"}'
+    for content_type in ("text/plain", 'text/plain; charset="nope"'):
+        with pytest.raises(BadMessage):
+            _ = Body(b"\xe9", content_type).text
+
+
+def test_empty_bodies() -> None:
+    assert NO_BODY.is_empty
+    assert NO_BODY.data is None
+    assert NO_BODY.raw == b""
+    assert Body.of(None).is_empty
+    for body in (Body.of(0), Body.of(""), Body.of([]), Body(b"x", "")):
+        assert not body.is_empty
+
+
+@pytest.mark.parametrize(
+    ("value", "essence", "params"),
+    [
+        ("Text/XML", "text/xml", {}),
+        ("a/b; Charset=UTF-8;q=1", "a/b", {"charset": "UTF-8", "q": "1"}),
+        ('a/b ; charset="x y"', "a/b", {"charset": "x y"}),
+        ("a/b;;charset", "a/b", {}),
+        ("", "", {}),
+    ],
+)
+def test_content_types(value: str, essence: str, params: dict[str, str]) -> None:
+    parsed = parse_content_type(value)
+    assert (parsed.essence, parsed.params) == (essence, params)
+
+
+# --- the envelope --------------------------------------------------------------------------------
+
+
+def test_an_envelope_is_never_changed_in_place() -> None:
+    envelope = Envelope(id="1")
+    with pytest.raises(AttributeError):
+        envelope.id = "2"  # type: ignore[misc]
+    changed = envelope.replace(id="2", subject="s")
+    assert (envelope.id, envelope.subject, changed.id, changed.subject) == ("1", "", "2", "s")
+
+
+def test_a_reply_belongs_to_its_message() -> None:
+    message = Envelope(
+        id="1",
+        traceparent="t",
+        deadline=5.0,
+        params={"path": {"id": "7"}},
+        headers=Headers([("A", "1")]),
+    )
+    reply = message.reply(Body(b"r", "text/plain"))
+    assert reply.outcome is Outcome.REPLY
+    assert (reply.correlation_id, reply.traceparent, reply.deadline) == ("1", "t", 5.0)
+    assert reply.params["path"] == {"id": "7"}
+    assert len(reply.headers) == 0
+    assert message.replace(correlation_id="c").reply(NO_BODY).correlation_id == "c"
+
+
+def test_what_a_protocol_told_of_a_reply_is_that_of_the_last_one() -> None:
+    reply = Envelope().reply(NO_BODY, facts={"status": 201})
+    assert reply.params["reply"] == {"status": 201}
+    assert reply.reply(NO_BODY).params["reply"] == {}
+
+
+def test_ids_are_unique_and_in_order_of_time() -> None:
+    ids = [new_id() for _ in range(1000)]
+    assert len(set(ids)) == 1000
+    for each in ids[:10]:
+        parsed = uuid.UUID(each)
+        assert (parsed.version, parsed.variant) == (7, uuid.RFC_4122)
+    stamp = uuid.UUID(ids[-1]).int >> 80
+    assert abs(stamp - time.time() * 1000) < 60_000
+    assert [i[:13] for i in ids] == sorted(i[:13] for i in ids)
