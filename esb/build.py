@@ -41,6 +41,7 @@ from esb.templates import TemplateError, compile_jinja, compile_xslt
 
 T = TypeVar("T")
 
+_FROM_YAML = {"yaml": True}
 _POLICIES = ("retry", "timeout")
 
 
@@ -161,7 +162,7 @@ class Builder:
         elif raw is None and _is_model(model) and not _is_root(model):
             raw = {}
         try:
-            return TypeAdapter(model).validate_python(raw)
+            return TypeAdapter(model).validate_python(raw, context=_FROM_YAML)
         except ValidationError as e:
             failed = False
             for error in e.errors(include_url=False):
@@ -184,8 +185,9 @@ class Builder:
                 hint=did_you_mean(str(path[-1]), names),
             )  # fmt: skip
         elif kind == "missing":
-            given = _dig(error.get("input"), ())
-            close = [k for k in given if k not in option_names(model, path[:-1])]
+            given = error.get("input")
+            known = option_names(model, path[:-1])
+            close = [k for k in given if k not in known] if isinstance(given, dict) else []
             name = str(path[-1])
             hint = f"is it what '{close[0]}' is meant to be?" if len(close) == 1 else ""
             self.problem(
@@ -213,13 +215,11 @@ class Builder:
         path: YamlPath = ()
         value: Any = self.data if not self.fixed else None
         for part in loc:
-            if isinstance(value, dict) and part in value:
+            try:
                 value = value[part]
-            elif isinstance(value, list) and isinstance(part, int) and part < len(value):
-                value = value[part]
-            elif part is not loc[-1] and not self.fixed:
-                continue
-            else:
+            except (KeyError, IndexError, TypeError):
+                if part is not loc[-1] and not self.fixed:
+                    continue
                 value = None
             path = (*path, part)
         return path
@@ -414,7 +414,10 @@ class Builder:
 
     def _compiled(self, path: YamlPath, compile_: Callable[[], T]) -> T:
         try:
-            return compile_()
+            compiled = compile_()
+            # What a template includes or a schema refers to is part of the route as well.
+            self.files.update(getattr(compiled, "files", ()))
+            return compiled
         except (TemplateError, SchemaError) as e:
             file = shown_path(Path(e.file)) if e.file else ""
             if file and e.line:
@@ -444,7 +447,7 @@ class Builder:
     @property
     def store(self) -> Store:
         options = self.load.settings["store"]
-        return self.shared(("store", options.path), lambda: open_store(options))
+        return self.shared(("store", options.path), lambda: open_store(options, self.load.root))
 
     def fingerprint(self) -> str:
         """Changes when the route, its files or what it shares by name changes."""
@@ -480,10 +483,6 @@ def did_you_mean(word: str, options: Sequence[str], *, listed: bool = True) -> s
 
 def _split_or(text: str) -> list[str]:
     return text.replace(" or ", ",").split(",") if text else []
-
-
-def _dig(value: Any, path: YamlPath) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
 
 
 def _is_model(model: Any) -> bool:

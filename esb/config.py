@@ -192,9 +192,10 @@ class _Loader:
             elif not isinstance(options, dict):
                 place.problem("a connection is a mapping of options", adapter_name, code="type")
             else:
-                place.at(adapter_name).validate(model, options, partial=True)
-                self.common.connections[name] = (adapter_name, options)
-                continue
+                with contextlib.suppress(BuildFailed):
+                    place.at(adapter_name).validate(model, options, partial=True)
+                    self.common.connections[name] = (adapter_name, options)
+                    continue
             self.common.connections[name] = ("", {})
 
     def _settings(self, name: str, model: type[Any], tops: Iterable[Builder]) -> None:

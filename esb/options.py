@@ -12,7 +12,7 @@ from collections.abc import Callable
 from random import random
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationInfo, WithJsonSchema
 
 
 class Options(BaseModel):
@@ -55,9 +55,13 @@ def parse_duration(value: Any) -> float:
         found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)", value.strip())
         if found:
             return float(found[1]) * _UNITS[found[2]]
-    elif isinstance(value, float):
-        return value  # a default, already in seconds
     raise ValueError("a duration is a number with its unit: 500ms, 5s, 2m, 1h or 1d")
+
+
+def _duration(value: Any, info: ValidationInfo) -> float:
+    # From Python a float is seconds; in YAML it is a number that lacks its unit.
+    in_yaml = info.context is not None
+    return value if isinstance(value, float) and not in_yaml else parse_duration(value)
 
 
 def parse_size(value: Any) -> int:
@@ -85,7 +89,7 @@ def parse_backoff(value: Any) -> Range:
 
 Duration = Annotated[
     float,
-    BeforeValidator(parse_duration),
+    BeforeValidator(_duration),
     WithJsonSchema({"type": "string", "pattern": r"^\d+(\.\d+)?\s*(ms|s|m|h|d)$"}),
 ]
 Size = Annotated[

@@ -170,7 +170,11 @@ def _table(model: type[BaseModel]) -> list[str]:
     nested: list[str] = []
     for name, field in model.model_fields.items():
         key = field.alias or name
-        default = "required" if field.is_required() else _shown(field.get_default(call_default_factory=True, validated_data={}))
+        default = (
+            "required"
+            if field.is_required()
+            else _shown(field.get_default(call_default_factory=True, validated_data={}))
+        )
         meaning = (field.description or "").replace("\n", " ").replace("|", "\\|")
         rows.append(f"| `{key}` | {_type(properties.get(key, {}))} | {default} | {meaning} |")
         for inner in _models_in(field.annotation):

@@ -37,9 +37,13 @@ class RouteOptions(Options):
         None,
         description="Run the route again, from its first step, when it fails with an error that "
         "may pass. Beside a step it retries that step only. A route nobody waits for has "
-        "`{attempts: 5, backoff: 1s..60s}` if this is left out.",
+        "`{attempts: 5, backoff: 1s..60s}` if this is left out; `{attempts: 1}` turns it off.",
     )
-    timeout: Duration | None = Field(None, description="Longest time for one run of the steps.")
+    timeout: Duration | None = Field(
+        None,
+        description="Longest time for a message in the route, all its tries and the waits between "
+        "them included. An endpoint's `timeout` is for one try.",
+    )
     dead_letter: RawSink | None = Field(
         None,
         description="Where a message goes that still fails: one adapter. A route nobody waits for "
@@ -87,16 +91,18 @@ def assemble(
     if dead_sink is not None or not waits:
         keep = None if waits else store()
         layers.append(dead_letters(route=name, sink=dead_sink, store=keep, waits=waits))
+    if options.timeout is not None:
+        layers.append(timed(options.timeout))
     if retry is not None:
         layers.append(retrying(retry, route=name, store=None if waits else store()))
     if options.concurrency is not None:
         layers.append(limited(options.concurrency, route=name))
-    if options.timeout is not None:
-        layers.append(timed(options.timeout))
     whole = wrap(step, *layers)
     if waits:
         return Route(name, options, [(source, whole)], fingerprint)
-    entry = accepting(route=name, store=store()) if durable else whole
+    entry = whole
+    if durable:
+        entry = wrap(accepting(route=name, store=store()), traced(f"{name}.accept"))
     at_once = options.concurrency or 10
     aside = [make(store(), name, concurrency=at_once) for make in (accepted, parked)]
     return Route(name, options, [(source, entry), *((one, whole) for one in aside)], fingerprint)

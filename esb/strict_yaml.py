@@ -37,6 +37,7 @@ _CONSTANTS: dict[str, Any] = {
     **dict.fromkeys(("false", "False", "FALSE"), False),
 }
 _REFERENCE = re.compile(r"\$(\$)?\{([^{}]*)\}")
+_BRACKET = re.compile(r"[\[\]{}]")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
 _SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -125,6 +126,9 @@ def read_yaml(text: str, file: str, folder: Path, references: References) -> Doc
     if len(text) > MAX_BYTES:
         document.problem(None, "size", f"the file is larger than {MAX_BYTES // 1024**2} MB")
         return document
+    if too_deep := _bracketed(text):
+        document.problem(too_deep, "yaml", f"nested deeper than {MAX_DEPTH}")
+        return document
     reader = _Reader(document, references, _events(text))
     try:
         document.data = reader.document()
@@ -144,6 +148,18 @@ def _events(text: str) -> Iterator[Any]:
             yield loader.get_event()
     finally:
         loader.dispose()
+
+
+def _bracketed(text: str) -> Mark | None:
+    """Where one line opens far too many brackets: the C scanner takes seconds for such a line."""
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.count("[") + line.count("{") > 4 * MAX_DEPTH:
+            depth = 0
+            for found in _BRACKET.finditer(line):
+                depth += 1 if found[0] in "[{" else -1
+                if depth > 4 * MAX_DEPTH:
+                    return Mark(number, found.start() + 1)
+    return None
 
 
 def _explain(e: yaml.MarkedYAMLError, text: str, at: Mark | None) -> tuple[str, str]:
