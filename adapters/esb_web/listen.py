@@ -37,7 +37,9 @@ class ListenTls(Options):
     cert: str = Field(description="PEM file: the certificate and those between it and its root.")
     key: str = Field(description="PEM file: the private key, without a password.")
     client_ca: str | None = Field(
-        None, description="PEM file: callers must show a certificate signed by one of these."
+        None,
+        description="PEM file: callers must show a certificate signed by one of these; the name "
+        "in it is then `message.principal`.",
     )
 
 

@@ -103,6 +103,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     client: the caller's address, as a trusted proxy told it.
     scheme, host, base_path: what the caller wrote in front of `path`, as a trusted proxy told it.
     deadline: when the caller gives up, on the clock of `time.monotonic`.
+    principal: whom the caller's certificate names, where the listener asks for one.
     """
 
     method: str
@@ -118,6 +119,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     host: str = ""
     base_path: str = ""
     deadline: float | None = None
+    principal: str = ""
 
     @property
     def url(self) -> str:
@@ -194,6 +196,7 @@ def to_envelope(request: Request, *, source: str, type: str) -> Envelope:
         headers=headers,
         params={"path": request.path_params, "query": request.query},
         deadline=request.deadline,
+        principal=request.principal,
         traceparent=traceparent,
         tracestate=headers.get("tracestate", "")[:512] if traceparent else "",
     )

@@ -51,6 +51,7 @@ class Cycle(RequestResponseCycle):
     """One request and its answer."""
 
     def __init__(self, protocol: Protocol, scope: Any, keep_alive: bool, expect: bool) -> None:
+        self.out = protocol.out
         super().__init__(
             scope=scope,
             transport=protocol.out,  # type: ignore[arg-type]
@@ -70,20 +71,41 @@ class Cycle(RequestResponseCycle):
         connection: what still arrives is not wanted."""
         if self.more_body and not self.response_started:
             self.keep_alive = False
+        self.out.holds = not self.response_started
         await super().send(message)
+        if not self.out.holds:
+            self.out.flush()
 
 
 class _Out:
-    """What a cycle sees of the transport; closing goes through the protocol, which lingers."""
+    """What a cycle sees of the transport. The head is held back until it can leave with the body:
+    one system call instead of two. Closing goes through the protocol, which lingers."""
 
-    __slots__ = ("_protocol", "is_closing", "write")
+    __slots__ = ("_head", "_protocol", "_write", "holds", "is_closing")
 
     def __init__(self, protocol: Protocol) -> None:
         self._protocol = protocol
-        self.write = protocol.transport.write
+        self._write = protocol.transport.write
         self.is_closing = protocol.transport.is_closing
+        self._head = b""
+        self.holds = False
+
+    def write(self, data: bytes) -> None:
+        """Write, or keep for the next write."""
+        if self.holds:
+            self._head += data
+        else:
+            self._write(self._head + data)
+            self._head = b""
+
+    def flush(self) -> None:
+        """Write what was kept."""
+        if self._head:
+            self._write(self._head)
+            self._head = b""
 
     def close(self) -> None:
+        self.flush()
         self._protocol.finish()
 
 
@@ -123,6 +145,7 @@ class Protocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.out = _Out(self)
+        self._extensions = _shown(transport)
         if len(self.connections) > self._limits.max_connections:
             self.refuse(503, "too many connections are open", [(b"retry-after", b"1")])
             return
@@ -393,6 +416,7 @@ class Protocol(HttpToolsProtocol):
             "headers": self.headers,
             "client": self.client,
             "server": self.server,
+            "extensions": self._extensions,
         }
         self._upgrade = length if parser.should_upgrade() else b""
         return version == "1.1" and parser.should_keep_alive(), expect
@@ -412,3 +436,15 @@ class Protocol(HttpToolsProtocol):
             target = absolute[2] if absolute[2].startswith(b"/") else b"/" + absolute[2]
         path, _, query = target.partition(b"?")
         return path, query
+
+
+def _shown(transport: asyncio.Transport) -> dict[str, Any]:
+    """Whom the caller's certificate names, if he had to show one: {"principal": "billing"}, its
+    common name, else its first alternative name."""
+    certificate = transport.get_extra_info("peercert")
+    if not certificate:
+        return {}
+    names = [value for part in certificate.get("subject", ()) for key, value in part
+             if key == "commonName"]  # fmt: skip
+    names += [value for _, value in certificate.get("subjectAltName", ())]
+    return {"principal": names[0]} if names else {}

@@ -427,6 +427,7 @@ class WebServer:
             host=host,
             base_path=prefix + self.options.base_path,
             deadline=deadline,
+            principal=scope["extensions"].get("principal", ""),
         )
 
     def _prefix(self, scope: Any, headers: Headers) -> str:

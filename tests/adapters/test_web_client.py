@@ -309,6 +309,24 @@ async def test_a_packed_answer_is_unpacked(packed: bytes, encoding: str) -> None
         assert (await web.request("GET", url)).body == b"hello" * 100
 
 
+async def test_a_proxy_is_asked_in_place_of_the_host() -> None:
+    seen: list[str] = []
+
+    async def behave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        line, headers, _ = await read_request(reader)
+        seen.append(f"{line} for {headers.get('host')}")
+        writer.write(ok(b"hello") if "GET" in line else b"HTTP/1.1 403 No\r\n\r\n")
+
+    async with backend(behave) as url, client(proxy=url) as web:
+        assert (await web.request("GET", "http://far.invalid/a")).body == b"hello"
+        with pytest.raises(Unreachable):
+            await web.request("POST", "https://far.invalid/a")
+    assert seen == [
+        "GET http://far.invalid/a HTTP/1.1 for far.invalid",
+        "CONNECT far.invalid:443 HTTP/1.1 for far.invalid",
+    ]
+
+
 # --- answers with a meaning ----------------------------------------------------------------------
 
 

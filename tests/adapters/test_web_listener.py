@@ -6,6 +6,7 @@ import asyncio
 import json
 import socket
 import ssl
+import warnings
 from pathlib import Path
 
 import pytest
@@ -554,7 +555,13 @@ async def test_tls(tmp_path: Path) -> None:
     tls = {"cert": chain.name, "key": str(key), "client_ca": "callers.pem"}
     options = ListenOptions.model_validate({"port": 0, "tls": tls})
     server = web_server(FakeBuild(tmp_path, listen=options))
-    server.mount(site("/in"))
+    principals: list[str] = []
+
+    async def see(request: Request) -> Response:
+        principals.append(request.principal)
+        return await tell(request)
+
+    server.mount(site("/in", handler=see))
     await server.open()
     try:
         assert server.url.startswith("https://")
@@ -562,16 +569,19 @@ async def test_tls(tmp_path: Path) -> None:
         ca.configure_trust(known)
         callers.issue_cert("caller@example.org").configure_cert(known)
         assert await _once(server.url, known) == b"POST /in 2 ok"
+        assert principals == ["caller@example.org"]
         stranger = ssl.create_default_context()
         ca.configure_trust(stranger)
         with pytest.raises((ssl.SSLError, EOFError, ConnectionError)):
             await _once(server.url, stranger)
         old = ssl.create_default_context()
         ca.configure_trust(old)
-        old.minimum_version = ssl.TLSVersion.TLSv1
-        old.maximum_version = ssl.TLSVersion.TLSv1_1
+        with warnings.catch_warnings(action="ignore"):  # of versions nobody should use
+            old.minimum_version = ssl.TLSVersion.TLSv1
+            old.maximum_version = ssl.TLSVersion.TLSv1_1
         with pytest.raises((ssl.SSLError, ConnectionError)):
             await _once(server.url, old)
+        assert len(principals) == 1
         # Somebody who speaks plain HTTP does no harm.
         assert (await ask(server.url, GOOD))[0] == 0
     finally:
