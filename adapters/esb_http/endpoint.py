@@ -8,7 +8,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from esb.adapter import Build
-from esb.envelope import NO_BODY, Body, Envelope, parse_content_type
+from esb.cloudevents import binary as binary_event
+from esb.cloudevents import structured as structured_event
+from esb.envelope import NO_BODY, NO_HEADERS, Body, Envelope, parse_content_type
 from esb.errors import BadReply, EsbError, Rejected
 from esb_http.target import QueryValue, make_target
 from esb_web import (
@@ -58,6 +60,11 @@ class SinkOptions(ClientOptions):
     )
     body: bool | None = Field(
         None, description="Send the body: left out, all methods but GET, HEAD and DELETE do."
+    )
+    cloudevents: Literal["binary", "structured"] | None = Field(
+        None,
+        description="Send the message as a CloudEvent: its attributes as ce- headers (binary), or "
+        "with the body in one JSON document (structured).",
     )
     allow_hosts: list[str] = Field(
         [], description="Hosts a message may choose where `{{ }}` is the host; *.example.org too."
@@ -109,6 +116,7 @@ class _Requests:
             build, options.url, options.path, options.query, options.allow_hosts
         )
         self._headers = OutboundHeaders(build, options)
+        self._event = options.cloudevents
         self._client: WebClient = web_client(build, options)
         body = options.body
         self._has_body = body if body is not None else options.method not in _WITHOUT_BODY
@@ -118,6 +126,13 @@ class _Requests:
         self, envelope: Envelope, *, want_body: bool, accept: str = ""
     ) -> ClientReply:
         headers = self._headers(envelope, self._method)
+        target = self._target(envelope)
+        if self._event is not None:
+            headers = [pair for pair in headers if not pair[0].lower().startswith("ce-")]
+            if self._event == "binary":
+                headers += passed_on(binary_event(envelope.replace(headers=NO_HEADERS)).headers)
+            else:
+                envelope = structured_event(envelope)
         body: bytes | None = None
         if self._has_body:
             body = envelope.body.raw
@@ -127,7 +142,7 @@ class _Requests:
             headers.append(("Accept", accept))
         return await self._client.request(
             self._method,
-            self._target(envelope),
+            target,
             headers=headers,
             body=body,
             deadline=envelope.deadline,

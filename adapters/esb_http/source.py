@@ -11,6 +11,8 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic.json_schema import SkipJsonSchema
 
 from esb.adapter import Build, Health, Text, Validator
+from esb.cloudevents import is_event
+from esb.cloudevents import read as read_event
 from esb.envelope import Envelope, parse_content_type
 from esb.errors import EsbError, UnsupportedMedia
 from esb.options import Duration, Options, Size
@@ -88,6 +90,11 @@ class SourceOptions(Options):
     )
     headers: dict[str, str] = Field(
         {}, description="Headers of the answer; values are text with {{ }} over the answer."
+    )
+    cloudevents: bool = Field(
+        False,
+        description="A request that is a CloudEvent (binary or structured mode) gives its "
+        "attributes to the message: id, source, type, time, subject. Else they are just headers.",
     )
     cookies: bool = Field(False, description="Let the Set-Cookie of a reply pass to the caller.")
     faults: dict[str, Annotated[int, AfterValidator(_error_status)]] = Field(
@@ -203,6 +210,8 @@ class HttpSource:
         envelope = to_envelope(request, source=self._source, type="http.request")
         assert self._step is not None
         try:
+            if self._options.cloudevents and is_event(envelope):
+                envelope = read_event(envelope)
             if self._consumes is not None:
                 self._consume(envelope)
             if self._check is not None:

@@ -19,6 +19,7 @@ from esb.errors import BadMessage, RouteFailure
 _VALUE: Final = re.compile(r"""\{\{((?:[^'"}]|'[^']*'|"[^"]*"|\}(?!\}))*)\}\}""")
 _ORIGIN: Final = re.compile(r"https?://([^/?#\s]+)")
 _AUTHORITY: Final = re.compile(r"([a-z0-9.\-_]+|\[[0-9a-f:.]+\])(?::\d{1,5})?\Z")
+_HALVES: Final = re.compile(r"[\ud800-\udfff]")  # of characters, which JSON can hold
 _STATIC: Final = re.compile(r"[!-~]+\Z")
 
 QueryValue = str | list[str]
@@ -121,6 +122,8 @@ def _query(build: Build, query: dict[str, QueryValue]) -> Callable[[Envelope], s
 
 def _text(value: Any) -> str:
     if isinstance(value, str):
+        if _HALVES.search(value):
+            raise BadMessage("a value of the message cannot stand in a URL")
         return value
     if isinstance(value, bool):
         return "true" if value else "false"

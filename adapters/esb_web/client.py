@@ -21,6 +21,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
+from urllib.parse import quote
 
 import msgspec
 from pydantic import AfterValidator, Field, SecretStr, model_validator
@@ -37,7 +38,15 @@ from esb.errors import (
     Transient,
 )
 from esb.options import Duration, Options, Size
-from esb_web.messages import HOP_BY_HOP, TOKEN, UNSAFE, Headerlist, header_text, remaining
+from esb_web.messages import (
+    HOP_BY_HOP,
+    TOKEN,
+    UNSAFE,
+    Headerlist,
+    header_text,
+    remaining,
+    valid_traceparent,
+)
 
 if TYPE_CHECKING:
     from esb_web.transport import Pool  # loads the client library: 150 ms
@@ -228,7 +237,7 @@ class WebClient:
         body of a 2xx answer matters; without, such an answer counts once its headers came.
 
         Raises Unreachable, TimedOut, OutcomeUnknown, BadReply or Transient as the module says,
-        RouteFailure for a URL that is none.
+        RouteFailure for a URL that is none or a header that cannot be written.
         """
         options = self._options
         if idempotent is None:
@@ -236,6 +245,9 @@ class WebClient:
         seconds = remaining(deadline, options.timeout if timeout is None else timeout)
         if seconds <= 0:
             raise TimedOut("no time was left to ask the service")
+        for name, value in headers:
+            if UNSAFE.search(value) or not TOKEN.match(name):
+                raise RouteFailure(f"the header {name[:40]!r} cannot be sent")
         sent = [*headers, ("Accept-Encoding", "gzip, deflate")]
         if self._auth and not any(name.lower() == "authorization" for name, _ in headers):
             sent.append(("Authorization", self._auth))
@@ -334,17 +346,15 @@ class OutboundHeaders:
             ]
         if self._own:
             own = [(name, text(envelope)) for name, text in self._own]
-            for name, value in own:
-                if UNSAFE.search(value):
-                    raise RouteFailure(f"the value of header {name} has a line break or a NUL")
             names = {name.lower() for name, _ in own}
             headers = [pair for pair in headers if pair[0].lower() not in names] + own
-        if envelope.traceparent:
+        # Other protocols let these hold anything.
+        if valid_traceparent(envelope.traceparent):
             headers.append(("traceparent", envelope.traceparent))
-            if envelope.tracestate:
+            if envelope.tracestate and not UNSAFE.search(envelope.tracestate):
                 headers.append(("tracestate", envelope.tracestate))
         if self._idempotent and method not in _IDEMPOTENT:
-            headers.append(("Idempotency-Key", envelope.id))
+            headers.append(("Idempotency-Key", quote(envelope.id, errors="replace")))
         return headers
 
 

@@ -17,13 +17,11 @@ import time
 from collections.abc import Mapping, Sequence
 from email.utils import formatdate
 from functools import lru_cache
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote_to_bytes
 
 import msgspec
 import structlog
-from uvicorn.config import Config
-from uvicorn.server import ServerState
 
 from esb.adapter import Build, Health, Probe
 from esb.envelope import Headers
@@ -40,8 +38,10 @@ from esb_web.client import credential_file
 from esb_web.listen import ListenOptions
 from esb_web.messages import TOKEN, UNSAFE, Headerlist, Request, Response, Site, decoded
 from esb_web.problems import PROBLEM, problem, unexpected
-from esb_web.protocol import Protocol
 from esb_web.router import Router, normal_path
+
+if TYPE_CHECKING:
+    from uvicorn.server import ServerState  # loaded when the server opens: 50 ms
 
 log = structlog.get_logger("esb.web")
 
@@ -114,7 +114,7 @@ class WebServer:
         self.sites = Router()
         self.version = 0  # counts changes of what is mounted
         self._tls = tls
-        self._state = ServerState()
+        self._state: ServerState | None = None
         self._server: asyncio.Server | None = None
         self._bound = options.port
         self._tick: asyncio.TimerHandle | None = None
@@ -139,7 +139,7 @@ class WebServer:
     @property
     def connections(self) -> int:
         """How many connections are open."""
-        return len(self._state.connections)
+        return len(self._state.connections) if self._state else 0
 
     # --- what is served ---
 
@@ -177,8 +177,14 @@ class WebServer:
 
     async def open(self) -> None:
         """Listen. Raises EsbError when the address is taken or not ours."""
+        from uvicorn.config import Config
+        from uvicorn.server import ServerState
+
+        from esb_web.protocol import Protocol
+
         options = self.options
         loop = asyncio.get_running_loop()
+        state = self._state = ServerState()
         config = Config(
             self,
             interface="asgi3",
@@ -192,7 +198,7 @@ class WebServer:
         config.load()
         try:
             self._server = await loop.create_server(
-                lambda: Protocol(config, self._state, options, loop),
+                lambda: Protocol(config, state, options, loop),
                 options.host,
                 options.port,
                 ssl=self._tls,
@@ -209,31 +215,31 @@ class WebServer:
         for sock in self._server.sockets:
             if sock.family in (socket.AF_INET, socket.AF_INET6):
                 self._bound = sock.getsockname()[1]
-        self._each_second()
+        self._each_second(state)
         log.info("listening", url=self.url)
 
-    def _each_second(self) -> None:
+    def _each_second(self, state: ServerState) -> None:
         date = formatdate(time.time(), usegmt=True).encode()
-        self._state.default_headers[:] = [(b"date", date)]
-        self._tick = asyncio.get_running_loop().call_later(1.0, self._each_second)
+        state.default_headers[:] = [(b"date", date)]
+        self._tick = asyncio.get_running_loop().call_later(1.0, self._each_second, state)
 
     async def close(self) -> None:
         """Stop listening, let answers under way be written, and close every connection."""
         self._draining = True
+        server, state, self._server = self._server, self._state, None
         if self._tick is not None:
             self._tick.cancel()
-        if self._server is None:
+        if server is None or state is None:
             return
-        self._server.close()
-        for connection in list(self._state.connections):
+        server.close()
+        for connection in list(state.connections):
             connection.shutdown()
-        if self._state.tasks:
-            await asyncio.wait(set(self._state.tasks), timeout=5.0)
-        for task in list(self._state.tasks):
+        if state.tasks:
+            await asyncio.wait(set(state.tasks), timeout=5.0)
+        for task in list(state.tasks):
             task.cancel()
-        for connection in list(self._state.connections):
+        for connection in list(state.connections):
             connection.transport.close()
-        self._server = None
 
     def health(self) -> Health:
         """Whether it listens."""

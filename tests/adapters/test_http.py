@@ -186,6 +186,40 @@ listen: {port: 0}
         assert (await post(bus, "/b"))[0] == 200
 
 
+async def test_cloud_events(tmp_path: Path, far: Far) -> None:
+    routes = f"""
+    routes:
+      events:
+        from: {{http: {{path: /events, cloudevents: true}}}}
+        steps:
+          - call: {{http: {{url: "{far.url}/b", cloudevents: binary}}}}
+      plain:
+        from: {{http: {{path: /plain, cloudevents: true}}}}
+        steps:
+          - send: {{http: {{url: "{far.url}/s", cloudevents: structured, forward_headers: false}}}}
+      ignored:
+        from: {{http: /ignored}}
+        steps: [{{set: {{body: message.id}}}}]
+    """
+    async with running(routes, tmp_path) as bus:
+        event = ("ce-specversion: 1.0", "ce-id: 7", "ce-source: /s", "ce-type: t", "ce-x: %C3%A4")
+        await post(bus, "/events", b"[1.0]", *event)
+        await post(bus, "/plain", b"[1.0]")
+        assert (await post(bus, "/ignored", b"", *event))[2] != b"7"
+        wrong = await post(bus, "/events", b"[1.0]", "ce-specversion: 1.0", "ce-id: 7")
+        assert (wrong[0], told(wrong)["detail"]) == (
+            400, "the CloudEvents attribute source is missing"
+        )  # fmt: skip
+    (_, headers, body), (_, _, document) = far.seen
+    assert body == b"[1.0]"
+    names = [name.lower() for name, _ in headers if name.lower().startswith("ce-")]
+    assert len(names) == len(set(names))
+    sent = {name: headers.get(f"ce-{name}") for name in ("id", "source", "type", "x")}
+    assert sent == {"id": "7", "source": "/s", "type": "t", "x": "%C3%A4"}
+    assert json.loads(document)["data"] == [1.0]
+    assert json.loads(document)["type"] == "http.request"
+
+
 MISTAKES = {
     "path parameters in braces": ("from: {http: '/a/{id}'}", "write :id instead of {id}"),
     "a path without a slash": ("from: {http: a}", "starts with a slash"),
@@ -486,7 +520,7 @@ def target(url: str, body: Any = None, *, more: str = "", hosts: tuple[str, ...]
     return made(Envelope(body=Body.of(body)))
 
 
-HOSTILE = ["", ".", "..", "\0", None, {"a": 1}, ["a", ".."], [[""]]]
+HOSTILE = ["\ud800", "", ".", "..", "\0", None, {"a": 1}, ["a", ".."], [[""]]]
 
 
 @pytest.mark.parametrize("value", HOSTILE)
