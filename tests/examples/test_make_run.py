@@ -15,9 +15,8 @@ from typing import Any
 
 import pytest
 from support.broker import unique
+from support.examples import PROJECT
 from support.processes import Process, free_ports, request
-
-PROJECT = Path(__file__).resolve().parent.parent
 
 
 @dataclass
@@ -104,8 +103,8 @@ def arrived(run: Run, number: str) -> list[dict[str, Any]]:
     return [order for order in orders if order["orderNumber"] == number]
 
 
-def test_orders_travel_through_rabbitmq(tmp_path: Path, broker_url: str) -> None:
-    run = start(tmp_path, broker_url)
+def test_orders_travel_through_rabbitmq(tmp_path: Path, own_broker_url: str) -> None:
+    run = start(tmp_path, own_broker_url)
     number = unique("order")
     order = {"number": number, "customer": 1, "lines": [{"sku": "a", "quantity": 2, "price": 1.5}]}
     with run.process:

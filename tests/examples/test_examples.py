@@ -1,0 +1,194 @@
+"""Each folder of examples/ does what its README says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+from support.backend import Backend, backend
+from support.broker import Rabbit, rabbit
+from support.examples import PROJECT, Start
+from support.processes import free_ports, request
+from support.waiting import until
+
+EXAMPLES = sorted(path.parent.name for path in (PROJECT / "examples").glob("*/routes.yaml"))
+
+
+@pytest.fixture
+async def broker(own_broker_url: str) -> AsyncIterator[Rabbit]:
+    async with rabbit(own_broker_url) as view:
+        yield view
+
+
+@pytest.fixture
+def other_service() -> Iterator[Backend]:
+    with backend() as one:
+        yield one
+
+
+def test_every_example_is_told_of_and_run() -> None:
+    overview = (PROJECT / "examples" / "README.md").read_text()
+    here = Path(__file__).read_text()
+    for name in EXAMPLES:
+        assert f"({name}/)" in overview
+        assert f"esb run examples/{name}" in (PROJECT / "examples" / name / "README.md").read_text()
+        assert f'start("{name}"' in here
+    assert len(EXAMPLES) == 6
+
+
+def test_soap_as_rest(start: Start, legacy: str) -> None:
+    bus = start("soap-as-rest", LEGACY_URL=legacy)
+    assert bus.get("/partners/2").json == {
+        "name": "Hollis & Sons",
+        "status": "blocked",
+        "creditLimit": "0",
+        "since": "1987-10-19",
+        "address": {"city": "Leeds", "country": "GB"},
+        "contact": [],
+        "id": 2,
+    }
+    found = bus.get("/partners?status=active&status=prospect").json
+    assert [partner["id"] for partner in found["partner"]] == [1, 3]
+    new = {
+        "name": "Acme",
+        "status": "active",
+        "vatId": "ATU1",
+        "creditLimit": "1.10",
+        "address": {"city": "Vienna", "country": "AT"},
+    }
+    assert bus.post("/partners", new).json == {"id": 4}
+    again = bus.post("/partners", new)
+    assert (again.status, again.json["title"]) == (409, "PartnerExists")
+    assert again.json["fault"] == {"id": 4, "vatId": "ATU1"}
+    wrong = bus.post("/partners", {**new, "status": "dead", "creditLimit": "1.234"})
+    assert wrong.status == 400
+    assert {error["pointer"] for error in wrong.json["errors"]} == {"/status", "/creditLimit"}
+    missing = bus.get("/partners/99")
+    assert (missing.status, missing.json["title"]) == (404, "PartnerNotFound")
+    document = bus.get("/partners/openapi.json").json
+    assert document["openapi"].startswith("3.1")
+    assert set(document["paths"]["/partners"]) >= {"get", "post"}
+
+
+def test_rest_to_soap(start: Start, legacy: str) -> None:
+    bus = start("rest-to-soap", LEGACY_URL=legacy)
+    customer = {
+        "company": "Bell & Co <Ltd>",
+        "vat": "IE1",
+        "city": "Cork",
+        "country": "ie",
+        "orders": 3,
+        "people": [{"name": "Aoife", "mail": "a@bell.example"}, {"name": "Rónán"}],
+    }
+    answer = bus.post("/customers", customer)
+    assert (answer.status, answer.json) == (201, {"number": 4})
+    assert answer.headers["location"] == "/partners/4"
+    assert bus.post("/customers", customer).status == 409
+    assert bus.post("/customers", {"company": "Bell"}).status == 400
+    raw = (
+        '<e:Envelope xmlns:e="http://schemas.xmlsoap.org/soap/envelope/"><e:Body>'
+        '<getPartner xmlns="urn:example:partners:v1"><id>4</id></getPartner></e:Body></e:Envelope>'
+    )
+    stored = request("POST", f"{legacy}/partners", raw.encode(), {"Content-Type": "text/xml"})
+    text = stored.body.decode()
+    assert "<name>Bell &amp; Co &lt;Ltd&gt;</name><status>active</status>" in text
+    assert "<creditLimit>1500.00</creditLimit>" in text
+    assert "<country>IE</country>" in text
+    assert text.count("<contact>") == 2
+
+
+async def test_amqp_to_http(
+    start: Start, service: Backend, broker: Rabbit, own_broker_url: str
+) -> None:
+    service.statuses.extend([503, 500, 200])
+    start("amqp-to-http", AMQP_URL=own_broker_url, ACCOUNTING_URL=service.url)
+    await until(lambda: _consumed(broker, "invoices"))
+    body = b'{"number": "2024-17", "total": 99.90}'
+    put = partial(broker.put, "invoices", content_type="application/json")
+    await put(body)
+    await until(lambda: len(service.asked) == 3)
+    assert {(one.method, one.path, one.body) for one in service.asked} == {
+        ("PUT", "/invoices/2024-17", body)
+    }
+    await until(lambda: _empty(broker, "invoices"))
+
+    service.statuses.append(422)
+    await put(b'{"number": "bad"}')
+    dead = await broker.take("invoices.dead")
+    assert (dead.body, dead.headers["x-esb-error-code"]) == (b'{"number": "bad"}', "rejected")
+    service.statuses.extend([503] * 4)
+    await put(b'{"number": "late"}')
+    dead = await broker.take("invoices.dead", timeout=20)
+    assert (dead.body, dead.headers["x-esb-attempts"]) == (b'{"number": "late"}', "4")
+
+
+async def _empty(broker: Rabbit, queue: str) -> bool:
+    return await broker.ready(queue) == 0
+
+
+async def test_http_to_amqp(
+    start: Start, service: Backend, broker: Rabbit, own_broker_url: str
+) -> None:
+    bus = start("http-to-amqp", AMQP_URL=own_broker_url, PARCELS_URL=service.url)
+    await until(lambda: _consumed(broker, "parcels"))
+    event = {"type": "parcel.sent", "subject": "A-1", "data": {"weight": 1}}
+    answer = bus.post("/events", event)
+    assert (answer.status, list(answer.json)) == (202, ["id"])
+    await until(lambda: service.asked)
+    assert (service.asked[0].path, service.asked[0].json) == ("/parcels", event)
+    assert "x-received" in service.asked[0].headers
+
+    nobody = bus.post("/events", {"type": "customer.new", "subject": "7"})
+    assert nobody.status == 502
+    assert bus.post("/events", {"type": "other", "subject": "7"}).status == 400
+
+
+async def _consumed(broker: Rabbit, queue: str) -> bool:
+    import aio_pika
+
+    try:
+        async with broker.connection.channel() as channel:
+            declared = await channel.declare_queue(queue, passive=True)
+            return declared.declaration_result.consumer_count > 0
+    except aio_pika.exceptions.ChannelClosed:
+        return False
+
+
+def test_http_to_amqp_without_a_broker(start: Start) -> None:
+    bus = start("http-to-amqp", AMQP_URL=f"amqp://127.0.0.1:{free_ports(1)[0]}/")
+    answer = bus.post("/events", {"type": "parcel.sent", "subject": "A-1"})
+    assert (answer.status, answer.headers["content-type"]) == (503, "application/problem+json")
+
+
+def test_content_based_router(start: Start, service: Backend, other_service: Backend) -> None:
+    bus = start("content-based-router", AUTOMATIC_URL=service.url, DESK_URL=other_service.url)
+    claims = [
+        ({"kind": "car", "amount": 10000, "country": "AT"}, 200),
+        ({"kind": "car", "amount": 10000.01, "country": "AT"}, 202),
+        ({"kind": "travel", "amount": 10, "country": "CH"}, 200),
+        ({"kind": "travel", "amount": 10, "country": "FR"}, 202),
+        ({"kind": "boat", "amount": 10, "country": "FR"}, 400),
+    ]
+    for claim, status in claims:
+        assert bus.post("/claims", claim).status == status, claim
+    assert [one.path for one in service.asked] == ["/car", "/travel"]
+    bus.process.until(lambda: len(other_service.asked) == 2, "both reach the desk")
+    tasks = sorted((one.json for one in other_service.asked), key=json.dumps)
+    assert [task["reason"] for task in tasks] == ["large", "abroad"]
+
+
+def test_rest_facade(start: Start, legacy: str) -> None:
+    bus = start("rest-facade", LEGACY_URL=legacy, ORDERS_URL=legacy)
+    assert bus.post("/shop/partners/1/orders", {"orderNumber": "A-1"}).status == 201
+    assert bus.post("/shop/partners/3/orders", {"orderNumber": "A-2"}).status == 201
+    assert bus.get("/shop/partners/1").json == {
+        "name": "Meridian Shipping",
+        "city": "Rotterdam",
+        "orders": [{"orderNumber": "A-1", "partnerId": "1"}],
+    }
+    assert bus.get("/shop/partners/99").status == 404
+    document = bus.get("/shop/openapi.json").json
+    assert set(document["paths"]) == {"/shop/partners/{id}", "/shop/partners/{id}/orders"}
