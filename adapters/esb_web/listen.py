@@ -96,6 +96,9 @@ class ListenOptions(Options):
     )
     max_connections: int = Field(1000, ge=1, description="Connections open at a time.")
     max_requests: int = Field(1000, ge=1, description="Requests being worked on at a time.")
+    max_memory: Size = Field(
+        256 * 1024**2, description="Bodies over 64 KB together; more is answered with 503."
+    )
     docs: bool = Field(True, description="Serve /docs and /openapi.json.")
 
 

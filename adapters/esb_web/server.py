@@ -46,6 +46,9 @@ if TYPE_CHECKING:
 log = structlog.get_logger("esb.web")
 
 _MAX_QUERY: Final = 1000
+_SMALL: Final = 64 * 1024
+"""Bodies up to this size are not counted: connections bound them well enough."""
+
 _OVERTIME: Final = 1.0
 """Seconds after the deadline in which the route's own error may still come: it says more."""
 
@@ -121,6 +124,7 @@ class WebServer:
         self._draining = False
         self._active: dict[Site, set[asyncio.Task[Any]]] = {}
         self._running = 0
+        self._held = 0  # bytes of large bodies in memory
         self._base = options.base_path.encode()
         self._forwarded = _Forwarded(options.trusted_proxies)
         self._cors = options.cors
@@ -295,9 +299,19 @@ class WebServer:
             site, values = found
             if self._running >= self.options.max_requests:
                 raise Overloaded("too many requests are being worked on", retry_after=1.0)
+            version = self.version
             body = await self._read(receive, headers, site.max_body or self.options.max_body)
             if body is None:
                 return  # hung up before the request was complete
+            large = len(body) if len(body) > _SMALL else 0
+            if self._draining:
+                raise _Draining("the bus is stopping", retry_after=5.0)
+            if version != self.version:
+                # While the body came, routes were replaced: the request belongs to the new one.
+                found, _ = self.sites.find(inner or "", method)
+                if found is None:
+                    raise NoSuchOperation("nothing is served at this path")
+                site, values = found
             request = self._request(
                 scope,
                 method,
@@ -316,7 +330,11 @@ class WebServer:
                 response = Response(421, response.headers, response.body)
             await _answer(send, response, extra)
             return
-        await self._serve(site, request, send, extra)
+        self._held += large
+        try:
+            await self._serve(site, request, send, extra)
+        finally:
+            self._held -= large
 
     async def _serve(self, site: Site, request: Request, send: Any, extra: Headerlist) -> None:
         """Run the site's handler; the answer is written here, at the latest at the deadline."""
@@ -389,12 +407,18 @@ class WebServer:
         if message.get("more_body"):
             parts = [body]
             size = len(body)
-            while message.get("more_body"):
-                if size > limit:
-                    raise error
-                message = await receive()
-                parts.append(message.get("body", b""))
-                size += len(parts[-1])
+            self._held += size
+            try:
+                while message.get("more_body") and size <= limit:
+                    message = await receive()
+                    part = message.get("body", b"")
+                    parts.append(part)
+                    size += len(part)
+                    self._held += len(part)
+                    if self._held > self.options.max_memory:
+                        raise Overloaded("too much is being received", retry_after=1.0)
+            finally:
+                self._held -= size
             body = b"".join(parts)
         if message["type"] == "http.disconnect":
             return None

@@ -349,6 +349,40 @@ async def test_a_site_has_a_limit_of_its_own() -> None:
         assert (await ask(server.url, head % b"/in"))[0] == 413
 
 
+async def test_all_bodies_together_have_a_limit() -> None:
+    head = b"POST /in HTTP/1.1\r\nHost: a\r\nContent-Length: 300000\r\n\r\n"
+    options = {"max_body": "1MB", "max_memory": "500KB"}
+    async with serving(site("/in"), **options) as server, wire(server.url) as first:
+        await first.send(head + b"x" * 299_999)
+        await until(lambda: server._held >= 290_000)
+        status, headers, _ = await ask(server.url, head + b"x" * 300_000)
+        assert status == 503
+        assert headers.get("retry-after") == "1"
+        await first.send(b"x")
+        assert (await first.answer())[0] == 200
+        await until(lambda: server._held == 0)
+        assert (await ask(server.url, head + b"x" * 300_000))[0] == 200
+
+
+async def test_a_request_that_is_still_coming_when_its_site_is_replaced() -> None:
+    async def new(request: Request) -> Response:
+        return Response(200, [], b"new")
+
+    old = site("/in")
+    async with serving(old) as server, wire(server.url) as one, wire(server.url) as other:
+        for half in (one, other):
+            await half.send(GOOD[:-1])
+            # Only a request that is being read says that it may go on.
+            await ask(server.url, GOOD)
+        server.mount(site("/in", handler=new))
+        await server.retire(old, 5)
+        await one.send(b"k")
+        assert (await one.answer())[2] == b"new"
+        server.drain()
+        await other.send(b"k")
+        assert (await other.answer())[0] == 503
+
+
 async def test_continue_is_told_only_if_the_body_is_wanted() -> None:
     head = b"POST %b HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n"
     async with serving(site("/in")) as server:
