@@ -13,7 +13,7 @@ from esb.clock import REAL, Clock
 from esb.envelope import Envelope, HeaderValue, Outcome
 from esb.errors import BadMessage, Denied, EsbError, Permanent, Transient
 from esb.middleware.metrics import DEAD_LETTERS
-from esb.middleware.trace import internal_error
+from esb.middleware.trace import internal_error, notes
 from esb.step import Middleware, Step
 
 log = structlog.get_logger("esb.dead_letter")
@@ -55,6 +55,7 @@ def dead_letters(
                 error=error.detail,
                 step=error.step,
                 attempts=attempts,
+                **notes(error),
             )
         return buried
 

@@ -38,7 +38,9 @@ def traced(route: str) -> Middleware:
                     result = await step(envelope)
                 except EsbError as e:
                     (failed if isinstance(e, Transient) else refused).inc()
-                    log.warning("message failed", code=e.code, error=e.detail, step=e.step)
+                    log.warning(
+                        "message failed", code=e.code, error=e.detail, step=e.step, **notes(e)
+                    )
                     raise
                 except asyncio.CancelledError:
                     cancelled.inc()
@@ -57,6 +59,12 @@ def traced(route: str) -> Middleware:
         return trace
 
     return middleware
+
+
+def notes(error: EsbError) -> dict[str, str]:
+    """What an adapter noted for operators alone (PEP 678), as a field of a log line."""
+    found = getattr(error, "__notes__", ())
+    return {"notes": "; ".join(found)} if found else {}
 
 
 def internal_error(cause: Exception) -> RouteFailure:
