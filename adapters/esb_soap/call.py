@@ -27,7 +27,6 @@ from esb.errors import (
     BadReply,
     Fault,
     OutcomeUnknown,
-    RouteFailure,
     Transient,
     UnsupportedMedia,
 )
@@ -84,9 +83,9 @@ class SoapClientOptions(WsdlOptions, ClientOptions):
     )
     soap_headers: str = Field(
         "",
-        description="SOAP header blocks to send: a Jinja2 template in XML, as a file's name or "
-        "(with a line break) as the text itself. Headers that the WSDL declares are part of the "
-        "data and need no template.",
+        description="SOAP header to send: a Jinja2 template in XML, as a file's name or (with a "
+        "line break) as the text itself. It writes one header block, or several inside an element "
+        "without a namespace. Headers that the WSDL declares are part of the data and need none.",
     )
     understood: list[str] = Field(
         [],
@@ -283,14 +282,10 @@ class SoapCaller:
     def _template_headers(self, envelope: Envelope) -> list[bytes]:
         if self._own_headers is None:
             return []
-        rendered = self._own_headers(envelope).raw
-        declaration = re.match(rb"\s*<\?xml[^>]*\?>", rendered)
-        rendered = rendered[declaration.end() :] if declaration else rendered
-        try:
-            blocks = parse_xml(b"<h>" + rendered + b"</h>", what="soap_headers")
-        except BadMessage as e:
-            raise RouteFailure("the template of soap_headers wrote no XML") from e
-        return [serialize(block) for block in blocks.iterchildren("*")]
+        root = self._own_headers(envelope).data
+        # A header block has a namespace (SOAP 1.1, section 4.2); what has none holds several.
+        wrapped = etree.QName(root).namespace is None
+        return [serialize(block) for block in (root.iterchildren("*") if wrapped else [root])]
 
     # --- the reply
 
@@ -384,20 +379,27 @@ class SoapCaller:
         name, type_, data = "", "", None
         for detail in fault.detail:
             declared = self._faults.get(str(detail.tag))
-            if declared is not None:
-                name, type_ = declared.name, _type_of(declared.element)
-                try:
-                    data = declared.read(detail)
-                except BadMessage:
-                    data = generic(detail)
-                break
+            if declared is None:
+                continue
+            try:
+                data = declared.read(detail)
+            except BadMessage:
+                if not len(detail) and not detail.attrib and not (detail.text or "").strip():
+                    continue  # PHP puts the only declared fault there, empty, for any other
+                data = generic(detail)
+            name, type_ = declared.name, _type_of(declared.element)
+            break
         if not name:
             codes = [code.rpartition("}")[2] for code in (*fault.subcodes, fault.code)]
             names = {part for code in codes for part in (code, code.rpartition(".")[2])}
             for declared in self._operation.faults.values():
                 if declared.name in names and not fault.detail:
                     name, type_ = declared.name, _type_of(declared.element)
-            shown = [d for d in fault.detail if not str(d.tag).startswith(_TRACES)]
+            shown = [
+                d
+                for d in fault.detail
+                if not str(d.tag).startswith(_TRACES) and d.tag not in self._faults
+            ]
             if shown and not name:
                 data = {etree.QName(d).localname: generic(d) for d in shown}
         soap = {

@@ -220,8 +220,8 @@ class TestRequest:
             ({}, "id"),
             ({"id": "x"}, "id"),
             ({"id": 1, "name": "x"}, "name"),
-            ([1], ""),
-            ("x", ""),
+            ([1], "object"),
+            ("x", "object"),
         ],
     )
     async def test_data_that_does_not_fit(self, data: Any, says: str) -> None:
