@@ -159,6 +159,7 @@ class SoapHost:
             )  # fmt: skip
         served = [port for _, port in candidates]
         self._service = next(iter(services))
+        self.where = f"SOAP {options.path}"
         self._dispatch: dict[Version, Dispatch] = {
             version: Dispatch(port for port in served if port.soap_version == version)
             for version in dict.fromkeys(port.soap_version for port in served)

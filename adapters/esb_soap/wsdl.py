@@ -1,4 +1,5 @@
-"""WSDL 1.1 as data: services, ports, operations, and messages that read and write themselves.
+"""WSDL 1.1 with its SOAP 1.1 and 1.2 bindings (WSDL 1.1, sections 2 and 3; WS-I Basic Profile 1.1
+where the specification leaves a choice).
 
     wsdl = load_wsdl(Path("partner.wsdl"))
     operation = wsdl.services["Partner"].ports["PartnerSoap"].operations["getPartner"]
@@ -6,83 +7,58 @@
     data = operation.output.read(body, header)      # plain data of an answer
 
 Data are dict, list, str, int, float, Decimal, bool and None; docs/soap-json.md tells how XML and
-data correspond.
+data correspond. Nothing is fetched: what a document imports is a file beside it or a standard
+schema of the catalogue. What cannot be used is listed with its reason and harms nothing else.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Final, Literal
 
 from lxml import etree
 
-Registry = dict[str, Any]
-"""Named JSON Schemas; `#/components/schemas/Name` refers to `registry["Name"]`."""
+from esb_soap.codec import Codec, locate
+from esb_soap.documents import Document, Documents, WsdlError
+from esb_soap.encoded import EncodedCodec
+from esb_soap.jsonschema import Emitter, Registry
+from esb_soap.message import ElementCodec, FaultMessage, Header, Message, WrittenParts
+from esb_soap.shape import Mapping
+from esb_soap.validator import compile_schemas, errors_of
+from esb_soap.xsd import (
+    ANY_TYPE,
+    XSD,
+    ComplexType,
+    Element,
+    Group,
+    Particle,
+    SchemaDocument,
+    Schemas,
+    clark,
+    local_name,
+    namespace_of,
+)
+
+Version = Literal["1.1", "1.2"]
+
+_WSDL: Final = "{http://schemas.xmlsoap.org/wsdl/}"
+_SOAP: Final[dict[str, Version]] = {
+    "http://schemas.xmlsoap.org/wsdl/soap/": "1.1",
+    "http://schemas.xmlsoap.org/wsdl/soap12/": "1.2",
+}
+_HTTP_TRANSPORTS: Final = (
+    "http://schemas.xmlsoap.org/soap/http",
+    "http://www.w3.org/2003/05/soap/bindings/HTTP",
+)
 
 
-class WsdlError(Exception):
-    """A WSDL that cannot be used: what is wrong, in which file and line (0: the whole file), and a
-    hint what to do about it ("" if there is none)."""
-
-    def __init__(self, message: str, file: Path, line: int = 0, hint: str = "") -> None:
-        where = f"{file.name}:{line}" if line else file.name
-        super().__init__(f"{where}: {message}")
-        self.message = message
-        self.file = file
-        self.line = line
-        self.hint = hint
-
-
-class WrittenParts(NamedTuple):
-    """A written message: what goes into the Body (no, one or several elements), and the header
-    blocks. Each declares the namespaces it uses."""
-
-    body: bytes
-    headers: list[bytes]
-
-
-class Message(Protocol):
-    """One direction of one operation.
-
-    element: qualified name ("{ns}name") of the Body's child; None if the Body is empty.
-    header_elements: qualified names of the header blocks that the WSDL declares.
-    """
-
-    element: str | None
-    header_elements: tuple[str, ...]
-
-    def write(self, data: Any) -> WrittenParts:
-        """The XML of `data`. Raises BadMessage, with pointers, if the data do not fit."""
-
-    def read(self, body: etree._Element, header: etree._Element | None = None) -> Any:
-        """The data of an envelope's Body (and Header). Raises BadMessage if they do not fit."""
-
-    def schema(self, registry: Registry) -> dict[str, Any]:
-        """JSON Schema 2020-12 of the data; named components are added to `registry`."""
-
-
-class FaultMessage(Protocol):
-    """A declared fault. element: qualified name of the detail's child; None if it has none."""
-
-    name: str
-    documentation: str
-    element: str | None
-
-    def write(self, data: Any) -> bytes:
-        """The detail's child. Raises BadMessage, with pointers, if the data do not fit."""
-
-    def read(self, detail_child: etree._Element) -> Any:
-        """The data of the detail's child. Raises BadMessage if it does not fit."""
-
-    def schema(self, registry: Registry) -> dict[str, Any]:
-        """JSON Schema 2020-12 of the data; named components are added to `registry`."""
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Operation:
-    """An operation of a SOAP port. `output` is None where it is one-way. `soap_action` is "" where
-    there is none."""
+    """An operation of a SOAP port. `output` is None where it is one-way; `soap_action` is "" where
+    there is none. Overloaded operations have the input's name added: "get_byName"."""
 
     name: str
     documentation: str
@@ -95,18 +71,18 @@ class Operation:
     faults: dict[str, FaultMessage]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Port:
     """A SOAP port. `address` is "" where the WSDL gives none."""
 
     name: str
     documentation: str
     address: str
-    soap_version: Literal["1.1", "1.2"]
+    soap_version: Version
     operations: dict[str, Operation]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Service:
     """A service and its SOAP ports."""
 
@@ -115,7 +91,7 @@ class Service:
     ports: dict[str, Port]
 
 
-@dataclass
+@dataclass(eq=False)
 class Wsdl:
     """A loaded WSDL.
 
@@ -126,21 +102,534 @@ class Wsdl:
     path: Path
     target_namespace: str
     documentation: str
-    services: dict[str, Service]
-    files: list[Path]
+    documents: Documents
+    schemas: Schemas
+    mapping: Mapping
+    services: dict[str, Service] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
+
+    @property
+    def files(self) -> list[Path]:
+        """The documents it consists of, the WSDL first; not those of the catalogue."""
+        return self.documents.files
+
+    @cached_property
+    def codec(self) -> Codec:
+        """What reads and writes its types literally."""
+        return Codec(self.mapping)
+
+    @cached_property
+    def encoded(self) -> EncodedCodec:
+        """What reads and writes its types by the SOAP encoding."""
+        return EncodedCodec(self.codec)
+
+    @cached_property
+    def _compiled(self) -> tuple[etree.XMLSchema | None, str]:
+        return compile_schemas(self.schemas.all, self.documents)
 
     @property
     def validator(self) -> etree.XMLSchema | None:
         """libxml2's schema of all types, compiled when first asked for; None where libxml2 cannot
         compile it (`validator_problem` then says why)."""
-        return None
+        return self._compiled[0]
+
+    @property
+    def validator_problem(self) -> str:
+        """Why there is no validator, "" if there is one."""
+        return self._compiled[1]
+
+    def operations(self) -> Iterator[tuple[Service, Port, Operation]]:
+        """Every operation with its place."""
+        for service in self.services.values():
+            for port in service.ports.values():
+                for operation in port.operations.values():
+                    yield service, port, operation
 
 
 def load_wsdl(path: Path, root: Path | None = None) -> Wsdl:
-    """Load a WSDL and what it imports: files below `root` (the WSDL's folder if left out) and the
+    """Load a WSDL and what it imports: files below `root` (any relative path if left out) and the
     standard schemas of the catalogue, never the network.
 
-    Raises WsdlError for one that cannot be used, or has no operation that can.
+    Raises WsdlError for one that cannot be read, or has no operation that can be used.
     """
-    raise WsdlError("not readable yet", path)
+    return _Reader(path, root).wsdl
+
+
+class _Reader:
+    """One WSDL being read."""
+
+    def __init__(self, path: Path, root: Path | None) -> None:
+        documents = Documents(root)
+        main = documents.load(path)
+        if main.root.tag != f"{_WSDL}definitions":
+            raise _no_wsdl(main)
+        schemas = Schemas(documents)
+        self._definitions: list[Document] = []
+        self._index: dict[tuple[str, str], tuple[etree._Element, Document]] = {}
+        self.wsdl = Wsdl(
+            path,
+            main.root.get("targetNamespace", ""),
+            _documentation(main.root),
+            documents,
+            schemas,
+            Mapping(schemas, _prefixes(main)),
+        )
+        self._add(main)
+        self._services()
+        self._refuse_empty()
+
+    # --- documents
+
+    def _add(self, document: Document) -> None:
+        pending = [document]
+        while pending:
+            document = pending.pop(0)
+            if document in self._definitions:
+                continue
+            self._definitions.append(document)
+            root = document.root
+            namespace = root.get("targetNamespace", "")
+            for node in root.iterchildren(*(_WSDL + k for k in ("message", "portType", "binding"))):
+                key = (local_name(str(node.tag)), clark(namespace, node.get("name", "")))
+                self._index.setdefault(key, (node, document))
+            for types in root.iterchildren(f"{_WSDL}types"):
+                for schema in types.iterchildren(f"{{{XSD}}}schema"):
+                    self.wsdl.schemas.add(document, schema)
+            for node in root.iterchildren(f"{_WSDL}import"):
+                location = node.get("location")
+                found = self.wsdl.documents.resolve(location, node.get("namespace"), document, node)
+                if found is None:
+                    raise document.error(
+                        f"it imports '{location or ''}', which is not there", node,
+                        "nothing is fetched: put the file beside the WSDL",
+                    )  # fmt: skip
+                if found.root.tag == f"{{{XSD}}}schema":
+                    self.wsdl.schemas.add(found, found.root)
+                elif found.root.tag == f"{_WSDL}definitions":
+                    pending.append(found)
+                else:
+                    raise _no_wsdl(found)
+
+    def qname(self, node: etree._Element, text: str, document: Document) -> str:
+        """The qualified name that `text` is at `node`."""
+        prefix, colon, local = text.strip().rpartition(":")
+        namespace = node.nsmap.get(prefix if colon else None)
+        if namespace is None and colon:
+            raise document.error(f"the prefix of '{text}' is not declared", node)
+        return clark(namespace or "", local)
+
+    def _lookup(
+        self, kind: str, name: str, node: etree._Element, document: Document
+    ) -> tuple[etree._Element, Document]:
+        qualified = self.qname(node, name, document)
+        found = self._index.get((kind, qualified))
+        if found is None and ":" not in name:
+            # Not qualified, as it must be, but there is no doubt what is meant.
+            own = document.root.get("targetNamespace", "")
+            found = self._index.get((kind, clark(own, name.strip())))
+        if found is None:
+            raise document.error(f"there is no {kind} '{name}'", node)
+        return found
+
+    # --- services
+
+    def _services(self) -> None:
+        services = self.wsdl.services
+        for document in self._definitions:
+            for node in document.root.iterchildren(f"{_WSDL}service"):
+                name = node.get("name", "")
+                service = services.setdefault(name, Service(name, _documentation(node), {}))
+                for port in node.iterchildren(f"{_WSDL}port"):
+                    self._port(port, service, document)
+        if not any(service.ports for service in services.values()):
+            # Bindings without a service are usable where the address is configured.
+            for (kind, qualified), (node, document) in self._index.items():
+                if kind == "binding" and _soap_binding(node) is not None:
+                    name = local_name(qualified)
+                    service = services.setdefault(name, Service(name, _documentation(node), {}))
+                    self._binding(node, document, service, name, "", "")
+
+    def _port(self, node: etree._Element, service: Service, document: Document) -> None:
+        name = node.get("name", "")
+        address = ""
+        for child in node.iterchildren("*"):
+            if namespace_of(str(child.tag)) in _SOAP and local_name(str(child.tag)) == "address":
+                address = (child.get("location") or "").strip()
+        try:
+            binding, where = self._lookup("binding", node.get("binding", ""), node, document)
+            self._binding(binding, where, service, name, address, _documentation(node))
+        except WsdlError as e:
+            self.wsdl.skipped.append(f"port '{name}': {e.message}")
+
+    def _binding(
+        self,
+        node: etree._Element,
+        document: Document,
+        service: Service,
+        name: str,
+        address: str,
+        documentation: str,
+    ) -> None:
+        soap = _soap_binding(node)
+        if soap is None:
+            self.wsdl.skipped.append(f"port '{name}': it is bound to something other than SOAP")
+            return
+        transport = soap.get("transport", _HTTP_TRANSPORTS[0]).rstrip("/")
+        if "http" not in transport.lower().removeprefix("http://") and "://" in transport:
+            self.wsdl.skipped.append(f"port '{name}': its transport {transport} is not HTTP")
+            return
+        version = _SOAP[namespace_of(str(soap.tag))]
+        port_type, described_in = self._lookup("portType", node.get("type", ""), node, document)
+        described: dict[str, list[etree._Element]] = {}
+        for operation in port_type.iterchildren(f"{_WSDL}operation"):
+            described.setdefault(operation.get("name", ""), []).append(operation)
+        operations: dict[str, Operation] = {}
+        for bound in node.iterchildren(f"{_WSDL}operation"):
+            operation_name = bound.get("name", "")
+            try:
+                overloads = described.get(operation_name, [])
+                abstract = _overload(overloads, bound)
+                if abstract is None:
+                    raise document.error("the port type has no such operation", bound)
+                key = operation_name
+                if len(overloads) > 1:
+                    one = next(abstract.iterchildren(f"{_WSDL}input"), None)
+                    message = one.get("name") if one is not None else None
+                    key = f"{operation_name}_{message}" if message else operation_name
+                number = 1
+                while key in operations:
+                    number += 1
+                    key = f"{operation_name}_{number}"
+                operations[key] = _OperationReader(
+                    self, bound, document, abstract, described_in,
+                    soap.get("style", "document"), key,
+                ).operation  # fmt: skip
+            except WsdlError as e:
+                hint = f" ({e.hint})" if e.hint else ""
+                self.wsdl.skipped.append(f"operation '{operation_name}': {e.message}{hint}")
+        if operations:
+            service.ports[name] = Port(name, documentation, address, version, operations)
+
+    def _refuse_empty(self) -> None:
+        wsdl = self.wsdl
+        if any(True for _ in wsdl.operations()):
+            wsdl.services = {n: s for n, s in wsdl.services.items() if s.ports}
+            return
+        if wsdl.skipped:
+            reasons = list(dict.fromkeys(wsdl.skipped))
+            more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
+            raise WsdlError(f"nothing in it can be used: {reasons[0]}{more}", wsdl.path)
+        kinds = {kind for kind, _ in self._index}
+        if "binding" in kinds:
+            raise WsdlError("it binds no operation to SOAP over HTTP", wsdl.path)
+        if "portType" in kinds:
+            raise WsdlError(
+                "it has a port type but no binding and no service", wsdl.path, 0,
+                "load the WSDL that imports this one",
+            )  # fmt: skip
+        raise WsdlError("it describes no operation", wsdl.path)
+
+    # --- messages
+
+    def parts(
+        self, reference: etree._Element, document: Document
+    ) -> dict[str, tuple[etree._Element, Document]]:
+        """The parts of the message that an input, output, fault or header refers to."""
+        said = reference.get("message")
+        if said is None:
+            raise document.error("the message is missing", reference)
+        node, where = self._lookup("message", said, reference, document)
+        return {part.get("name", ""): (part, where) for part in node.iterchildren(f"{_WSDL}part")}
+
+    def element(self, part: etree._Element, document: Document) -> Element | None:
+        """The element of a part; None if it has a type instead."""
+        said = part.get("element")
+        if said is None:
+            return None
+        return self._located(
+            lambda: self.wsdl.schemas.element(self.qname(part, said, document)), part, document
+        )
+
+    def accessor(self, part: etree._Element, document: Document, *, nillable: bool) -> Element:
+        """The element that a part is inside of an rpc message (SOAP 1.1, section 7.1)."""
+        element = self.element(part, document)
+        if element is not None:
+            return element
+        said, name = part.get("type"), part.get("name", "")
+        if said is None:
+            raise document.error(f"the part '{name}' has neither element nor type", part)
+        qualified = self.qname(part, said, document)
+        type_ = self._located(lambda: self.wsdl.schemas.type(qualified), part, document)
+        return Element(name, lambda: type_, nillable=nillable, documentation=_documentation(part))
+
+    def _located(self, find: Callable[[], Any], node: etree._Element, document: Document) -> Any:
+        try:
+            return find()
+        except WsdlError as e:
+            if e.line:
+                raise
+            raise document.error(e.message, node, e.hint) from e
+
+    def emitter(self, registry: Registry) -> Emitter:
+        """What writes the JSON Schemas of messages."""
+        return Emitter(self.wsdl.mapping, registry)
+
+    def check(self, element: Element, node: etree._Element) -> list[dict[str, str]]:
+        """What libxml2 has against an element that the codec has read."""
+        validator = self.wsdl.validator
+        if validator is None or not element.is_global:
+            return []
+        return [
+            {"pointer": locate(self.wsdl.codec, element, node, at), "detail": detail}
+            for at, detail in errors_of(validator, node)
+        ]
+
+
+class _OperationReader:
+    """Makes one Operation."""
+
+    def __init__(
+        self,
+        reader: _Reader,
+        bound: etree._Element,
+        document: Document,
+        abstract: etree._Element,
+        described_in: Document,
+        style: str,
+        name: str,
+    ) -> None:
+        self._reader = reader
+        self._document = document
+        self._described_in = described_in
+        self._name = bound.get("name", "")
+        self._use: Literal["literal", "encoded"] = "literal"
+        action = ""
+        for child in bound.iterchildren("*"):
+            if local_name(str(child.tag)) == "operation" and namespace_of(str(child.tag)) in _SOAP:
+                action = (child.get("soapAction") or "").strip()
+                style = child.get("style", style)
+        if style not in ("document", "rpc"):
+            raise document.error(f"the style '{style}' is neither document nor rpc", bound)
+        self._style: Literal["document", "rpc"] = "rpc" if style == "rpc" else "document"
+        order = [local_name(str(child.tag)) for child in abstract.iterchildren("*")]
+        if "input" not in order or (
+            "output" in order and order.index("output") < order.index("input")
+        ):
+            raise document.error("the service starts it (solicit or notification)", bound)
+        request = self._direction(bound, abstract, "input")
+        assert request is not None
+        response = self._direction(bound, abstract, "output")
+        self.operation = Operation(
+            name,
+            _documentation(abstract) or _documentation(bound),
+            action,
+            self._style,
+            self._use,
+            response is None,
+            request,
+            response,
+            self._faults(bound, abstract),
+        )
+
+    def _direction(
+        self, bound: etree._Element, abstract: etree._Element, which: Literal["input", "output"]
+    ) -> Message | None:
+        described = next(abstract.iterchildren(_WSDL + which), None)
+        if described is None:
+            return None
+        concrete = next(bound.iterchildren(_WSDL + which), None)
+        parts = self._reader.parts(described, self._described_in)
+        body, declared = self._extensions(concrete)
+        encoded = body is not None and body.get("use") == "encoded"
+        if encoded:
+            self._use = "encoded"
+        headers = tuple(self._headers(declared))
+        chosen = self._body_parts(parts, body, declared, described)
+        what = f"the {which} of '{self._name}'"
+        reader, wsdl = self._reader, self._reader.wsdl
+        codec: ElementCodec = wsdl.encoded if encoded else wsdl.codec
+        check = reader.check if which == "input" and not encoded else None
+        if self._style == "rpc":
+            namespace = body.get("namespace", "") if body is not None else ""
+            if not namespace and body is None:
+                namespace = wsdl.target_namespace
+            tag = clark(namespace, self._name + ("" if which == "input" else "Response"))
+            wrapper = self._wrapper(tag, chosen, encoded=encoded)
+            return Message(what, codec, reader.emitter, {"": wrapper}, True, headers)
+        elements: dict[str, Element] = {}
+        for name, (part, where) in chosen.items():
+            element = reader.element(part, where)
+            if element is None:
+                raise where.error(
+                    f"the part '{name}' of a document message has a type instead of an element",
+                    part,
+                )
+            elements[name] = element
+        single = len(elements) == 1
+        return Message(what, codec, reader.emitter, elements, single, headers, check)
+
+    def _extensions(
+        self, concrete: etree._Element | None
+    ) -> tuple[etree._Element | None, list[etree._Element]]:
+        """The soap:body and the soap:headers of a bound message, those inside MIME parts too."""
+        body: etree._Element | None = None
+        headers = []
+        for node in concrete.iter("*") if concrete is not None else ():
+            if namespace_of(str(node.tag)) in _SOAP:
+                if local_name(str(node.tag)) == "body" and body is None:
+                    body = node
+                elif local_name(str(node.tag)) == "header":
+                    headers.append(node)
+        return body, headers
+
+    def _body_parts(
+        self,
+        parts: dict[str, tuple[etree._Element, Document]],
+        body: etree._Element | None,
+        headers: list[etree._Element],
+        described: etree._Element,
+    ) -> dict[str, tuple[etree._Element, Document]]:
+        said = body.get("parts") if body is not None else None
+        if said is not None:
+            for name in said.split():
+                if name not in parts:
+                    raise self._document.error(f"the message has no part '{name}'", body)
+            return {name: parts[name] for name in said.split()}
+        own = local_name(described.get("message", "").replace(":", "}"))
+        taken = {
+            node.get("part", "")
+            for node in headers
+            if local_name(node.get("message", "").replace(":", "}")) == own
+        }
+        return {name: part for name, part in parts.items() if name not in taken}
+
+    def _wrapper(
+        self, tag: str, parts: dict[str, tuple[etree._Element, Document]], *, encoded: bool
+    ) -> Element:
+        """The element around the parameters of an rpc message (SOAP 1.1, section 7.1)."""
+        accessors = [self._reader.accessor(*part, nillable=True) for part in parts.values()]
+        items = tuple(Particle(1, 1, accessor) for accessor in accessors)
+        type_ = ComplexType(
+            None,
+            owner=local_name(tag),
+            particle=Particle(1, 1, Group("all", items)) if items else None,
+        )
+        return Element(tag, lambda: type_)
+
+    def _headers(self, nodes: list[etree._Element]) -> Iterator[Header]:
+        names: set[str] = set()
+        for node in nodes:
+            parts = self._reader.parts(node, self._document)
+            found = parts.get(node.get("part", ""))
+            if found is None:
+                raise self._document.error(
+                    f"the header's message has no part '{node.get('part')}'", node
+                )
+            element = self._reader.element(*found)
+            if element is None:
+                element = self._reader.accessor(*found, nillable=False)
+                namespace = node.get("namespace")
+                if namespace:
+                    inner = element.type
+                    element = Element(clark(namespace, element.name), lambda t=inner: t)  # type: ignore[misc]
+            name, number = element.local, 1
+            while name in names:
+                number += 1
+                name = f"{element.local}_{number}"
+            names.add(name)
+            yield Header(name, element)
+
+    def _faults(self, bound: etree._Element, abstract: etree._Element) -> dict[str, FaultMessage]:
+        found: dict[str, FaultMessage] = {}
+        encoded = {
+            node.get("name")
+            for node in bound.iterchildren(f"{_WSDL}fault")
+            if any(child.get("use") == "encoded" for child in node.iterchildren("*"))
+        }
+        for node in abstract.iterchildren(f"{_WSDL}fault"):
+            try:
+                parts = self._reader.parts(node, self._described_in)
+                if not parts:
+                    continue
+                part, where = next(iter(parts.values()))
+                element = self._reader.accessor(part, where, nillable=False)
+            except WsdlError as e:
+                self._reader.wsdl.skipped.append(f"a fault of '{self._name}': {e.message}")
+                continue
+            name = node.get("name") or element.local
+            wsdl = self._reader.wsdl
+            codec: ElementCodec = wsdl.encoded if name in encoded else wsdl.codec
+            found[name] = FaultMessage(
+                name, _documentation(node), element, codec, self._reader.emitter
+            )
+        return found
+
+
+# --- helpers -------------------------------------------------------------------------------------
+
+
+def _no_wsdl(document: Document) -> WsdlError:
+    root = document.root
+    local, namespace = local_name(str(root.tag)), namespace_of(str(root.tag))
+    hint = ""
+    if namespace == "http://www.w3.org/ns/wsdl":
+        hint = "it is WSDL 2.0; WSDL 1.1 is what is read here"
+    elif local == "Metadata":
+        hint = "save the wsdl:definitions inside it as a file of its own"
+    elif local.lower() == "html":
+        hint = "it is a web page: the WSDL is often at the address with ?wsdl"
+    elif namespace == XSD:
+        hint = "it is an XML Schema: load the WSDL that imports it"
+    return document.error(f"this is no WSDL but <{local}>", root, hint)
+
+
+def _prefixes(main: Document) -> dict[str, str]:
+    """The WSDL's own prefixes, as short names of namespaces."""
+    found: dict[str, str] = {}
+    for prefix, namespace in main.root.nsmap.items():
+        if prefix and namespace not in found and namespace != XSD:
+            found[namespace] = prefix
+    return found
+
+
+def _soap_binding(node: etree._Element) -> etree._Element | None:
+    for child in node.iterchildren("*"):
+        if namespace_of(str(child.tag)) in _SOAP and local_name(str(child.tag)) == "binding":
+            return child
+    return None
+
+
+def _overload(candidates: list[etree._Element], bound: etree._Element) -> etree._Element | None:
+    """The operation of the port type that is bound; overloads are told by their messages' names."""
+    if len(candidates) <= 1:
+        return candidates[0] if candidates else None
+
+    def names(node: etree._Element) -> list[str | None]:
+        return [n.get("name") for n in node.iterchildren(f"{_WSDL}input", f"{_WSDL}output")]
+
+    return next((c for c in candidates if names(c) == names(bound)), candidates[0])
+
+
+def _documentation(node: etree._Element) -> str:
+    for child in node.iterchildren(f"{_WSDL}documentation"):
+        lines = str(_TEXT(child)).strip().splitlines()
+        return "\n".join(" ".join(line.split()) for line in lines)
+    return ""
+
+
+_TEXT: Final = etree.XPath("string()")
+
+__all__ = [
+    "ANY_TYPE",
+    "FaultMessage",
+    "Message",
+    "Operation",
+    "Port",
+    "Registry",
+    "SchemaDocument",
+    "Service",
+    "WrittenParts",
+    "Wsdl",
+    "WsdlError",
+    "load_wsdl",
+]

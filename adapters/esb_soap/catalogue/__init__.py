@@ -1,0 +1,1 @@
+"""Standard schemas, so that nothing is fetched for them; found by namespace."""

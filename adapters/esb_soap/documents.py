@@ -1,0 +1,165 @@
+"""The documents a WSDL consists of: its own file, what it imports, and the catalogue.
+
+Nothing is ever fetched. A location is a path relative to the document that names it; it must lie
+below the project's folder. The standard schemas (XML, SOAP encoding, WS-Addressing, XML signature
+and so on) come from the catalogue inside this package, whatever location is given for them, unless
+there is such a file beside the WSDL.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from urllib.parse import unquote, urlsplit
+
+from lxml import etree
+
+from esb.errors import BadMessage
+from esb.xml import parse_xml
+
+MAX_FILES: Final = 500
+"""Documents of one WSDL."""
+
+MAX_BYTES: Final = 64 * 1024 * 1024
+"""Bytes of all documents of one WSDL together."""
+
+CATALOGUE: Final = {
+    "http://www.w3.org/XML/1998/namespace": "xml.xsd",
+    "http://schemas.xmlsoap.org/soap/encoding/": "soap-encoding-1.1.xsd",
+    "http://www.w3.org/2003/05/soap-encoding": "soap-encoding-1.2.xsd",
+    "http://schemas.xmlsoap.org/soap/envelope/": "soap-envelope-1.1.xsd",
+    "http://www.w3.org/2003/05/soap-envelope": "soap-envelope-1.2.xsd",
+    "http://www.w3.org/2000/09/xmldsig#": "xmldsig-core.xsd",
+    "http://www.w3.org/2001/04/xmlenc#": "xmlenc.xsd",
+    "http://www.w3.org/2005/08/addressing": "ws-addressing-2005.xsd",
+    "http://schemas.xmlsoap.org/ws/2004/08/addressing": "ws-addressing-2004.xsd",
+    "http://docs.oasis-open.org/wss/2004/01/oasis-200401-wss-wssecurity-secext-1.0.xsd": (
+        "wss-secext-1.0.xsd"
+    ),
+    "http://docs.oasis-open.org/wss/2004/01/oasis-200401-wss-wssecurity-utility-1.0.xsd": (
+        "wss-utility-1.0.xsd"
+    ),
+    "http://www.w3.org/2004/08/xop/include": "xop-include.xsd",
+    "http://www.w3.org/2005/05/xmlmime": "xmlmime.xsd",
+    "http://schemas.microsoft.com/2003/10/Serialization/": "ms-serialization.xsd",
+}
+"""Files of the catalogue by target namespace."""
+
+_FOLDER: Final = Path(__file__).parent / "catalogue"
+
+
+class WsdlError(Exception):
+    """A WSDL that cannot be used: what is wrong, in which file and line (0: the whole file), and a
+    hint what to do about it ("" if there is none)."""
+
+    def __init__(self, message: str, file: Path, line: int = 0, hint: str = "") -> None:
+        where = f"{file.name}:{line}" if line else file.name
+        super().__init__(f"{where}: {message}")
+        self.message = message
+        self.file = file
+        self.line = line
+        self.hint = hint
+
+
+@dataclass(frozen=True, eq=False)
+class Document:
+    """A parsed file. `catalogued` if it is one of ours."""
+
+    path: Path
+    root: etree._Element
+    catalogued: bool = False
+
+    def error(self, message: str, node: etree._Element | None = None, hint: str = "") -> WsdlError:
+        """An error at `node`."""
+        line = node.sourceline if node is not None else None
+        return WsdlError(message, self.path, line or 0, hint)
+
+
+class Documents:
+    """Loads documents, each once.
+
+    root: the folder that no location may leave; None: locations may be any relative path.
+    """
+
+    def __init__(self, root: Path | None) -> None:
+        self._root = root.resolve() if root is not None else None
+        self._loaded: dict[Path, Document] = {}
+        self._bytes = 0
+        self.missing: list[str] = []
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that were read, in order; those of the catalogue are not among them."""
+        return [path for path, document in self._loaded.items() if not document.catalogued]
+
+    def load(self, path: Path) -> Document:
+        """The document at `path`. Raises WsdlError if it is not readable XML or over a limit."""
+        return self._load(path.resolve(), catalogued=False)
+
+    def catalogue(self, namespace: str) -> Document | None:
+        """The catalogue's schema of a namespace."""
+        name = CATALOGUE.get(namespace)
+        return self._load(_FOLDER / name, catalogued=True) if name else None
+
+    def resolve(
+        self, location: str | None, namespace: str | None, base: Document, node: etree._Element
+    ) -> Document | None:
+        """The document that `node` of `base` refers to; None if there is none, which is noted in
+        `missing` where a location was given.
+
+        Raises WsdlError for a location outside the root.
+        """
+        path = self._path(location, base, node) if location else None
+        if path is not None and path.is_file():
+            if namespace in CATALOGUE and b"<!DOCTYPE" in path.read_bytes()[:4096]:
+                return self.catalogue(namespace)  # W3C's own files of some standards have one
+            return self.load(path)
+        found = self.catalogue(namespace) if namespace else None
+        if found is None and location:
+            self.missing.append(location)
+        return found
+
+    def _path(self, location: str, base: Document, node: etree._Element) -> Path | None:
+        parts = urlsplit(location.strip().replace("\\", "/"))
+        if parts.scheme or parts.netloc:
+            return None
+        if base.catalogued:
+            return None
+        relative = Path(unquote(parts.path) + (f"?{parts.query}" if parts.query else ""))
+        if relative.is_absolute():
+            raise base.error(f"'{location}' is an absolute path, only relative ones are read", node)
+        path = (base.path.parent / relative).resolve()
+        if self._root is not None and not path.is_relative_to(self._root):
+            raise base.error(f"'{location}' is outside the project's folder", node)
+        return path
+
+    def _load(self, path: Path, *, catalogued: bool) -> Document:
+        known = self._loaded.get(path)
+        if known is not None:
+            return known
+        if len(self._loaded) >= MAX_FILES:
+            raise WsdlError(f"it consists of more than {MAX_FILES} files", path)
+        try:
+            raw = path.read_bytes()
+        except OSError as e:
+            raise WsdlError("the file cannot be read", path) from e
+        self._bytes += len(raw)
+        if self._bytes > MAX_BYTES:
+            raise WsdlError(f"it is larger than {MAX_BYTES // 1024 // 1024} MB", path)
+        try:
+            root = parse_xml(raw, what="the file")
+        except BadMessage as e:
+            raise WsdlError(str(e), path, hint=_hint(raw)) from e
+        document = Document(path, root, catalogued)
+        self._loaded[path] = document
+        return document
+
+
+def _hint(raw: bytes) -> str:
+    start = raw[:500].lstrip().lower()
+    if start.startswith((b"<!doctype html", b"<html")):
+        return "this is a web page: the WSDL was not what the server answered"
+    if raw[:1].isspace() and start.startswith(b"<?xml"):
+        return "remove what is before <?xml"
+    return ""

@@ -1,0 +1,550 @@
+"""JSON Schema 2020-12 of the data that stand for XML types (docs/soap-json.md), as OpenAPI 3.1
+takes it: what XML Schema says and JSON Schema can say, documentation included.
+
+Named types become components. Objects are closed: what is not declared is refused. Where other
+types are derived from a type, uses of it refer to "Type.any", which is one of them by "@type".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping as AbstractMapping
+from decimal import Decimal, InvalidOperation
+from typing import Any, Final
+
+from esb_soap.patterns import BadPattern, pattern
+from esb_soap.scalars import EXAMPLES, RANGES, scalar
+from esb_soap.shape import (
+    Field,
+    Mapping,
+    Node,
+    Nodes,
+    Shape,
+    Slot,
+    Value,
+    fields,
+    is_nullable,
+    keys,
+    slots,
+)
+from esb_soap.xsd import ComplexType, Element, SimpleType, namespace_of
+
+Registry = dict[str, Any]
+"""Named JSON Schemas; `#/components/schemas/Name` refers to `registry["Name"]`."""
+
+Json = dict[str, Any]
+
+_REF: Final = "#/components/schemas/"
+_NUMBER: Final = r"^[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)$"
+_SAFE: Final = 2**53
+_NULL: Final = {"type": "null"}
+
+
+class Emitter:
+    """Writes the schemas of one WSDL's types into one registry."""
+
+    def __init__(self, mapping: Mapping, registry: Registry) -> None:
+        self._mapping = mapping
+        self._registry = registry
+
+    def element(self, element: Element) -> Json:
+        """The schema of an element's data."""
+        schema = self._typed(element)
+        if element.nillable:
+            schema = _nullable(schema)
+        about: Json = {}
+        if element.documentation:
+            about["description"] = element.documentation
+        value = self._mapping.value(element.type)
+        if value.kind == "scalar" and value.simple is not None:
+            for keyword, text in (("const", element.fixed), ("default", element.default)):
+                if text is not None:
+                    found = _decoded(value.simple, text)
+                    if found is not None and not (keyword == "const" and element.nillable):
+                        about[keyword] = found
+        return {**schema, **about}
+
+    def parts(self, parts: AbstractMapping[str, Element]) -> Json:
+        """The schema of a message with several parts."""
+        made: Json = {
+            "type": "object",
+            "properties": {name: self.element(element) for name, element in parts.items()},
+            "additionalProperties": False,
+        }
+        if parts:
+            made["required"] = list(parts)
+        return made
+
+    def with_headers(self, schema: Json, headers: AbstractMapping[str, Element]) -> Json:
+        """`schema` with the header blocks in it as "$headers"."""
+        blocks: Json = {
+            "type": "object",
+            "description": "SOAP header blocks",
+            "properties": {name: self.element(element) for name, element in headers.items()},
+            "additionalProperties": False,
+        }
+        inner = schema
+        while "$ref" in inner:
+            inner = self._registry[inner["$ref"].removeprefix(_REF)]
+        if inner.get("type") != "object":
+            return {
+                "type": "object",
+                "properties": {"$body": schema, "$headers": blocks},
+                "required": ["$body"],
+                "additionalProperties": False,
+            }
+        inner = dict(inner)
+        inner["properties"] = {**inner.get("properties", {}), "$headers": blocks}
+        return inner
+
+    # --- types
+
+    def _typed(self, element: Element) -> Json:
+        value = self._mapping.value(element.type)
+        if value.kind == "scalar":
+            assert value.simple is not None
+            return self.simple(value.simple)
+        if value.kind == "array":
+            assert value.item is not None
+            return {"type": "array", "items": self.element(value.item)}
+        if value.kind == "any":
+            return {"description": "Any content; @type tells its type."}
+        return self._object(value)
+
+    def simple(self, type_: SimpleType) -> Json:
+        """The schema of a simple type; a reference if it has a name."""
+        if type_.name is None or type_.is_builtin:
+            return _simple(type_, self)
+        name = self._mapping.name(type_)
+        if name not in self._registry:
+            self._registry[name] = {}
+            self._registry[name] = _simple(type_, self)
+        return {"$ref": _REF + name}
+
+    def _object(self, value: Value) -> Json:
+        shape = value.shape
+        assert shape is not None
+        if not value.derived and not value.abstract:
+            return self._component(shape)
+        name = f"{shape.name}.any"
+        if name not in self._registry:
+            self._registry[name] = {}
+            concrete = [one for one in value.derived if not one.abstract]
+            key = shape.discriminator
+            branches: list[Json] = []
+            if not value.abstract:
+                branches.append(self._branch(shape, key, required=False))
+            branches += [
+                self._branch(self._mapping.shape(one), key, required=True) for one in concrete
+            ]
+            if not branches:
+                self._registry[name] = {"not": {}, "description": "No type can stand here."}
+            elif len(branches) == 1:
+                self._registry[name] = branches[0]
+            else:
+                self._registry[name] = {"oneOf": branches}
+        return {"$ref": _REF + name}
+
+    def _branch(self, shape: Shape, key: str, *, required: bool) -> Json:
+        branch: Json = {
+            "type": "object",
+            "allOf": [self._component(shape)],
+            "properties": {key: {"const": shape.name}},
+            "unevaluatedProperties": False,
+        }
+        if required:
+            branch["required"] = [key]
+        return branch
+
+    def _component(self, shape: Shape) -> Json:
+        """A reference to the schema of a type alone, without those derived from it."""
+        if shape.name not in self._registry:
+            self._registry[shape.name] = {}
+            self._registry[shape.name] = self._shape(shape)
+        return {"$ref": _REF + shape.name}
+
+    def _shape(self, shape: Shape) -> Json:
+        made: Json = {"type": "object"}
+        if shape.type.documentation:
+            made["description"] = shape.type.documentation
+        properties: Json = {}
+        required: list[str] = []
+        rules: list[Json] = []
+        base = self._base(shape)
+        skip: set[str] = set()
+        if base is not None:
+            made["allOf"] = [self._component(base)]
+            skip = {each.key for each in base.attributes}
+            skip |= set(keys(base.content)) if base.content is not None else set()
+        for each in shape.attributes:
+            if each.key in skip:
+                continue
+            attribute = each.attribute
+            schema = dict(self.simple(attribute.type))
+            for keyword, text in (("const", attribute.fixed), ("default", attribute.default)):
+                if text is not None and (found := _decoded(attribute.type, text)) is not None:
+                    schema[keyword] = found
+            if attribute.documentation:
+                schema["description"] = attribute.documentation
+            properties[each.key] = schema
+            if attribute.required and attribute.fixed is None:
+                required.append(each.key)
+        if shape.text is not None:
+            properties["#text"] = self.simple(shape.text)
+            required.append("#text")
+        elif shape.mixed:
+            properties["#mixed"] = self._mixed(shape)
+        elif shape.content is not None:
+            self._node(shape.content, properties, required, rules)
+            for key in skip:
+                properties.pop(key, None)
+        made["properties"] = properties
+        required = [key for key in dict.fromkeys(required) if key not in skip]
+        if required:
+            made["required"] = required
+        if rules:
+            made["allOf"] = [*made.get("allOf", []), *rules]
+        if shape.type.any_attribute is not None:
+            made["patternProperties"] = {"^@": {"type": "string"} if not shape.attributes else {}}
+        if not self._mapping.schemas.derived(shape.type) and not shape.type.abstract:
+            closed = "unevaluatedProperties" if "allOf" in made else "additionalProperties"
+            made[closed] = False
+        return made
+
+    def _base(self, shape: Shape) -> Shape | None:
+        """The shape that this one extends, if JSON Schema can say so."""
+        type_ = shape.type
+        base: ComplexType | None = type_.base
+        if type_.derivation != "extension" or base is None or base.name is None:
+            return None
+        if base.array_of is not None or shape.mixed or shape.text is not None:
+            return None
+        found = self._mapping.shape(base)
+        if found.mixed or found.text is not None:
+            return None
+        if not found.attributes and found.content is None:
+            return found if type_.base is not None else None
+        mine = set(keys(shape.content)) if shape.content is not None else set()
+        theirs = set(keys(found.content)) if found.content is not None else set()
+        return found if theirs <= mine else None
+
+    # --- content
+
+    def _node(self, node: Node, properties: Json, required: list[str], rules: list[Json]) -> None:
+        if isinstance(node, Nodes) and not node.key:
+            if node.kind == "choice":
+                self._choice(node, properties, rules)
+            elif node.min == 0 and any(not is_nullable(item) for item in node.items):
+                # All of it or nothing of it.
+                inner: list[str] = []
+                for item in node.items:
+                    self._node(item, properties, inner, rules)
+                names = list(keys(node))
+                if len(names) > 1 and inner:
+                    rules.append(
+                        {"dependentRequired": {k: [r for r in inner if r != k] for k in names}}
+                    )
+            else:
+                for item in node.items:
+                    self._node(item, properties, required, rules)
+            return
+        schema = self._single(node)
+        known = properties.get(node.key)
+        properties[node.key] = schema if known is None or known == schema else {
+            "anyOf": [known, schema]
+        }  # fmt: skip
+        if not is_nullable(node):
+            required.append(node.key)
+
+    def _single(self, node: Field | Slot | Nodes) -> Json:
+        if isinstance(node, Field):
+            schema = self._field(node)
+            return _array(schema, node) if node.many else schema
+        if isinstance(node, Slot):
+            return _array(self._wild(), node)
+        inner: Json = {}
+        required: list[str] = []
+        rules: list[Json] = []
+        self._node(Nodes(node.kind, node.items, 1, 1), inner, required, rules)
+        item: Json = {"type": "object", "properties": inner, "additionalProperties": False}
+        if required:
+            item["required"] = required
+        if rules:
+            item["allOf"] = rules
+        if node.kind == "choice" and all(
+            isinstance(branch, Field | Slot) or branch.key for branch in node.items
+        ):
+            item.pop("allOf", None)
+            item["minProperties"] = item["maxProperties"] = 1
+        made = _array(item, node)
+        made["description"] = "In this order."
+        return made
+
+    def _field(self, node: Field) -> Json:
+        if not node.substitutes:
+            return self.element(node.element)
+        return {
+            "type": "object",
+            "properties": {key: self.element(element) for key, element in node.substitutes},
+            "minProperties": 1,
+            "maxProperties": 1,
+            "additionalProperties": False,
+        }
+
+    def _wild(self) -> Json:
+        return {
+            "type": "object",
+            "description": "An element by its qualified name: {namespace}name.",
+            "minProperties": 1,
+            "maxProperties": 1,
+        }
+
+    def _choice(self, node: Nodes, properties: Json, rules: list[Json]) -> None:
+        branches: list[tuple[list[str], list[str], list[Json]]] = []
+        for item in node.items:
+            needed: list[str] = []
+            inner: list[Json] = []
+            self._node(item, properties, needed, inner)
+            branches.append((list(keys(item)), needed, inner))
+        names = [key for branch, _, _ in branches for key in branch]
+        if len(names) != len(set(names)):
+            rules.append(
+                {"anyOf": [_rule(needed, inner) for _, needed, inner in branches] +
+                 ([{}] if is_nullable(node) else [])}
+            )  # fmt: skip
+            return
+        options: list[Json] = []
+        for branch, needed, inner in branches:
+            others = [key for key in names if key not in branch]
+            present = needed or (branch if len(branch) == 1 else [])
+            option = _rule(present, inner)
+            if not present:
+                option["anyOf"] = [{"required": [key]} for key in branch]
+            if others:
+                option["not"] = {"anyOf": [{"required": [key]} for key in others]}
+            options.append(option)
+        if is_nullable(node):
+            options.append({"not": {"anyOf": [{"required": [key]} for key in names]}})
+        if len(options) == 1 and len(options[0]) == 1 and "required" in options[0]:
+            rules.append(options[0])
+        elif len(names) <= 30:
+            rules.append({"oneOf": options})
+        elif not is_nullable(node):
+            rules.append({"anyOf": [{"required": [key]} for key in names]})
+
+    def _mixed(self, shape: Shape) -> Json:
+        parts: list[Json] = [{"type": "string"}]
+        for each in fields(shape.content):
+            parts.append(
+                {
+                    "type": "object",
+                    "properties": {each.key: self._field(each)},
+                    "required": [each.key],
+                    "additionalProperties": False,
+                }
+            )
+        if next(slots(shape.content), None) is not None:
+            parts.append(self._wild())
+        return {
+            "type": "array",
+            "items": {"anyOf": parts},
+            "description": "Text and elements in their order.",
+        }
+
+
+def _rule(required: list[str], rules: list[Json]) -> Json:
+    made: Json = {}
+    if required:
+        made["required"] = required
+    if rules:
+        made["allOf"] = rules
+    return made
+
+
+def _array(items: Json, node: Field | Slot | Nodes) -> Json:
+    made: Json = {"type": "array", "items": items}
+    if node.min and not is_nullable(node):
+        made["minItems"] = node.min
+    if node.max is not None:
+        made["maxItems"] = node.max
+    return made
+
+
+def _nullable(schema: Json) -> Json:
+    if isinstance(schema.get("type"), str) and "enum" not in schema and "const" not in schema:
+        return {**schema, "type": [schema["type"], "null"]}
+    if isinstance(schema.get("type"), list) and "enum" not in schema:
+        return {**schema, "type": [*schema["type"], "null"]}
+    if not schema or set(schema) == {"description"}:
+        return schema
+    return {"anyOf": [schema, _NULL]}
+
+
+# --- simple types --------------------------------------------------------------------------------
+
+_FORMATS: Final = {"anyURI": "uri-reference", "duration": "duration", "date": "", "time": ""}
+_STRICT: Final = {
+    "dateTime": r"^-?[0-9]{4,}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}",
+    "date": r"^-?[0-9]{4,}-[0-9]{2}-[0-9]{2}(Z|[+-][0-9]{2}:[0-9]{2})?$",
+    "time": r"^[0-9]{2}:[0-9]{2}:[0-9]{2}",
+    "duration": r"^-?P",
+    "gYearMonth": r"^-?[0-9]{4,}-[0-9]{2}",
+    "gYear": r"^-?[0-9]{4,}",
+    "gMonthDay": r"^--[0-9]{2}-[0-9]{2}",
+    "gDay": r"^---[0-9]{2}",
+    "gMonth": r"^--[0-9]{2}",
+}
+
+
+def _simple(type_: SimpleType, emitter: Emitter) -> Json:
+    made: Json
+    facets = type_.facets
+    if type_.variety == "list":
+        assert type_.item is not None
+        made = {"type": "array", "items": emitter.simple(type_.item)}
+        for keyword, limit in (
+            ("minItems", facets.length if facets.length is not None else facets.min_length),
+            ("maxItems", facets.length if facets.length is not None else facets.max_length),
+        ):
+            if limit is not None:
+                made[keyword] = limit
+    elif type_.variety == "union":
+        made = {"anyOf": [emitter.simple(member) for member in type_.members]}
+    else:
+        made = _atomic(type_)
+    if facets.enumeration:
+        values = [_decoded(type_, lexical) for lexical in facets.enumeration]
+        if all(value is not None for value in values):
+            kept = {k: v for k, v in made.items() if k in ("type", "format", "anyOf", "items")}
+            made = {**kept, "enum": [v for i, v in enumerate(values) if v not in values[:i]]}
+        if type_.value_docs:
+            made["x-enum-descriptions"] = {
+                value: type_.value_docs[value]
+                for value in facets.enumeration
+                if value in type_.value_docs
+            }
+    if type_.documentation:
+        made["description"] = type_.documentation
+    return made
+
+
+def _atomic(type_: SimpleType) -> Json:
+    name, facets = type_.primitive, type_.facets
+    made: Json
+    if name in RANGES:
+        made = _integer(type_)
+    elif name == "boolean":
+        return {"type": "boolean"}
+    elif name == "decimal":
+        made = {"type": ["number", "string"], "format": "decimal", "pattern": _NUMBER}
+        made |= _bounds(type_)
+    elif name in ("float", "double"):
+        made = {"anyOf": [{"type": "number", "format": name, **_bounds(type_)},
+                          {"enum": ["INF", "-INF", "NaN"]}]}  # fmt: skip
+    else:
+        made = {"type": "string"}
+        if name == "base64Binary":
+            made["contentEncoding"] = "base64"
+        elif name == "hexBinary":
+            made |= {"contentEncoding": "base16", "pattern": "^([0-9A-Fa-f]{2})*$"}
+            for keyword, limit in _lengths(type_):
+                made[keyword] = limit * 2
+        elif name in _STRICT:
+            made |= {"pattern": _STRICT[name], "x-xsd-type": name, "examples": [EXAMPLES[name]]}
+        elif name == "anyURI":
+            made["format"] = "uri-reference"
+        elif name in ("QName", "NOTATION"):
+            made["description"] = "A qualified name: {namespace}name."
+        if name not in ("base64Binary", "hexBinary", "QName", "NOTATION"):
+            made |= dict(_lengths(type_))
+    if facets.total_digits is not None:
+        made["x-total-digits"] = facets.total_digits
+    if facets.fraction_digits is not None:
+        made["x-fraction-digits"] = facets.fraction_digits
+    if facets.patterns:
+        _patterns(type_, made)
+    return made
+
+
+def _patterns(type_: SimpleType, made: Json) -> None:
+    """Patterns that ECMA 262 can say; the others as they are."""
+    rules: list[str] = []
+    for alternatives in type_.facets.patterns:
+        try:
+            said = [pattern(source).ecma for source in alternatives]
+        except BadPattern:
+            said = [None]
+        if None in said or made.get("type") == "integer":
+            made.setdefault("x-xsd-pattern", []).extend(alternatives)
+        else:
+            rules.append(said[0] or "" if len(said) == 1 else "|".join(f"(?:{s})" for s in said))
+    # A number may be given as text, and a pattern only speaks of text.
+    if rules and isinstance(made.get("type"), list):
+        made.pop("pattern", None)
+    if rules and "pattern" not in made:
+        made["pattern"] = rules.pop(0)
+    if rules:
+        made["allOf"] = [{"pattern": rule} for rule in rules]
+
+
+def _integer(type_: SimpleType) -> Json:
+    name = type_.primitive
+    low, high = RANGES[name]
+    made: Json = {"type": "integer"}
+    bounds = _bounds(type_)
+    if low is not None and not bounds.keys() & {"minimum", "exclusiveMinimum"}:
+        made["minimum"] = low
+    if high is not None and not bounds.keys() & {"maximum", "exclusiveMaximum"}:
+        made["maximum"] = high
+    made |= bounds
+    if high is None or high >= _SAFE or low is None or low <= -_SAFE:
+        # Not every client reads such numbers exactly, so text is as good.
+        made = {**made, "type": ["integer", "string"], "pattern": "^[+-]?[0-9]+$"}
+        if name in ("long", "unsignedLong"):
+            made["format"] = "int64"
+    elif name == "int":
+        made["format"] = "int32"
+    elif type_.facets.patterns:
+        # Leading zeros that a pattern asks for can only be text.
+        made["type"] = ["integer", "string"]
+    return made
+
+
+def _bounds(type_: SimpleType) -> Json:
+    facets = type_.facets
+    made: Json = {}
+    for keyword, lexical in (
+        ("minimum", facets.min_inclusive),
+        ("maximum", facets.max_inclusive),
+        ("exclusiveMinimum", facets.min_exclusive),
+        ("exclusiveMaximum", facets.max_exclusive),
+    ):
+        if lexical is not None:
+            try:
+                number = Decimal(lexical)
+            except InvalidOperation:
+                continue
+            if number.is_finite():
+                whole = number == number.to_integral_value()
+                made[keyword] = int(number) if whole else float(number)
+    return made
+
+
+def _lengths(type_: SimpleType) -> list[tuple[str, int]]:
+    facets = type_.facets
+    low = facets.length if facets.length is not None else facets.min_length
+    high = facets.length if facets.length is not None else facets.max_length
+    found = (("minLength", low), ("maxLength", high))
+    return [(keyword, limit) for keyword, limit in found if limit is not None]
+
+
+def _decoded(type_: SimpleType, lexical: str) -> Any:
+    """The data of a lexical value, None if it has none."""
+    if type_.primitive in ("QName", "NOTATION") and namespace_of(lexical):
+        return lexical
+    try:
+        value = scalar(type_).decode(lexical, None)
+    except ValueError:
+        return None
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    return value

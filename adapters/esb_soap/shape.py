@@ -1,0 +1,503 @@
+"""The one mapping between XML types and plain data, as a plan (docs/soap-json.md).
+
+The codec, the JSON Schemas and the samples are all made from this plan, so that they cannot differ.
+It follows from the schema alone, never from a document:
+
+* a complex type is an object: "@name" for attributes, "#text" for simple content, a key for each
+  element by its local name; an element that may repeat is always an array;
+* a group that repeats is an ordered array of objects, "$choice" or "$sequence";
+* a wildcard is an array "$any" of objects with one key, the element's qualified name;
+* mixed content is an array "#mixed" of texts and such objects;
+* an element that others may substitute is an object with one key, the element that stands there;
+* a type that is derived from the declared one is named in "@type".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Final, Literal
+
+from esb_soap.xsd import (
+    BUILTINS,
+    XSD,
+    Attribute,
+    ComplexType,
+    Element,
+    Group,
+    Particle,
+    Schemas,
+    SimpleType,
+    Type,
+    Wildcard,
+    local_name,
+    namespace_of,
+)
+
+TYPE: Final = "@type"
+TYPE_BESIDE: Final = "@xsi:type"
+"""The key of xsi:type where types have an attribute `type` of their own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """An element of a content model. substitutes: the elements that may stand there, by key; empty
+    where it is only itself."""
+
+    key: str
+    element: Element
+    min: int
+    max: int | None
+    substitutes: tuple[tuple[str, Element], ...] = ()
+
+    @property
+    def many(self) -> bool:
+        return self.max is None or self.max > 1
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """Qualified names of the elements that may stand there."""
+        if self.substitutes:
+            return tuple(element.name for _, element in self.substitutes)
+        return (self.element.name,)
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A wildcard; always an array. `but`: elements that other fields of the type claim."""
+
+    key: str
+    wildcard: Wildcard
+    min: int
+    max: int | None
+    but: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Nodes:
+    """A group. key: that of the array it is, "" for one that does not repeat and so has its fields
+    in the object around it."""
+
+    kind: Literal["sequence", "choice", "all"]
+    items: tuple[Node, ...]
+    min: int
+    max: int | None
+    key: str = ""
+
+
+Node = Field | Slot | Nodes
+
+
+@dataclass(frozen=True, slots=True)
+class AttributeField:
+    """An attribute and its key."""
+
+    key: str
+    attribute: Attribute
+
+
+@dataclass(eq=False, slots=True)
+class Shape:
+    """How a complex type is an object.
+
+    text: the type of "#text", for simple content. mixed: whether content is "#mixed".
+    discriminator: the key that names a derived type.
+    """
+
+    name: str
+    type: ComplexType
+    attributes: tuple[AttributeField, ...]
+    text: SimpleType | None
+    mixed: bool
+    content: Nodes | None
+    discriminator: str
+
+
+@dataclass(eq=False, slots=True)
+class Value:
+    """What stands for a type in data.
+
+    scalar: text by a simple type; object: by `shape`, and those of `derived`, which "@type" names;
+    array: a list of `item` (SOAP encoding); any: whatever the element says it is.
+    """
+
+    kind: Literal["scalar", "object", "array", "any"]
+    type: Type
+    simple: SimpleType | None = None
+    shape: Shape | None = None
+    item: Element | None = None
+    dimensions: int = 1
+    derived: tuple[ComplexType, ...] = ()
+
+    @property
+    def abstract(self) -> bool:
+        """Whether only derived types can be used."""
+        return isinstance(self.type, ComplexType) and self.type.abstract
+
+
+@dataclass(slots=True)
+class _Scope:
+    """Keys of one object while they are given away. locals: which element has a name plain."""
+
+    locals: dict[str, str] = field(default_factory=dict)
+    used: dict[str, int] = field(default_factory=dict)
+
+
+class Mapping:
+    """The plan for all types of a WSDL. Its methods raise WsdlError where a schema is wrong."""
+
+    def __init__(self, schemas: Schemas, prefixes: dict[str, str]) -> None:
+        self.schemas = schemas
+        self._prefixes = prefixes
+        self._values: dict[int, Value] = {}
+        self._shapes: dict[int, Shape] = {}
+        self._anonymous: dict[int, str] = {}
+        self._alive: list[Type] = []
+
+    # --- names
+
+    @cached_property
+    def _owners(self) -> dict[str, str]:
+        """Which type has a component's name plain: the first of that name."""
+        owners: dict[str, str] = {}
+        for name in self.schemas.names("type"):
+            owners.setdefault(_clean(local_name(name)), name)
+        return owners
+
+    def alias(self, namespace: str) -> str:
+        """A short name for a namespace: the WSDL's prefix, or a number."""
+        known = self._prefixes.get(namespace)
+        if known is None:
+            taken = set(self._prefixes.values())
+            number = 1 + len(self._prefixes)
+            while (known := f"ns{number}") in taken:
+                number += 1
+            self._prefixes[namespace] = known
+        return known
+
+    def name(self, type_: Type) -> str:
+        """The name of a type, one for each, as "@type" and JSON Schema have it."""
+        if type_.name is not None:
+            namespace, local = namespace_of(type_.name), _clean(local_name(type_.name))
+            if namespace == XSD:
+                return f"xs:{local}"
+            if self._owners.setdefault(local, type_.name) == type_.name:
+                return local
+            return f"{local}_{self.alias(namespace)}"
+        name = self._anonymous.get(id(type_))
+        if name is None:
+            plain = name = _clean(type_.owner) or "Type"
+            number = 1
+            while name in self._owners:
+                number += 1
+                name = f"{plain}_{number}"
+            self._owners[name] = f"\0{id(type_)}"
+            self._anonymous[id(type_)] = name
+            self._alive.append(type_)
+        return name
+
+    def named(self, name: str) -> Type | None:
+        """The type that a "@type" names: as `name` gives it, or qualified ("{ns}local")."""
+        if name.startswith("xs:"):
+            found = BUILTINS.get(f"{{{XSD}}}{name[3:]}")
+            return found
+        if name.startswith("{"):
+            return self.schemas.type(name) if self.schemas.has_type(name) else None
+        owner = self._owners.get(name)
+        if owner is not None and not owner.startswith("\0"):
+            return self.schemas.type(owner)
+        local, _, alias = name.rpartition("_")
+        for namespace, known in self._prefixes.items():
+            if known == alias and local:
+                qualified = f"{{{namespace}}}{local}"
+                if self.schemas.has_type(qualified):
+                    return self.schemas.type(qualified)
+        return None
+
+    # --- values
+
+    def value(self, type_: Type) -> Value:
+        """What stands for `type_`."""
+        made = self._values.get(id(type_))
+        if made is None:
+            made = self._value(type_)
+            self._values[id(type_)] = made
+            self._alive.append(type_)
+        return made
+
+    def _value(self, type_: Type) -> Value:
+        if isinstance(type_, SimpleType):
+            if type_.name in (f"{{{XSD}}}anySimpleType", f"{{{XSD}}}anyAtomicType"):
+                return Value("any", type_)
+            return Value("scalar", type_, simple=type_)
+        if type_.is_any:
+            return Value("any", type_)
+        if type_.array_of is not None:
+            return self._array(type_)
+        derived = tuple(self.schemas.derived(type_))
+        plain = not type_.attributes and type_.any_attribute is None and not derived
+        if type_.simple is not None and plain and not type_.abstract:
+            return Value("scalar", type_, simple=type_.simple)
+        return Value("object", type_, shape=self.shape(type_), derived=derived)
+
+    def _array(self, type_: ComplexType) -> Value:
+        assert type_.array_of is not None
+        name, dimensions = type_.array_of
+        count = dimensions.count(",") + 1
+        inner: Element | None = None
+        for element in _elements(type_.particle):
+            inner = element
+        if name:
+            # "{ns}T[][]": an array of arrays.
+            while name.endswith("]"):
+                name = name.rpartition("[")[0]
+            item = Element(inner.name if inner else "item", lambda: self.schemas.type(name),
+                           nillable=True)  # fmt: skip
+        elif inner is not None:
+            item = inner
+        else:
+            item = Element("item", lambda: self.schemas.type(f"{{{XSD}}}anyType"), nillable=True)
+        return Value("array", type_, item=item, dimensions=count)
+
+    def shape(self, type_: ComplexType) -> Shape:
+        """How a complex type is an object."""
+        made = self._shapes.get(id(type_))
+        if made is None:
+            made = self._shape(type_)
+            self._shapes[id(type_)] = made
+            self._alive.append(type_)
+        return made
+
+    def _shape(self, type_: ComplexType) -> Shape:
+        keys: dict[str, str] = {}
+        attributes = []
+        for attribute in type_.attributes.values():
+            key = f"@{local_name(attribute.name)}"
+            if key in keys:
+                key += f"_{self.alias(namespace_of(attribute.name))}"
+            keys[key] = attribute.name
+            attributes.append(AttributeField(key, attribute))
+        content: Nodes | None = None
+        if type_.particle is not None and type_.simple is None:
+            plain = _normal(type_.particle)
+            if plain is not None:
+                scope = _Scope()
+                node = self._keyed(plain, scope)
+                content = (
+                    node
+                    if isinstance(node, Nodes) and not node.key and node.min
+                    else Nodes("sequence", (node,), 1, 1)
+                )
+                tags = frozenset(tag for f in fields(content) for tag in f.tags)
+                content = _guarded(content, tags)
+        mixed = type_.mixed and type_.simple is None
+        text = type_.simple
+        if mixed and content is None:
+            mixed, text = False, BUILTINS[f"{{{XSD}}}string"]
+        return Shape(
+            self.name(type_), type_, tuple(attributes), text, mixed, content,
+            self._discriminator(type_),
+        )  # fmt: skip
+
+    def _discriminator(self, type_: ComplexType) -> str:
+        root = type_
+        while root.base is not None:
+            root = root.base
+        family = [root, *self.schemas.derived(root)]
+        clash = any(local_name(name) == "type" for one in family for name in one.attributes)
+        return TYPE_BESIDE if clash else TYPE
+
+    # --- content models
+
+    def _keyed(self, particle: Particle, scope: _Scope) -> Node:
+        term = particle.term
+        if isinstance(term, Element):
+            return Field(
+                self._key(term, scope), term, particle.min, particle.max, self._substitutes(term)
+            )
+        if isinstance(term, Wildcard):
+            return Slot(_numbered("$any", scope), term, particle.min, particle.max)
+        if particle.max is None or particle.max > 1:
+            key = _numbered("$choice" if term.kind == "choice" else "$sequence", scope)
+            inner = _Scope()
+            return Nodes(term.kind, self._items(term, inner), particle.min, particle.max, key)
+        return Nodes(term.kind, self._items(term, scope), particle.min, particle.max)
+
+    def _items(self, group: Group, scope: _Scope) -> tuple[Node, ...]:
+        if group.kind != "choice":
+            return tuple(self._keyed(item, scope) for item in group.items)
+        # The branches of a choice exclude each other, so they may use the same keys.
+        before, after = dict(scope.used), dict(scope.used)
+        items = []
+        for item in group.items:
+            scope.used = dict(before)
+            items.append(self._keyed(item, scope))
+            for key, count in scope.used.items():
+                after[key] = max(after.get(key, 0), count)
+        scope.used = after
+        return tuple(items)
+
+    def _key(self, element: Element, scope: _Scope) -> str:
+        local = element.local
+        if scope.locals.setdefault(local, element.name) != element.name:
+            local = f"{local}_{self.alias(namespace_of(element.name)) or 'local'}"
+        return _numbered(local, scope)
+
+    def _substitutes(self, element: Element) -> tuple[tuple[str, Element], ...]:
+        if not element.is_global:
+            return ()
+        others = self.schemas.substitutes(element.name)
+        if not others and not element.abstract:
+            return ()
+        found: dict[str, Element] = {}
+        for one in ([] if element.abstract else [element]) + others:
+            key = one.local
+            if key in found:
+                key += f"_{self.alias(namespace_of(one.name))}"
+            found[key] = one
+        return tuple(found.items())
+
+
+def fields(node: Node | None) -> Iterator[Field]:
+    """All fields of a content model, those in repeating groups too."""
+    if isinstance(node, Field):
+        yield node
+    elif isinstance(node, Nodes):
+        for item in node.items:
+            yield from fields(item)
+
+
+def slots(node: Node | None) -> Iterator[Slot]:
+    """All wildcards of a content model."""
+    if isinstance(node, Slot):
+        yield node
+    elif isinstance(node, Nodes):
+        for item in node.items:
+            yield from slots(item)
+
+
+def keys(node: Node) -> Iterator[str]:
+    """The keys that a node may have in the object it belongs to."""
+    if isinstance(node, Nodes) and not node.key:
+        for item in node.items:
+            yield from keys(item)
+    else:
+        yield node.key
+
+
+def required_keys(node: Node) -> frozenset[str]:
+    """The keys that an object must have for a node."""
+    if node.min == 0:
+        return frozenset()
+    if isinstance(node, Field | Slot) or node.key:
+        return frozenset() if is_nullable(node) else frozenset((node.key,))
+    if node.kind == "choice":
+        return frozenset.intersection(*(required_keys(item) for item in node.items))
+    return frozenset().union(*(required_keys(item) for item in node.items))
+
+
+def is_nullable(node: Node) -> bool:
+    """Whether a node may be empty."""
+    if node.min == 0:
+        return True
+    if not isinstance(node, Nodes):
+        return False
+    if node.kind == "choice":
+        return any(is_nullable(item) for item in node.items)
+    return all(is_nullable(item) for item in node.items)
+
+
+def _numbered(key: str, scope: _Scope) -> str:
+    count = scope.used[key] = scope.used.get(key, 0) + 1
+    if count == 1:
+        return key
+    return f"{key}{count}" if key.startswith("$") else f"{key}_{count}"
+
+
+def _guarded(node: Nodes, tags: frozenset[str]) -> Nodes:
+    """Wildcards leave alone what the type has fields for, as in XML Schema 1.1: schemas that are
+    ambiguous without that rule are common."""
+    items: list[Node] = []
+    for item in node.items:
+        if isinstance(item, Slot):
+            items.append(replace(item, but=frozenset(t for t in tags if item.wildcard.allows(t))))
+        elif isinstance(item, Nodes):
+            items.append(_guarded(item, tags))
+        else:
+            items.append(item)
+    return replace(node, items=tuple(items))
+
+
+def _normal(particle: Particle) -> Particle | None:
+    """The simplest content model for the same documents: no group without need, no group that
+    repeats where its element can; None for an empty one."""
+    term = particle.term
+    low, high = particle.min, particle.max
+    if not isinstance(term, Group):
+        return particle
+    kind = term.kind
+    repeats = high is None or high > 1
+    items: list[Particle] = []
+    optional = False
+    for each in term.items:
+        item = _normal(each)
+        if item is None:
+            optional = True
+            continue
+        inner = item.term
+        if repeats and high is None and kind == "choice":
+            if isinstance(inner, Group) and inner.kind == "choice":
+                # A choice repeated within a repeated one adds nothing.
+                optional = optional or item.min == 0
+                items += inner.items
+                continue
+            optional = optional or item.min == 0
+            if not isinstance(inner, Group) or item.max is None or item.max > 1:
+                item = Particle(1, 1, inner)
+        elif isinstance(inner, Group) and (item.min, item.max) == (1, 1):
+            if inner.kind == kind:
+                items += inner.items
+                continue
+        elif (
+            kind == "choice"
+            and isinstance(inner, Group)
+            and inner.kind == "choice"
+            and (item.min, item.max) == (0, 1)
+        ):
+            optional = True
+            items += inner.items
+            continue
+        items.append(item)
+    if not items:
+        return None
+    if kind == "choice" and optional:
+        low = 0
+    if len(items) == 1:
+        only = items[0]
+        if not repeats and low == 1:
+            return only
+        if not repeats and (only.min == 0 or (only.min, only.max) == (1, 1)):
+            return Particle(min(low, only.min), only.max, only.term)
+        if repeats and not isinstance(only.term, Group):
+            most = None if high is None or only.max is None else high * only.max
+            return Particle(low * only.min, most, only.term)
+        if repeats and (only.min, only.max) == (1, 1):
+            return Particle(low, high, only.term)
+    return Particle(low, high, Group(kind, tuple(items)))
+
+
+def _elements(particle: Particle | None) -> Iterator[Element]:
+    if particle is None:
+        return
+    if isinstance(particle.term, Element):
+        yield particle.term
+    elif isinstance(particle.term, Group):
+        for item in particle.term.items:
+            yield from _elements(item)
+
+
+def _clean(name: str) -> str:
+    """A name as OpenAPI allows it for components."""
+    return re.sub(r"[^A-Za-z0-9._-]", "_", name)
