@@ -48,6 +48,9 @@ class Source(Protocol):
     waits: bool
     """Whether a caller waits for the answer (so an error can be told to somebody)."""
 
+    where: str
+    """Where messages come from, for people: "POST /orders", "queue orders"."""
+
     async def start(self, step: Step) -> None:
         """Begin to take messages. A far side that is not there yet is no error: keep trying."""
 

@@ -336,7 +336,7 @@ class _Service:
         for route in self.bus.routes.values():
             health = route.health()
             state = {} if health.up else {"waiting": health.detail}
-            log.info("route", name=route.name, takes=getattr(route.source, "where", ""), **state)
+            log.info("route", name=route.name, takes=route.source.where, **state)
         log.info("the bus is up", routes=len(self.bus.routes), admin=admin or "off")
 
     async def reload(self) -> dict[str, Any]:

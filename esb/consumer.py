@@ -54,6 +54,7 @@ class Consumer:
         backoff: Range = Range(first=1, longest=60),  # noqa: B008 - immutable
         clock: Clock = REAL,
     ) -> None:
+        self.where = channel.replace(":", " ", 1)
         self._store = store
         self._channel = channel
         self._route = route

@@ -40,6 +40,7 @@ class AmqpSource:
     def __init__(self, options: SourceOptions, build: Build) -> None:
         self._options = options
         self._route = build.route
+        self.where = f"amqp queue {options.queue}"
         settings, tls = options.settings(build)
         link = shared_link(build, "in", settings, tls)
         self._lane = Lane(link, f"queue '{options.queue}'", self._consume)

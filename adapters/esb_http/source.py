@@ -147,6 +147,7 @@ class HttpSource:
         headers: list[tuple[str, Text]],
         consumes: list[str] | None,
     ) -> None:
+        self.where = f"{' '.join(options.method)} {options.path}"
         self._server = server
         self._source = f"http:{route}"
         self._options = options
