@@ -145,6 +145,11 @@ class Body:
         except (UnicodeDecodeError, LookupError) as e:
             raise BadMessage(f"the body is not valid {charset}") from e
 
+    def written_as(self, content_type: str) -> Body:
+        """The same content in another format, for a receiver who asks for it. A body that knows
+        how its data looked there may say more than a codec. Writing it may raise EsbError."""
+        return Body.of(self.data, content_type)
+
     @property
     def is_empty(self) -> bool:
         """No bytes and no data; reading this never parses or writes anything."""

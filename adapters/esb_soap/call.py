@@ -7,8 +7,9 @@ What is sent is told by the message's content type and root:
     XML, the input's element    put into an envelope as it is
     XML, a SOAP envelope        sent as it is, if it is one for this operation
 
-What comes back is data, which the route's source writes as its caller asked; or, with `reply`, the
-element or the envelope. Whoever sent an envelope gets one back.
+What comes back is data, which the route's source writes as its caller asked (JSON, or the element
+for one who prefers XML); or, with `reply`, the element or the envelope. Whoever sent an envelope
+gets one back.
 """
 
 from __future__ import annotations
@@ -370,7 +371,7 @@ class SoapCaller:
             data = output.read(message.body, message.header)
         except BadMessage as e:
             raise _bad(f"the reply does not fit the WSDL: {e}") from e
-        return Body.of(data)
+        return _ReplyBody(data, content)
 
     def _fault(self, element: etree._Element, message: SoapMessage, status: int) -> Fault:
         """The error that a fault stands for: named if the WSDL declares it, by the element in its
@@ -419,6 +420,22 @@ class SoapCaller:
         )
         error.add_note(serialize(element)[:2000].decode("utf-8", "replace"))
         return error
+
+
+class _ReplyBody(Body):
+    """A reply as data, which was XML: a receiver who asks for XML gets the element it was."""
+
+    __slots__ = ("_element",)
+
+    def __init__(self, data: Any, element: etree._Element | None) -> None:
+        super().__init__(None, "application/json", data)
+        self._element = element
+
+    def written_as(self, content_type: str) -> Body:
+        """The element for XML, else whatever a codec makes of the data."""
+        if self._element is not None and parse_content_type(content_type).essence in _XML_TYPES:
+            return Body(serialize(self._element), f"{content_type}; charset=utf-8")
+        return super().written_as(content_type)
 
 
 def generic(element: etree._Element) -> Any:

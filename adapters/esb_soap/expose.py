@@ -297,7 +297,7 @@ class _Described:
             for path in taken:
                 schema = _without(schema, path, inputs)
             needed = bool(inputs.resolve(schema).get("required"))
-            made["requestBody"] = {"required": needed, "content": {_JSON: {"schema": schema}}}
+            made["requestBody"] = {"required": needed, "content": _content(schema)}
         made["responses"] = {**self._answer(), **self._fault_answers()}
         made["x-soap"] = {
             "service": found.service.name,
@@ -322,7 +322,7 @@ class _Described:
         if output is None:
             return {"202": {"description": "Taken; there is no answer."}}
         schema = output.schema(self._components)
-        return {"200": {"description": "The answer.", "content": {_JSON: {"schema": schema}}}}
+        return {"200": {"description": "The answer.", "content": _content(schema)}}
 
     def _fault_answers(self) -> dict[str, Any]:
         """A response for each status that a declared fault may have."""
@@ -356,6 +356,11 @@ class _Described:
             }
             for status, faults in sorted(by_status.items())
         }
+
+
+def _content(schema: Any) -> dict[str, Any]:
+    """Data as JSON, or the operation's element as it is in the WSDL."""
+    return {_JSON: {"schema": schema}, "application/xml": {}}
 
 
 def _without(schema: Mapping[str, Any], path: tuple[str, ...], inputs: InputFields) -> Any:

@@ -281,7 +281,7 @@ def negotiated(body: Body, accept: str | None) -> Body:
     wanted = preferred(accept, body.content_type)
     if wanted == body.content_type:
         return body
-    candidate = Body.of(body.data, wanted)
+    candidate = body.written_as(wanted)
     try:
         candidate.raw  # noqa: B018 - written here, where a codec that cannot is no failure
     except EsbError:

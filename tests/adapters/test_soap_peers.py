@@ -16,6 +16,7 @@ import aiohttp
 import pytest
 import zeep
 import zeep.exceptions
+from lxml import etree
 from support.bus import running, url
 from support.peers import (
     PARTNER_WSDL,
@@ -164,8 +165,10 @@ class TestPhpBehindExpose:
         assert ":id>4</" in answer
 
     async def test_a_caller_who_wants_xml(self, api: str, http: aiohttp.ClientSession) -> None:
-        status, _ = await ask(http, "GET", f"{api}/1", headers={"accept": "application/xml"})
+        status, text = await ask(http, "GET", f"{api}/1", headers={"accept": "application/xml"})
         assert status == 200
+        root = etree.fromstring(text.encode())
+        assert root.tag == "{urn:example:partner}getPartnerResponse"
 
     async def test_the_documents(self, api: str, http: aiohttp.ClientSession) -> None:
         status, made = await ask(http, "GET", f"{api}/openapi.json")
