@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 
 from esb.adapter import BuildFailed, Section, Sink, Source
 from esb.build import Builder, Load, did_you_mean, shown_path
@@ -28,9 +28,12 @@ from esb.strict_yaml import Document, References, read_yaml
 class AdminOptions(Options):
     """The admin listener: health, metrics and what operators need."""
 
-    host: str = "127.0.0.1"
-    port: int = 8081
-    enabled: bool = True
+    host: str = Field(
+        "127.0.0.1",
+        description="Address to listen on. Whoever reaches it may see and replay messages.",
+    )
+    port: int = Field(8081, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
+    enabled: bool = Field(True, description="Whether it listens at all.")
 
 
 SETTINGS: dict[str, type[Options]] = {"store": StoreOptions, "admin": AdminOptions}

@@ -105,10 +105,9 @@ Backoff = Annotated[
     WithJsonSchema({"type": "string", "examples": ["1s..60s"]}),
 ]
 
-# Raw parts: validated by the step or adapter they name, which only the loader knows.
-RawSteps = Annotated[
-    list[Any], WithJsonSchema({"type": "array", "items": {"$ref": "#/$defs/step"}})
-]
-RawSink = Annotated[Any, WithJsonSchema({"$ref": "#/$defs/sink"})]
-RawCaller = Annotated[Any, WithJsonSchema({"$ref": "#/$defs/caller"})]
-RawSource = Annotated[Any, WithJsonSchema({"$ref": "#/$defs/source"})]
+# Raw parts: validated by the step or adapter they name, which only the loader knows. `x-esb` says
+# which definition of the whole schema stands there; pydantic knows no `$ref` that is not its own.
+RawSteps = Annotated[list[Any], WithJsonSchema({"type": "array", "items": {"x-esb": "step"}})]
+RawSink = Annotated[Any, WithJsonSchema({"x-esb": "sink"})]
+RawCaller = Annotated[Any, WithJsonSchema({"x-esb": "caller"})]
+RawSource = Annotated[Any, WithJsonSchema({"x-esb": "source"})]

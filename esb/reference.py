@@ -11,7 +11,7 @@ from pydantic import BaseModel, RootModel, TypeAdapter
 
 from esb.adapter import Adapter, Section
 from esb.config import SETTINGS
-from esb.options import Options
+from esb.options import Options, Range
 from esb.route import RouteOptions, StepPolicies
 from esb.steps import STEPS
 
@@ -52,7 +52,7 @@ def schema() -> dict[str, Any]:
     for point in sorted(entry_points(group="esb.sections"), key=lambda p: p.name):
         section: Section = point.load()
         properties[point.name] = _schema_of(section.options, definitions)
-    return {
+    whole = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "A route file of the bus",
         "type": "object",
@@ -60,6 +60,24 @@ def schema() -> dict[str, Any]:
         "additionalProperties": False,
         "$defs": definitions,
     }
+    resolved: dict[str, Any] = _resolved(whole)
+    return resolved
+
+
+def _resolved(schema: Any) -> Any:
+    """With references where the models of raw parts say which definition stands there."""
+    if isinstance(schema, list):
+        return [_resolved(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "x-esb" in schema:
+        rest = {key: value for key, value in schema.items() if key != "x-esb"}
+        return {**rest, "$ref": f"#/$defs/{schema['x-esb']}"}
+    made = {key: _resolved(value) for key, value in schema.items()}
+    if schema.get("type") in ("integer", "number", "boolean"):
+        # A reference is text until it is resolved.
+        made |= {"type": [schema["type"], "string"], "pattern": r"\$\{.*\}"}
+    return made
 
 
 def _schema_of(model: Any, definitions: dict[str, Any]) -> dict[str, Any]:
@@ -170,24 +188,31 @@ def _table(model: type[BaseModel]) -> list[str]:
     nested: list[str] = []
     for name, field in model.model_fields.items():
         key = field.alias or name
-        default = (
-            "required"
-            if field.is_required()
-            else _shown(field.get_default(call_default_factory=True, validated_data={}))
-        )
+        kind = _type(properties.get(key, {}))
+        value = field.get_default(call_default_factory=True, validated_data={})
+        default = "required" if field.is_required() else _shown(value, kind)
         meaning = (field.description or "").replace("\n", " ").replace("|", "\\|")
-        rows.append(f"| `{key}` | {_type(properties.get(key, {}))} | {default} | {meaning} |")
+        rows.append(f"| `{key}` | {kind} | {default} | {meaning} |")
         for inner in _models_in(field.annotation):
             if inner is not model and issubclass(inner, Options):
                 nested += ["", f"`{key}`:", "", *_table(inner)]
     return rows + nested
 
 
-def _shown(value: Any) -> str:
-    if value is None or value == "" or value == {} or value == [] or value == ():
+def _shown(value: Any, kind: str) -> str:
+    """A default as it would be written in YAML."""
+    if value is None or value in ("", {}, [], ()):
         return ""
+    if isinstance(value, Range):
+        return f"`{value.first:g}s..{value.longest:g}s`"
     if isinstance(value, BaseModel):
         return ""
+    if kind.startswith("duration"):
+        return f"`{value:g}s`"
+    if kind.startswith("size"):
+        for unit, size in (("GB", 1024**3), ("MB", 1024**2), ("KB", 1024)):
+            if value and value % size == 0:
+                return f"`{value // size}{unit}`"
     return f"`{json.dumps(value, default=str)}`"
 
 
@@ -196,9 +221,11 @@ def _type(schema: dict[str, Any]) -> str:
         return " \\| ".join(f"`{one}`" for one in schema["enum"])
     if "const" in schema:
         return f"`{schema['const']}`"
+    if "x-esb" in schema:
+        return {"step": "step", "source": "endpoint"}.get(schema["x-esb"], "endpoint")
     if "$ref" in schema:
         name = schema["$ref"].rpartition("/")[2]
-        return {"step": "steps"}.get(name, name if name.islower() else "mapping")
+        return name if name.islower() else "mapping"
     if "anyOf" in schema:
         kinds = [_type(one) for one in schema["anyOf"] if one.get("type") != "null"]
         return " \\| ".join(dict.fromkeys(kinds))

@@ -67,16 +67,19 @@ class SourceOptions(Options):
         description="The path that is served. `/orders/:id` takes one segment as `path.id`, "
         "`/files/*name` takes the rest. A slash at the end makes no difference."
     )
-    method: Annotated[list[Method], BeforeValidator(_upper)] = Field(
-        ["POST"], description="One method or several; GET answers HEAD too."
-    )
+    method: Annotated[
+        list[Method], BeforeValidator(_upper, json_schema_input_type=Method | list[Method])
+    ] = Field(["POST"], description="One method or several; GET answers HEAD too.")
     schema_: str | dict[str, Any] | None = Field(
         None,
         alias="schema",
         description="JSON Schema (a file, or written here) that the body must match, checked "
         "before the steps. It also documents the request.",
     )
-    consumes: Annotated[list[str], BeforeValidator(_listed)] | None = Field(
+    consumes: (
+        Annotated[list[str], BeforeValidator(_listed, json_schema_input_type=str | list[str])]
+        | None
+    ) = Field(
         None,
         description="Media types that are taken, others get 415: application/json, text/*. "
         "Any if left out; JSON if there is a schema.",
@@ -109,7 +112,7 @@ class SourceOptions(Options):
     schemas: dict[str, Any] = Field(
         {}, description="Schemas that `operation` refers to, as #/components/schemas/<name>."
     )
-    api: Annotated[Api, BeforeValidator(_api)] | None = Field(
+    api: Annotated[Api, BeforeValidator(_api, json_schema_input_type=str | Api)] | None = Field(
         None, description="The API this is part of: its base path, or path, title, description."
     )
     document: bool = Field(True, description="Show this in the API documents.")
