@@ -7,11 +7,11 @@ from typing import Any
 
 import jsonschema
 import pytest
+import yaml
 
 from esb.adapter import Adapter
 from esb.reference import markdown, schema
 from esb.steps import STEPS
-from esb.strict_yaml import References, read_yaml
 
 PROJECT = Path(__file__).resolve().parents[2]
 FILES = sorted([*PROJECT.glob("routes/*.yaml"), *PROJECT.glob("examples/*/*.yaml")])
@@ -25,7 +25,8 @@ def validator() -> jsonschema.Draft202012Validator:
 
 
 def data(text: str) -> Any:
-    return read_yaml(text, "f", PROJECT, References(None)).data
+    """As an editor sees it: references are text."""
+    return yaml.safe_load(text)
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f"{f.parent.name}/{f.name}")
