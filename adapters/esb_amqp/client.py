@@ -561,8 +561,8 @@ class Channel:
                 await publish.confirmed
         except TimeoutError:
             if written:
-                raise TimedOut(f"the broker did not confirm within {timeout:g} s") from None
-            raise Overloaded(f"the broker took no bytes for {timeout:g} s") from None
+                raise TimedOut(f"the broker did not confirm within {timeout:.3g} s") from None
+            raise Overloaded(f"the broker took no bytes for {timeout:.3g} s") from None
 
     def _content(
         self, exchange: str, routing_key: str, properties: Properties, body: bytes, mandatory: bool
