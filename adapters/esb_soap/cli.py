@@ -35,9 +35,14 @@ def expose(
     if show:
         typer.echo(_yaml(name, options, wsdl), nl=False)
         return
+    typer.echo(f"documentation: http://{host}:{port}{options['at']}/docs", err=True)
     ctx.obj(
         [],
-        extra={"expose": {name: options}, "listen": {"host": host, "port": port}},
+        extra={
+            "expose": {name: options},
+            "listen": {"host": host, "port": port},
+            "admin": {"enabled": False},  # another bus may be running beside it
+        },
         root=wsdl.resolve().parent,
     )
 

@@ -238,3 +238,49 @@ def test_the_version_is_told(tmp_path: Path) -> None:
     from esb import __version__
 
     assert esb("--version", cwd=tmp_path).stdout.strip() == __version__
+
+
+WSDL = Path(__file__).parent.parent / "support" / "calculator.wsdl"
+
+
+def test_expose_serves_a_wsdl_with_no_file_written(tmp_path: Path) -> None:
+    wsdl = tmp_path / "calculator.wsdl"
+    wsdl.write_bytes(WSDL.read_bytes())
+    port = free_port()
+    log = tmp_path / "log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [ESB, "expose", str(wsdl), "--at", "/calc", "--port", str(port)],
+            cwd=tmp_path,
+            stderr=output,
+        )
+    running = Running(process, port, 0, log)
+    try:
+        running.wait(lambda: get(running.url + "/healthz")[0] == 200, "ready")
+        status, body = get(running.url + "/calc/openapi.json")
+        assert status == 200
+        assert "/calc/Add" in json.loads(body)["paths"]
+        assert get(running.url + "/calc/docs")[0] == 200
+        status, body = get(running.url + "/calc/Add", "POST", b'{"a": "x"}')
+        assert status == 400
+        assert {e["pointer"] for e in json.loads(body)["errors"]} == {"/a", "/b"}
+        assert get(running.url + "/calc/Add", "POST", b'{"a": 1, "b": 2}')[0] == 503
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["calculator.wsdl", "log"]
+    finally:
+        process.terminate()
+        assert process.wait(30) == 0
+
+
+def test_expose_prints_yaml_that_loads(tmp_path: Path) -> None:
+    (tmp_path / "calculator.wsdl").write_bytes(WSDL.read_bytes())
+    printed = esb("expose", "calculator.wsdl", "--print", cwd=tmp_path)
+    (tmp_path / "routes.yaml").write_text(printed.stdout)
+    assert esb("check", "routes.yaml", cwd=tmp_path).returncode == 0
+
+
+def test_expose_says_why_a_wsdl_cannot_be_used(tmp_path: Path) -> None:
+    (tmp_path / "page.wsdl").write_text("<html><body>404</body></html>")
+    done = esb("expose", "page.wsdl", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "page.wsdl" in done.stderr
