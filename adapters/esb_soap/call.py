@@ -15,7 +15,6 @@ gets one back.
 from __future__ import annotations
 
 import re
-from functools import cached_property
 from typing import Annotated, Any, Final, Literal
 
 from lxml import etree
@@ -34,7 +33,7 @@ from esb.errors import (
 from esb.options import Duration
 from esb.xml import parse_xml
 from esb_soap.bind import Binder, InputFields
-from esb_soap.endpoint import Found, WsdlOptions, did_you_mean, load, offload, operation
+from esb_soap.endpoint import Found, WsdlOptions, did_you_mean, load, offload, operation, usable
 from esb_soap.envelope import (
     ENVELOPES,
     MEDIA_TYPE,
@@ -49,7 +48,7 @@ from esb_soap.envelope import (
     soap_action,
     write_envelope,
 )
-from esb_soap.wsdl import FaultMessage
+from esb_soap.wsdl import FaultMessage, WsdlError
 from esb_web import ClientOptions, ClientReply, OutboundHeaders, error_of, web_client
 
 Form = Literal["data", "xml", "envelope"]
@@ -129,9 +128,13 @@ class SoapCaller:
     """A SOAP operation as RequestReply and as Sink; see CallOptions."""
 
     def __init__(self, options: SendOptions, build: Build) -> None:
-        wsdl = load(build, options.wsdl, "wsdl")
-        self._found: Found = operation(build, wsdl, options, options.operation)
+        loaded = load(build, options.wsdl, "wsdl")
+        self._found: Found = operation(build, loaded.wsdl, options, options.operation)
         self._operation = self._found.operation
+        try:
+            self._inputs = InputFields(loaded.schemas(self._operation).input, loaded.components)
+        except WsdlError as e:
+            raise build.problem(str(e), "operation", code="wsdl", hint=e.hint) from e
         self._version = self._found.port.soap_version
         self._url = options.url or self._found.port.address or ""
         if not re.match(r"https?://[^/\s]", self._url):
@@ -158,11 +161,6 @@ class SoapCaller:
         self._faults: dict[str, FaultMessage] = {
             fault.element: fault for fault in self._operation.faults.values() if fault.element
         }
-
-    @cached_property
-    def _inputs(self) -> InputFields:
-        components: dict[str, Any] = {}
-        return InputFields(self._operation.input.schema(components), components)
 
     def _binder(self, options: SendOptions, build: Build) -> Binder | None:
         if not options.bind:
@@ -219,6 +217,10 @@ class SoapCaller:
 
     def _write(self, envelope: Envelope) -> tuple[bytes, Form]:
         """The bytes of the request, and the form in which its reply is wanted."""
+        with usable(self._operation.name):
+            return self._written(envelope)
+
+    def _written(self, envelope: Envelope) -> tuple[bytes, Form]:
         headers = self._template_headers(envelope)
         body = envelope.body
         kind = parse_content_type(body.content_type).essence
@@ -368,7 +370,8 @@ class SoapCaller:
         if form == "xml":
             return Body(serialize(content) if content is not None else b"", "application/xml")
         try:
-            data = output.read(message.body, message.header)
+            with usable(self._operation.name):
+                data = output.read(message.body, message.header)
         except BadMessage as e:
             raise _bad(f"the reply does not fit the WSDL: {e}") from e
         return _ReplyBody(data, content)
@@ -383,7 +386,8 @@ class SoapCaller:
             if declared is None:
                 continue
             try:
-                data = declared.read(detail)
+                with usable(self._operation.name):
+                    data = declared.read(detail)
             except BadMessage:
                 if not len(detail) and not detail.attrib and not (detail.text or "").strip():
                     continue  # PHP puts the only declared fault there, empty, for any other

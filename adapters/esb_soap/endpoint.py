@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import difflib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final, Literal, NamedTuple, ParamSpec, TypeVar
+from typing import Any, Final, Literal, NamedTuple, ParamSpec, TypeVar
 
 from pydantic import Field
 
 from esb.adapter import Build
+from esb.errors import RouteFailure
 from esb.options import Options
 from esb_soap.wsdl import Operation, Port, Service, Wsdl, WsdlError, load_wsdl
 
@@ -45,32 +47,67 @@ class Found(NamedTuple):
     operation: Operation
 
 
-class _Loaded:
-    """A WSDL as it was last read; read again when one of its files changed."""
+class Schemas(NamedTuple):
+    """JSON Schemas of what an operation takes and gives; they refer to `Loaded.components`."""
+
+    input: Mapping[str, Any]
+    output: Mapping[str, Any] | None
+    faults: Mapping[str, Mapping[str, Any]]
+
+
+class Loaded:
+    """A WSDL and what all endpoints that use it share.
+
+    components: the named JSON Schemas of its types, as far as somebody asked for them.
+    """
+
+    def __init__(self, wsdl: Wsdl) -> None:
+        self.wsdl = wsdl
+        self.components: dict[str, Any] = {}
+        self._schemas: dict[Operation, Schemas] = {}
+        self._seen = _modified(wsdl.files)
+
+    def schemas(self, operation: Operation) -> Schemas:
+        """The JSON Schemas of an operation. Raises WsdlError if one of its types is not there."""
+        found = self._schemas.get(operation)
+        if found is None:
+            found = self._schemas[operation] = Schemas(
+                operation.input.schema(self.components),
+                operation.output.schema(self.components) if operation.output else None,
+                {name: f.schema(self.components) for name, f in operation.faults.items()},
+            )
+        return found
+
+    @property
+    def is_current(self) -> bool:
+        """Whether its files are still what they were."""
+        return self._seen == _modified(self._seen)
+
+
+class _Latest:
+    """The WSDL of a file as it is now: read again when one of its files has changed."""
 
     def __init__(self, path: Path, root: Path) -> None:
         self._path = path
         self._root = root
-        self._wsdl: Wsdl | None = None
-        self._seen: dict[Path, int] = {}
+        self._loaded: Loaded | None = None
 
-    def get(self) -> Wsdl:
-        if self._wsdl is None or self._seen != _modified(self._seen):
-            self._wsdl = load_wsdl(self._path, root=self._root)
-            self._seen = _modified(self._wsdl.files)
-        return self._wsdl
+    def get(self) -> Loaded:
+        if self._loaded is None or not self._loaded.is_current:
+            self._loaded = Loaded(load_wsdl(self._path, root=self._root))
+        return self._loaded
 
 
 def _modified(files: Iterable[Path]) -> dict[Path, int]:
     return {file: file.stat().st_mtime_ns if file.exists() else 0 for file in files}
 
 
-def load(build: Build, name: str, *path: str | int) -> Wsdl:
+def load(build: Build, name: str, *path: str | int) -> Loaded:
     """The WSDL `name`, read once for all routes that use it. Raises BuildFailed."""
     file = build.file(name, *path)
-    loaded = build.shared(("wsdl", str(file)), lambda: _Loaded(file, build.root(file)))
+    latest = build.shared(("wsdl", str(file)), lambda: _Latest(file, build.root(file)))
     try:
-        return loaded.get()
+        return latest.get()
     except WsdlError as e:
         raise build.problem(str(e), *path, code="wsdl", hint=e.hint) from e
 
@@ -127,6 +164,9 @@ def operation(build: Build, wsdl: Wsdl, options: WsdlOptions, name: str) -> Foun
     ]
     if not found:
         names = {known for _, port in candidates for known in port.operations}
+        for reason in wsdl.skipped:
+            if f"'{name}'" in reason:
+                raise build.problem(reason, "operation", code="wsdl")
         raise build.problem(
             f"the WSDL has no operation '{name}'", "operation", code="wsdl",
             hint=did_you_mean(name, names),
@@ -148,6 +188,17 @@ def did_you_mean(word: str, names: Iterable[str]) -> str:
     if close:
         return f"did you mean '{lower[close[0]]}'?"
     return f"there are: {', '.join(known)}" if 0 < len(known) <= 12 else ""
+
+
+@contextlib.contextmanager
+def usable(operation: str) -> Iterator[None]:
+    """What is wrong with types is found at load; what still comes up later is the route's fault."""
+    try:
+        yield
+    except WsdlError as e:
+        error = RouteFailure(f"the WSDL is wrong where it describes '{operation}'")
+        error.add_note(str(e))
+        raise error from e
 
 
 async def offload(size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -14,19 +14,22 @@ before the operation's where two services have one of the same name.
 from __future__ import annotations
 
 import re
-import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from typing import Annotated, Any, Final
 
+import structlog
 from pydantic import AfterValidator, RootModel
 from pydantic import Field as Option
 
 from esb.adapter import Build, BuildFailed, Expanded, Section
 from esb_soap.bind import Field, InputFields
 from esb_soap.call import SoapClientOptions
-from esb_soap.endpoint import Found, did_you_mean, load, ports
-from esb_web import ClientOptions
+from esb_soap.endpoint import Found, Loaded, did_you_mean, load, ports
+from esb_soap.wsdl import WsdlError
+
+log = structlog.get_logger("esb.soap")
 
 _METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE")
 _PARAMETER: Final = re.compile(r":(\w+)")
@@ -97,8 +100,10 @@ class _Api:
         self._name = name
         self._options = options
         self._build = build
-        wsdl = load(build, options.wsdl, name, "wsdl")
+        self._loaded = load(build, options.wsdl, name, "wsdl")
+        wsdl = self._loaded.wsdl
         self._operations: dict[str, Found] = {}
+        self._paths: dict[str, str] = {}
         found: dict[tuple[str, str], Found] = {}
         for service, port in ports(build, wsdl, options, name):
             for operation in port.operations.values():
@@ -108,7 +113,8 @@ class _Api:
         for (service_name, operation_name), one in found.items():
             clashes = count[operation_name] > 1
             key = f"{service_name}.{operation_name}" if clashes else operation_name
-            self._operations[key] = one
+            path = f"/{service_name}/{operation_name}" if clashes else f"/{operation_name}"
+            self._operations[key], self._paths[key] = one, path
         services = {one.service.name for one in self._operations.values()}
         self._several = len(services) > 1
         self._title = options.title or (next(iter(services)) if len(services) == 1 else name)
@@ -149,10 +155,19 @@ class _Api:
 
     def _route(self, key: str, found: Found, spelled: str | None, at: tuple[str, ...]) -> Expanded:
         options = self._options
-        method, path = "POST", "/" + key.replace(".", "/")
+        try:
+            self._loaded.schemas(found.operation)
+        except WsdlError as e:
+            if spelled is None:
+                log.warning("not exposed", api=self._name, operation=key, reason=str(e))
+                raise BuildFailed(str(e)) from e
+            raise self._build.problem(str(e), *at, code="wsdl", hint=e.hint) from e
+        method, path = "POST", self._paths[key]
         if spelled is not None:
             method, path = self._spelled(spelled, at)
-        described = _Described(key, found, method, path, options.faults, self._several)
+        described = _Described(
+            key, found, self._loaded, method, path, options.faults, self._several
+        )
         parameters = described.path_parameters
         if spelled is not None:
             self._check(described, at)
@@ -218,17 +233,13 @@ class _Api:
 
 
 class _Described:
-    """The OpenAPI 3.1 description of an operation, made when asked for.
-
-    Of two that ask at once, in the threads of the documents, one waits for the other.
-    """
-
-    _lock = threading.Lock()
+    """The OpenAPI 3.1 description of an operation, made when asked for."""
 
     def __init__(
         self,
         key: str,
         found: Found,
+        loaded: Loaded,
         method: str,
         path: str,
         faults: Mapping[str, int],
@@ -240,20 +251,16 @@ class _Described:
         self._several = several
         self.has_body = method not in ("GET", "DELETE")
         self.path_parameters: list[str] = _PARAMETER.findall(path)
-        self._components: dict[str, Any] = {}
-        self._schema: Mapping[str, Any] = {}
-        self._inputs: InputFields | None = None
+        self._schemas = loaded.schemas(found.operation)
+        self._components = loaded.components
         self._made: dict[str, Any] | None = None
 
-    @property
+    @cached_property
     def inputs(self) -> InputFields:
         """The fields of the input."""
-        if self._inputs is None:
-            self._schema = self._found.operation.input.schema(self._components)
-            self._inputs = InputFields(self._schema, self._components)
-        return self._inputs
+        return InputFields(self._schemas.input, self._components)
 
-    @property
+    @cached_property
     def bound(self) -> dict[str, Field]:
         """The fields that path parameters fill."""
         fields = {name: self.inputs.find(name) for name in self.path_parameters}
@@ -261,10 +268,9 @@ class _Described:
 
     def __call__(self) -> tuple[dict[str, Any], Mapping[str, Any]]:
         """The Operation Object and its component schemas."""
-        with self._lock:
-            if self._made is None:
-                self._made = self._operation()
-            return self._made, self._components
+        if self._made is None:
+            self._made = self._operation()
+        return self._made, self._components
 
     def _operation(self) -> dict[str, Any]:
         found = self._found
@@ -293,7 +299,7 @@ class _Described:
         if parameters:
             made["parameters"] = parameters
         if self.has_body:
-            schema = self._schema
+            schema: Any = self._schemas.input
             for path in taken:
                 schema = _without(schema, path, inputs)
             needed = bool(inputs.resolve(schema).get("required"))
@@ -318,16 +324,15 @@ class _Described:
         return parameter
 
     def _answer(self) -> dict[str, Any]:
-        output = self._found.operation.output
-        if output is None:
+        schema = self._schemas.output
+        if schema is None:
             return {"202": {"description": "Taken; there is no answer."}}
-        schema = output.schema(self._components)
         return {"200": {"description": "The answer.", "content": _content(schema)}}
 
     def _fault_answers(self) -> dict[str, Any]:
         """A response for each status that a declared fault may have."""
         by_status: dict[int, list[tuple[str, dict[str, Any]]]] = {}
-        for name, fault in self._found.operation.faults.items():
+        for name, fault in self._schemas.faults.items():
             schema = {
                 "type": "object",
                 "properties": {
@@ -335,7 +340,7 @@ class _Described:
                     "title": {"const": name},
                     "status": {"type": "integer"},
                     "detail": {"type": "string"},
-                    "fault": fault.schema(self._components),
+                    "fault": fault,
                 },
                 "required": ["type", "title", "status"],
             }
@@ -381,4 +386,4 @@ def _without(schema: Mapping[str, Any], path: tuple[str, ...], inputs: InputFiel
 
 section = Section(ExposeOptions, expand)
 
-__all__ = ["ClientOptions", "ExposeApi", "ExposeOptions", "expand", "section"]
+__all__ = ["ExposeApi", "ExposeOptions", "expand", "section"]

@@ -35,7 +35,7 @@ from esb.errors import (
 from esb.options import Duration, Size
 from esb.step import Step
 from esb_soap.call import Form, is_xml, len_of
-from esb_soap.endpoint import WsdlOptions, did_you_mean, load, offload, ports
+from esb_soap.endpoint import WsdlOptions, did_you_mean, load, offload, ports, usable
 from esb_soap.envelope import (
     ENVELOPES,
     MustUnderstand,
@@ -149,7 +149,8 @@ class SoapHost:
 
     def __init__(self, options: HostOptions, build: Build) -> None:
         claim_path(build, options.path, ["POST", "GET"], "path")
-        wsdl = load(build, options.wsdl, "wsdl")
+        loaded = load(build, options.wsdl, "wsdl")
+        wsdl = loaded.wsdl
         candidates = ports(build, wsdl, options)
         services = {service.name: service for service, _ in candidates}
         if len(services) > 1:
@@ -261,7 +262,8 @@ class SoapHost:
     def _read(self, operation: Operation, message: SoapMessage, request: Request) -> Body:
         declared = set(operation.input.header_elements)
         check_understood(message, self._understood | declared)
-        data = operation.input.read(message.body, message.header)
+        with usable(operation.name):
+            data = operation.input.read(message.body, message.header)
         if self._form == "data":
             return Body.of(data)
         if self._form == "envelope":
@@ -287,7 +289,8 @@ class SoapHost:
             if is_xml(body, kind):
                 return self._as_it_is(operation, version, body)
             data = {} if body.is_empty else body.data
-            written = output.write(data)
+            with usable(operation.name):
+                written = output.write(data)
         except BadMessage as e:
             reason = f"the answer does not fit the output of '{operation.name}'"
             if body is request.body:
@@ -355,8 +358,9 @@ class SoapHost:
         if declared is None or error.data is None:
             return b""
         try:
-            return bytes(declared.write(error.data))
-        except BadMessage as e:
+            with usable(error.name):
+                return declared.write(error.data)
+        except (BadMessage, RouteFailure) as e:
             log.error("the data of a fault does not fit the WSDL", route=self._source,
                       fault=error.name, reason=str(e))  # fmt: skip
             return b""
