@@ -107,9 +107,14 @@ def load(build: Build, name: str, *path: str | int) -> Loaded:
     file = build.file(name, *path)
     latest = build.shared(("wsdl", str(file)), lambda: _Latest(file, build.root(file)))
     try:
-        return latest.get()
+        loaded = latest.get()
     except WsdlError as e:
         raise build.problem(str(e), *path, code="wsdl", hint=e.hint) from e
+    for imported in loaded.wsdl.files[1:]:
+        build.file(
+            str(imported), *path
+        )  # counts as the route's: a change of it is one of the route
+    return loaded
 
 
 def ports(

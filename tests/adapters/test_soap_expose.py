@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import jsonschema
 import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
+from support.bus import load_text
 from support.fake_build import FakeBuild
 from support.peers import HERE
 
@@ -193,6 +195,33 @@ class Recording(FakeBuild):
     ) -> BuildFailed:
         self.found.append(f"{'.'.join(map(str, path))}: {message} ({hint})")
         return BuildFailed(message)
+
+
+def test_mistakes_are_told_with_line_and_column(tmp_path: Path) -> None:
+    shutil.copy(HERE / "partner.wsdl", tmp_path)
+    text = """\
+    expose:
+      partners:
+        wsdl: partner.wsdl
+        at: /partners
+        operations:
+          getPartner: GET /:idd
+          getPartners: GET /
+        faults: {NotFound: 404}
+        timout: 5s
+    routes:
+      one:
+        from: {http: {path: /one}}
+        steps:
+          - call: {soap: {wsdl: partner.wsdl, operation: getPartnr}}
+      two:
+        from: {soap: {wsdl: partner.wsdl, path: /two, port: Nope}}
+    """
+    found = load_text(text, tmp_path).diagnostics
+    assert [(d.line, d.column) for d in found] == [(9, 5), (14, 54), (16, 57)]
+    found = load_text(text.replace("timout: 5s", ""), tmp_path).diagnostics
+    assert [d.line for d in found] == [6, 7, 8, 14, 16]
+    assert all(d.hint for d in found)
 
 
 @pytest.mark.skipif(not WSDLS.is_dir(), reason="the collection of real WSDLs is not here")

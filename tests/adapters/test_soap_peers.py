@@ -176,36 +176,6 @@ class TestPhpBehindExpose:
         assert made["info"]["title"] == "PartnerService"
         assert "/partners/{id}" in made["paths"]
 
-    async def test_bad_input(self, api: str, http: aiohttp.ClientSession) -> None:
-        """What a caller may do wrong, and what he is told."""
-        xml, js = {"content-type": "text/xml"}, {"content-type": "application/json"}
-        person = {"name": "x", "kind": "person"}
-        xxe = '<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]>'
-        create = 'xmlns="urn:example:partner"'
-        table: list[tuple[str, str, dict[str, Any], int, str]] = [
-            ("GET", "/x", {}, 400, "whole number"),
-            ("GET", "/99999999999", {}, 400, ""),
-            ("GET", "/1?x=1", {}, 400, "'x'"),
-            ("GET", "?limit=x", {}, 400, "whole number"),
-            ("GET", "?limit=1&limit=2", {}, 400, "more than once"),
-            ("POST", "", {"json": {}}, 400, "partner"),
-            ("POST", "", {"json": {"partner": {"name": "x"}}}, 400, "kind"),
-            ("POST", "", {"json": {"partner": {"name": "x", "kind": "dog"}}}, 400, "kind"),
-            ("POST", "", {"json": {"partner": {**person, "no": 1}}}, 400, "no"),
-            ("POST", "", {"json": []}, 400, ""),
-            ("POST", "", {"data": "{", "headers": js}, 400, "JSON"),
-            ("POST", "", {"data": "<a><b></a>", "headers": xml}, 400, "not well-formed"),
-            ("POST", "", {"data": f"{xxe}<a>&x;</a>", "headers": xml}, 400, "DOCTYPE"),
-            ("POST", "", {"data": f"<getPartner {create}/>", "headers": xml}, 400, "takes"),
-            ("POST", "", {"data": "x" * 6_000_000}, 413, "larger"),
-            ("POST", "/no/thing", {"json": {}}, 404, "nothing is served"),
-            ("DELETE", "/1", {}, 405, "DELETE"),
-        ]  # fmt: skip
-        for method, path, options, status, says in table:
-            got, answer = await ask(http, method, api + path, **options)
-            assert (got, says in answer["detail"]) == (status, True), (method, path, answer)
-            assert "passwd" not in str(answer)
-
 
 @needs_php
 class TestPhpRpcEncoded:
@@ -330,7 +300,43 @@ class TestHosted:
             assert await asyncio.to_thread(php_call, asked, "total", items) == {"answer": items[0]}
 
 
-async def test_backends_that_are_no_soap_service(folder: Path, http: aiohttp.ClientSession) -> None:
+async def test_bad_input(folder: Path, http: aiohttp.ClientSession) -> None:
+    """What a caller may do wrong, and what he is told; what is right reaches nobody here."""
+    xml, js = {"content-type": "text/xml"}, {"content-type": "application/json"}
+    person = {"name": "x", "kind": "person"}
+    xxe = '<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]>'
+    create = 'xmlns="urn:example:partner"'
+    table: list[tuple[str, str, dict[str, Any], int, str]] = [
+        ("GET", "/x", {}, 400, "whole number"),
+        ("GET", "/99999999999", {}, 400, ""),
+        ("GET", "/1?x=1", {}, 400, "'x'"),
+        ("GET", "?limit=x", {}, 400, "whole number"),
+        ("GET", "?limit=1&limit=2", {}, 400, "more than once"),
+        ("POST", "", {"json": {}}, 400, "partner"),
+        ("POST", "", {"json": {"partner": {"name": "x"}}}, 400, "kind"),
+        ("POST", "", {"json": {"partner": {"name": "x", "kind": "dog"}}}, 400, "kind"),
+        ("POST", "", {"json": {"partner": {**person, "no": 1}}}, 400, "no"),
+        ("POST", "", {"json": []}, 400, ""),
+        ("POST", "", {"data": "{", "headers": js}, 400, "JSON"),
+        ("POST", "", {"data": "<a><b></a>", "headers": xml}, 400, "not well-formed"),
+        ("POST", "", {"data": f"{xxe}<a>&x;</a>", "headers": xml}, 400, "DOCTYPE"),
+        ("POST", "", {"data": f"<getPartner {create}/>", "headers": xml}, 400, "takes"),
+        ("POST", "", {"data": "x" * 6_000_000}, 413, "larger"),
+        ("POST", "/no/thing", {"json": {}}, 404, "nothing is served"),
+        ("DELETE", "/1", {}, 405, "DELETE"),
+    ]  # fmt: skip
+    text = EXPOSED % "1.1"
+    async with running(text, folder, environ={"BACKEND": "http://127.0.0.1:1"}) as bus:
+        api = url(bus) + "/partners"
+        for method, path, options, status, says in table:
+            got, answer = await ask(http, method, api + path, **options)
+            assert (got, says in answer["detail"]) == (status, True), (method, path, answer)
+            assert "passwd" not in str(answer)
+        status, answer = await ask(http, "GET", f"{api}/1")
+        assert (status, answer["title"]) == (503, "The service cannot be reached")
+
+
+async def test_a_backend_that_is_no_soap_service(folder: Path, http: aiohttp.ClientSession) -> None:
     async def page(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         text = b"<html><body>It works!</body></html>"
@@ -345,10 +351,6 @@ async def test_backends_that_are_no_soap_service(folder: Path, http: aiohttp.Cli
         assert status == 502
         assert "web page" in answer["detail"]
         assert "It works" not in str(answer)
-    nobody = {"BACKEND": "http://127.0.0.1:1"}
-    async with running(text, folder, environ=nobody) as bus:
-        status, answer = await ask(http, "GET", url(bus) + "/partners/1")
-        assert status == 503
 
 
 async def test_soap_headers_from_a_template(folder: Path, http: aiohttp.ClientSession) -> None:
