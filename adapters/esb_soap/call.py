@@ -46,6 +46,7 @@ from esb_soap.envelope import (
     read_fault,
     serialize,
     soap_action,
+    strip_soap_attributes,
     write_envelope,
 )
 from esb_soap.wsdl import FaultMessage, WsdlError
@@ -369,6 +370,7 @@ class SoapCaller:
             raise _bad(f"the service answered {got}, '{wanted}' was expected")
         if form == "xml":
             return Body(serialize(content) if content is not None else b"", "application/xml")
+        strip_soap_attributes(message)
         try:
             with usable(self._operation.name):
                 data = output.read(message.body, message.header)

@@ -151,6 +151,24 @@ def check_understood(message: SoapMessage, understood: frozenset[str]) -> None:
         raise MustUnderstand(missing)
 
 
+def strip_soap_attributes(message: SoapMessage) -> None:
+    """Take out of header blocks and content what SOAP and WS-Security themselves put there
+    (mustUnderstand, actor, role, encodingStyle, wsu:Id): no WSDL declares it."""
+    blocks = [message.content] if message.content is not None else []
+    if message.header is not None:
+        blocks += message.header.iterchildren("*")
+    for block in blocks:
+        for name in list(block.attrib):
+            if str(name).startswith(_ATTRIBUTES):
+                del block.attrib[name]
+
+
+_ATTRIBUTES: Final = (
+    *(f"{{{ns}}}" for ns in NS.values()),
+    "{http://docs.oasis-open.org/wss/2004/01/oasis-200401-wss-wssecurity-utility-1.0.xsd}Id",
+)
+
+
 def write_envelope(version: Version, body: bytes, headers: Sequence[bytes] = ()) -> bytes:
     """An envelope in UTF-8 around serialized header blocks and body content."""
     head = b"<soap:Header>" + b"".join(headers) + b"</soap:Header>" if headers else b""

@@ -47,6 +47,7 @@ from esb_soap.envelope import (
     content_type,
     read_envelope,
     serialize,
+    strip_soap_attributes,
     write_envelope,
     write_fault,
     xml_text,
@@ -262,6 +263,7 @@ class SoapHost:
     def _read(self, operation: Operation, message: SoapMessage, request: Request) -> Body:
         declared = set(operation.input.header_elements)
         check_understood(message, self._understood | declared)
+        strip_soap_attributes(message)
         with usable(operation.name):
             data = operation.input.read(message.body, message.header)
         if self._form == "data":

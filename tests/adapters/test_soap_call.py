@@ -6,12 +6,13 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
 from lxml import etree
 from support.fake_build import FakeBuild
-from support.peers import HERE
+from support.peers import HERE, with_session_header
 from support.web import backend, read_request
 
 import esb.codecs  # noqa: F401 - registers the codecs
@@ -91,8 +92,10 @@ async def service(
 
 
 @contextlib.asynccontextmanager
-async def caller(url: str = "http://127.0.0.1:1", **options: Any) -> AsyncIterator[Any]:
-    build = FakeBuild(HERE)
+async def caller(
+    url: str = "http://127.0.0.1:1", folder: Path = HERE, **options: Any
+) -> AsyncIterator[Any]:
+    build = FakeBuild(folder)
     raw = {"wsdl": "partner.wsdl", "operation": "getPartner", "url": url, **options}
     role = adapter.caller
     assert role is not None
@@ -229,6 +232,18 @@ class TestRequest:
             with pytest.raises(BadMessage, match=says):
                 await endpoint.call(Envelope(body=Body.of(data)))
 
+    async def test_a_header_that_the_wsdl_declares(self, tmp_path: Path) -> None:
+        (tmp_path / "partner.wsdl").write_text(
+            with_session_header((HERE / "partner.wsdl").read_text())
+        )
+        data = {"id": 1, "$headers": {"Session": {"token": "t"}}}
+        async with service(soap(PARTNER)) as one:
+            await ask(one, Envelope(body=Body.of(data)), folder=tmp_path)
+            header = one.sent.getprevious()
+            assert header is not None
+            assert header[0].tag == f"{{{NS}}}Session"
+            assert header[0][0].text == "t"
+
     async def test_attachments(self) -> None:
         async with caller() as endpoint:
             with pytest.raises(UnsupportedMedia):
@@ -275,6 +290,11 @@ class TestReply:
         text = soap(PARTNER.replace("<name>A", "<name>Ä")).encode("latin-1")
         async with service(text, kind="text/xml; charset=iso-8859-1") as one:
             assert (await ask(one)).body.data["partner"]["name"] == "Ä"
+
+    async def test_with_attributes_of_soap_itself(self) -> None:
+        text = PARTNER.replace("Response xmlns", 'Response s:encodingStyle="" xmlns', 1)
+        async with service(soap(text)) as one:
+            assert (await ask(one)).body.data["partner"]["id"] == 1
 
     async def test_with_a_byte_order_mark(self) -> None:
         async with service(b"\xef\xbb\xbf" + soap(PARTNER).encode()) as one:

@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 from lxml import etree
 from support.fake_build import FakeBuild
-from support.peers import HERE, RPC_WSDL
+from support.peers import HERE, RPC_WSDL, with_session_header
 
 import esb.codecs  # noqa: F401 - registers the codecs
 from esb.adapter import BuildFailed
@@ -256,6 +256,17 @@ class TestRefused:
             assert "{urn:h}h" in fault.reason
         async with hosted(understood=["{urn:h}h"]) as client:
             await client.answer(soap(GET, ns, header), kind=kind)
+
+    async def test_a_header_that_the_wsdl_declares(self, tmp_path: Path) -> None:
+        text = with_session_header((HERE / "partner.wsdl").read_text())
+        (tmp_path / "partner.wsdl").write_text(text)
+        session = f'<Session xmlns="{NS}" s:mustUnderstand="1"><token>t</token></Session>'
+        header = f"<s:Header>{session}</s:Header>"
+        async with hosted(folder=tmp_path) as client:
+            await client.answer(soap(GET, header=header))
+            data = client.seen[0].body.data
+            assert data["id"] == 1
+            assert data["$headers"] == {"Session": {"token": "t"}}
 
     @pytest.mark.parametrize("kind", ["application/json", "multipart/related; boundary=x"])
     async def test_a_content_type_that_is_no_soap(self, kind: str) -> None:

@@ -25,6 +25,24 @@ PARTNER_WSDL = HERE / "partner.wsdl"
 RPC_WSDL = HERE / "rpc.wsdl"
 
 
+def with_session_header(wsdl: str) -> str:
+    """The partner WSDL with a declared SOAP header, Session, for getPartner in SOAP 1.1."""
+    element = (
+        '<xsd:element name="Session"><xsd:complexType><xsd:sequence>'
+        '<xsd:element name="token" type="xsd:string"/>'
+        "</xsd:sequence></xsd:complexType></xsd:element></xsd:schema>"
+    )
+    message = (
+        '<wsdl:message name="session"><wsdl:part name="session" element="tns:Session"/>'
+        "</wsdl:message><wsdl:portType"
+    )
+    header = '<wsdl:input><soap:header message="tns:session" part="session" use="literal"/>'
+    start = wsdl.index("<wsdl:binding")
+    bindings = wsdl[start:].replace("<wsdl:input>", header, 1)
+    wsdl = wsdl[:start] + bindings
+    return wsdl.replace("</xsd:schema>", element, 1).replace("<wsdl:portType", message, 1)
+
+
 @functools.cache
 def php_missing() -> str:
     """Why PHP's SOAP stack cannot be used here, or ""."""
