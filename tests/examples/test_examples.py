@@ -44,10 +44,9 @@ def test_soap_as_rest(start: Start, legacy: str) -> None:
     assert bus.get("/partners/2").json == {
         "name": "Hollis & Sons",
         "status": "blocked",
-        "creditLimit": "0",
+        "creditLimit": 0,
         "since": "1987-10-19",
         "address": {"city": "Leeds", "country": "GB"},
-        "contact": [],
         "id": 2,
     }
     found = bus.get("/partners?status=active&status=prospect").json
@@ -94,7 +93,8 @@ def test_rest_to_soap(start: Start, legacy: str) -> None:
     )
     stored = request("POST", f"{legacy}/partners", raw.encode(), {"Content-Type": "text/xml"})
     text = stored.body.decode()
-    assert "<name>Bell &amp; Co &lt;Ltd&gt;</name><status>active</status>" in text
+    assert "<name>Bell &amp; Co &lt;Ltd&gt;</name>" in text
+    assert "<status>active</status>" in text
     assert "<creditLimit>1500.00</creditLimit>" in text
     assert "<country>IE</country>" in text
     assert text.count("<contact>") == 2
@@ -187,7 +187,7 @@ def test_rest_facade(start: Start, legacy: str) -> None:
     assert bus.get("/shop/partners/1").json == {
         "name": "Meridian Shipping",
         "city": "Rotterdam",
-        "orders": [{"orderNumber": "A-1", "partnerId": "1"}],
+        "orders": [{"orderNumber": "A-1", "partnerId": 1}],
     }
     assert bus.get("/shop/partners/99").status == 404
     document = bus.get("/shop/openapi.json").json

@@ -65,7 +65,7 @@ def test_what_waits_for_the_broker_is_told(without_broker: Run) -> None:
 def test_the_legacy_service_is_a_documented_rest_api(without_broker: Run) -> None:
     url = without_broker.bus
     partner = request("GET", f"{url}/partners/1").json
-    assert (partner["name"], partner["creditLimit"]) == ("Meridian Shipping", "250000.00")
+    assert (partner["name"], partner["creditLimit"]) == ("Meridian Shipping", 250000)
     assert [contact["name"] for contact in partner["contact"]] == ["Anke de Wit", "Joost Bakker"]
     missing = request("GET", f"{url}/partners/99")
     assert (missing.status, missing.headers["content-type"]) == (404, "application/problem+json")
