@@ -25,10 +25,10 @@ from esb_soap.shape import (
     Shape,
     Slot,
     Value,
+    branch_of,
     fields,
     is_nullable,
     keys,
-    required_keys,
     slots,
 )
 from esb_soap.xsd import (
@@ -132,7 +132,7 @@ class Codec:
             "write_wild": self._write_wild,
             "write_mixed": self._write_mixed,
             "read_mixed": self._read_mixed,
-            "branch": _branch,
+            "branch": branch_of,
         }
         for namespace in (XSI, XSD):
             self._declare(namespace, self._prefixes[namespace])
@@ -141,10 +141,10 @@ class Codec:
 
     def read(self, element: Element, node: etree._Element, what: str) -> Any:
         """The data of `node`, which must be an instance of `element`. Raises BadMessage."""
-        node = _without_comments(node)
+        node = without_comments(node)
         try:
             if node.tag != element.name:
-                raise Unfit(f"is '{node.tag}' and not '{element.name}'", node)
+                raise Unfit(f"is '{node.tag!s}' and not '{element.name}'", node)
             return self.reader(element)(node)
         except Unfit as e:
             pointer = locate(self, element, node, e.element)
@@ -263,7 +263,7 @@ class Codec:
         found = self._names.get(name)
         if found is None:
             found = self._names[name] = self._element_writer(element)
-        return found  # type: ignore[no-any-return]
+        return found
 
     def parser(self, element: Element, type_: SimpleType) -> str:
         """The name of the function (text, element) -> value, an empty text taking the element's
@@ -297,7 +297,7 @@ class Codec:
                             raise Unfit("must not be nil", c)
                         return None
                     if key not in _XSI_NAMES:
-                        raise Unfit(f"has the attribute '{key}', which is not known", c)
+                        raise Unfit(f"has the attribute '{key!s}', which is not known", c)
                 return self._names[parse](c.text or "", c)
 
             self._names[name] = slow
@@ -429,7 +429,7 @@ class Codec:
                 return self._read_typed(schemas.type(name), c)
         if c.keys() and (c.get(NIL) or "").strip() in _TRUE:
             return None
-        data: dict[str, Any] = {f"@{k}": v for k, v in c.items() if k not in _XSI_NAMES}
+        data: dict[str, Any] = {f"@{k!s}": v for k, v in c.items() if k not in _XSI_NAMES}
         if said is not None:
             data = {"@type": _resolved(said, c), **data}
         elif "@type" in data:
@@ -758,7 +758,7 @@ class _ReadGenerator:
             elif wild is not None and wild.allows(name):
                 d[f"@{name}"] = text
             else:
-                raise Unfit(f"has the attribute '{name}', which is not known", e)
+                raise Unfit(f"has the attribute '{name!s}', which is not known", e)
 
         attributes = codec._constant("at", table, table)
         others = codec._constant("ot", other, other)
@@ -1127,8 +1127,7 @@ class _WriteGenerator:
         if len(everything) == len(set(everything)):
             tests = [self._has(item, d) for item in node.items]
         else:
-            needed = [required_keys(item) for item in node.items]
-            table = self._codec._constant("br", list(zip(branches, needed, strict=True)), node)
+            table = self._codec._constant("br", node)
             self._lines.append(f"{pad}b = branch({table}, {d})")
             tests = [f"b == {number}" for number in range(len(branches))]
         word = "if"
@@ -1190,23 +1189,6 @@ def _first(node: Node) -> tuple[set[str], list[Slot]]:
     return tags, wilds
 
 
-def _branch(
-    branches: list[tuple[frozenset[str], frozenset[str]]], data: dict[str, Any]
-) -> int | None:
-    """Which branch of a choice the keys of `data` belong to."""
-    everything = frozenset().union(*(names for names, _ in branches))
-    present = everything & data.keys()
-    if not present:
-        return None
-    for number, (names, needed) in enumerate(branches):
-        if present <= names and needed <= present:
-            return number
-    # The keys may belong to what follows: the branch that explains most is then right.
-    fitting = [(len(names & present), -number) for number, (names, needed) in enumerate(branches)
-               if needed <= present and names & present]  # fmt: skip
-    return -max(fitting)[1] if fitting else None
-
-
 def _missing(e: etree._Element, c: etree._Element | None, key: str, wanted: str = "it") -> None:
     found = f"; '{local_name(str(c.tag))}' stands in its place" if c is not None else ""
     if not key:
@@ -1219,7 +1201,7 @@ def _no_attributes(e: etree._Element) -> None:
         if name == NIL and text.strip() in _TRUE:
             raise Unfit("must not be nil", e)
         if name not in _XSI_NAMES:
-            raise Unfit(f"has the attribute '{name}', which is not known", e)
+            raise Unfit(f"has the attribute '{name!s}', which is not known", e)
 
 
 def _resolved(text: str, c: etree._Element) -> str:
@@ -1231,7 +1213,7 @@ def _resolved(text: str, c: etree._Element) -> str:
     return clark(namespace or "", local)
 
 
-def _without_comments(node: etree._Element) -> etree._Element:
+def without_comments(node: etree._Element) -> etree._Element:
     """The element, or a copy that has no comments and processing instructions in it."""
     if next(node.iter(etree.Comment, etree.PI), None) is None:
         return node
@@ -1676,13 +1658,12 @@ class _Explainer:
             for item in node.items:
                 self._node(item, data, used, at)
             return
-        branches = [(frozenset(keys(item)), required_keys(item)) for item in node.items]
         present = [item for item in node.items if any(key in data for key in keys(item))]
         if not present:
             if not is_nullable(node):
                 names = [key for item in node.items for key in keys(item)]
                 self._note(at, f"needs one of {_listed(names)}")
             return
-        number = _branch(branches, data)
+        number = branch_of(node, data)
         chosen = present[0] if number is None else node.items[number]
         self._node(chosen, data, used, at)

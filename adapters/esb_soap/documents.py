@@ -73,7 +73,7 @@ class Document:
     def error(self, message: str, node: etree._Element | None = None, hint: str = "") -> WsdlError:
         """An error at `node`."""
         line = node.sourceline if node is not None else None
-        return WsdlError(message, self.path, line or 0, hint)
+        return WsdlError(message, self.path, line if isinstance(line, int) else 0, hint)
 
 
 class Documents:

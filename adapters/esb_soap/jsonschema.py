@@ -124,7 +124,11 @@ class Emitter:
         shape = value.shape
         assert shape is not None
         if not value.derived and not value.abstract:
-            return self._component(shape)
+            reference = self._component(shape)
+            # Types that others are made of are open; what is made of them is closed where it is.
+            return reference if _is_closed(shape, self._mapping) else {
+                **reference, "unevaluatedProperties": False
+            }  # fmt: skip
         name = f"{shape.name}.any"
         if name not in self._registry:
             self._registry[name] = {}
@@ -205,9 +209,8 @@ class Emitter:
             made["allOf"] = [*made.get("allOf", []), *rules]
         if shape.type.any_attribute is not None:
             made["patternProperties"] = {"^@": {"type": "string"} if not shape.attributes else {}}
-        if not self._mapping.schemas.derived(shape.type) and not shape.type.abstract:
-            closed = "unevaluatedProperties" if "allOf" in made else "additionalProperties"
-            made[closed] = False
+        if _is_closed(shape, self._mapping):
+            made["unevaluatedProperties" if "allOf" in made else "additionalProperties"] = False
         return made
 
     def _base(self, shape: Shape) -> Shape | None:
@@ -349,6 +352,13 @@ class Emitter:
             "items": {"anyOf": parts},
             "description": "Text and elements in their order.",
         }
+
+
+def _is_closed(shape: Shape, mapping: Mapping) -> bool:
+    """Whether a type has a schema of its own that refuses what it does not know: it is neither
+    derived from another nor another from it."""
+    type_ = shape.type
+    return type_.base is None and not mapping.schemas.is_base(type_)
 
 
 def _rule(required: list[str], rules: list[Json]) -> Json:

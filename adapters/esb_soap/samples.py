@@ -13,8 +13,8 @@ from typing import Any, Final, Literal
 
 from esb_soap.patterns import BadPattern, pattern
 from esb_soap.scalars import EXAMPLES, RANGES, scalar
-from esb_soap.shape import Field, Mapping, Node, Nodes, Shape, Slot, Value, fields
-from esb_soap.xsd import Attribute, ComplexType, Element, SimpleType, Wildcard
+from esb_soap.shape import Field, Mapping, Node, Nodes, Shape, Slot, Value
+from esb_soap.xsd import Attribute, ComplexType, Element, SimpleType
 
 _DEEP: Final = 6
 """From this depth on, only what is required is made."""
@@ -77,7 +77,8 @@ class Sampler:
             facets = type_.facets
             low = facets.length if facets.length is not None else facets.min_length or 0
             high = facets.length if facets.length is not None else facets.max_length
-            made = [self.simple(type_.item) for _ in range(self._count(max(low, 1), high, 0))]
+            count = self._count(max(low, 1), high, 0)
+            made = [self._listable(type_.item) for _ in range(count)]
             return made
         if type_.variety == "union":
             members = list(type_.members)
@@ -104,6 +105,15 @@ class Sampler:
             if found is not None:
                 return found[0]
         raise NoSample(f"no value of {type_.name or type_.primitive} was found")
+
+    def _listable(self, type_: SimpleType) -> Any:
+        """A value without white space in it, for a list."""
+        for _ in range(10):
+            made = self.simple(type_)
+            text = scalar(type_).encode(made)
+            if text.split() == [text]:
+                return made
+        return Sampler(self._mapping, "full").simple(type_)
 
     # --- decisions
 
@@ -153,11 +163,11 @@ class Sampler:
         if shape.text is not None:
             data["#text"] = self.simple(shape.text)
         elif shape.mixed:
-            parts: list[Any] = ["text"]
-            for field in fields(shape.content):
-                if (field.min or self._wanted(depth)) and field.tags:
-                    parts += [{field.key: self._one(field, depth + 1)}, "more"]
-            data["#mixed"] = parts
+            assert shape.content is not None
+            inside: dict[str, Any] = {}
+            self._node(shape.content, inside, depth)
+            parts = [part for one in _flat(shape.content, inside) for part in (one, "more")]
+            data["#mixed"] = ["text", *parts]
         elif shape.content is not None:
             self._node(shape.content, data, depth)
         return data
@@ -196,7 +206,7 @@ class Sampler:
                 if isinstance(node, Field):
                     items.append(self._one(node, depth + 1))
                 elif isinstance(node, Slot):
-                    items.append(_wild(node.wildcard, node))
+                    items.append(self._wild(node, depth))
                 else:
                     item: dict[str, Any] = {}
                     self._group(Nodes(node.kind, node.items, 1, 1), item, depth + 1)
@@ -244,13 +254,32 @@ class Sampler:
                 continue
         raise NoSample(f"nothing can stand for {field.key}")
 
+    def _wild(self, slot: Slot, depth: int) -> dict[str, Any]:
+        wildcard = slot.wildcard
+        allowed = wildcard.namespaces
+        namespaces = sorted(allowed) if allowed is not None else ["urn:example"]
+        for namespace in [*namespaces, "urn:example:2"]:
+            name = f"{{{namespace}}}anything" if namespace else "anything"
+            if wildcard.allows(name) and name not in slot.but and wildcard.process != "strict":
+                return {name: {"@a": "b", "#text": "text"}}
+        for name in self._mapping.schemas.names("element")[:50]:
+            element = self._mapping.schemas.element(name)
+            if wildcard.allows(name) and name not in slot.but and not element.abstract:
+                try:
+                    return {name: self.element(element, depth + 3)}
+                except NoSample:
+                    continue
+        raise NoSample("nothing is known that may stand here")
+
     # --- values
 
     def _random(self, type_: SimpleType) -> Iterator[str]:
         rng, name = self._rng, type_.primitive
         if name in RANGES:
             low, high = RANGES[name]
-            least = max(low if low is not None else -(10**30), _bound(type_, low=True, or_=-(10**30)))
+            least = max(
+                low if low is not None else -(10**30), _bound(type_, low=True, or_=-(10**30))
+            )
             most = min(high if high is not None else 10**30, _bound(type_, low=False, or_=10**30))
             if least <= most:
                 yield str(rng.choice([least, most, rng.randint(least, most)]))
@@ -276,13 +305,17 @@ def _at_least_once(node: Node) -> Node:
     return node
 
 
-def _wild(wildcard: Wildcard, slot: Slot) -> dict[str, Any]:
-    namespaces = sorted(wildcard.namespaces) if wildcard.namespaces is not None else ["urn:example"]
-    for namespace in [*namespaces, "urn:example:2"]:
-        name = f"{{{namespace}}}anything" if namespace else "anything"
-        if wildcard.allows(name) and name not in slot.but and wildcard.process != "strict":
-            return {name: {"@a": "b", "#text": "text"}}
-    raise NoSample("nothing is known that may stand here")
+def _flat(node: Node, data: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The elements of data by a content model as mixed content has them: one by one, in order."""
+    if isinstance(node, Nodes):
+        for inner in data.get(node.key, ()) if node.key else (data,):
+            for item in node.items:
+                yield from _flat(item, inner)
+    elif node.key in data:
+        found = data[node.key]
+        many = not isinstance(node, Field) or node.many
+        for one in found if many else [found]:
+            yield one if isinstance(node, Slot) else {node.key: one}
 
 
 def _accepted(type_: SimpleType, lexical: str) -> tuple[Any] | None:

@@ -219,7 +219,7 @@ def _integer(name: str) -> tuple[Decode, Encode]:
             return str(checked(value))
         if type(value) is str and _INTEGER.match(value):
             return str(checked(int(value)))
-        if isinstance(value, Decimal | float) and value == value and abs(value) < 10**30:  # noqa: SIM102
+        if isinstance(value, Decimal | float) and value == value and -(10**30) < value < 10**30:  # noqa: SIM102
             if value == int(value):
                 return str(checked(int(value)))
         raise ValueError(f"must be a whole number, not {kind(value)}")

@@ -15,7 +15,7 @@ It follows from the schema alone, never from a document:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Final, Literal
@@ -169,13 +169,14 @@ class Mapping:
     def alias(self, namespace: str) -> str:
         """A short name for a namespace: the WSDL's prefix, or a number."""
         known = self._prefixes.get(namespace)
-        if known is None:
-            taken = set(self._prefixes.values())
-            number = 1 + len(self._prefixes)
-            while (known := f"ns{number}") in taken:
-                number += 1
-            self._prefixes[namespace] = known
-        return known
+        if known is not None:
+            return known
+        taken = set(self._prefixes.values())
+        number = 1 + len(self._prefixes)
+        while (made := f"ns{number}") in taken:
+            number += 1
+        self._prefixes[namespace] = made
+        return made
 
     def name(self, type_: Type) -> str:
         """The name of a type, one for each, as "@type" and JSON Schema have it."""
@@ -250,16 +251,20 @@ class Mapping:
         for element in _elements(type_.particle):
             inner = element
         if name:
-            # "{ns}T[][]": an array of arrays.
-            while name.endswith("]"):
-                name = name.rpartition("[")[0]
-            item = Element(inner.name if inner else "item", lambda: self.schemas.type(name),
-                           nillable=True)  # fmt: skip
+            made = self._item_type(name)
+            item = Element(inner.name if inner else "item", lambda: made, nillable=True)
         elif inner is not None:
             item = inner
         else:
             item = Element("item", lambda: self.schemas.type(f"{{{XSD}}}anyType"), nillable=True)
         return Value("array", type_, item=item, dimensions=count)
+
+    def _item_type(self, name: str) -> Type:
+        if not name.endswith("]"):
+            return self.schemas.type(name)
+        # "{ns}T[]": the items are arrays themselves.
+        inner, _, dimensions = name.rpartition("[")
+        return ComplexType(None, owner="Array", array_of=(inner, "[" + dimensions))
 
     def shape(self, type_: ComplexType) -> Shape:
         """How a complex type is an object."""
@@ -387,15 +392,35 @@ def keys(node: Node) -> Iterator[str]:
         yield node.key
 
 
-def required_keys(node: Node) -> frozenset[str]:
-    """The keys that an object must have for a node."""
-    if node.min == 0:
-        return frozenset()
+def is_satisfied(node: Node, present: Collection[str]) -> bool:
+    """Whether an object with the keys `present` has what a node requires."""
+    if is_nullable(node) and not any(key in present for key in keys(node)):
+        return True
     if isinstance(node, Field | Slot) or node.key:
-        return frozenset() if is_nullable(node) else frozenset((node.key,))
+        return node.key in present
     if node.kind == "choice":
-        return frozenset.intersection(*(required_keys(item) for item in node.items))
-    return frozenset().union(*(required_keys(item) for item in node.items))
+        return any(is_satisfied(item, present) for item in node.items)
+    return all(is_satisfied(item, present) for item in node.items)
+
+
+def branch_of(node: Nodes, present: Collection[str]) -> int | None:
+    """Which branch of a choice an object with the keys `present` has; None if it has none.
+
+    Branches may share keys, and some keys may belong to what stands around the choice: the first
+    branch that explains all of them is right, else the one that explains most.
+    """
+    names = [frozenset(keys(item)) for item in node.items]
+    mine = frozenset().union(*names) & set(present)
+    if not mine:
+        return None
+    best: tuple[int, int] | None = None
+    for number, (own, item) in enumerate(zip(names, node.items, strict=True)):
+        if own & mine and is_satisfied(item, mine):
+            if mine <= own:
+                return number
+            if best is None or len(own & mine) > best[0]:
+                best = (len(own & mine), number)
+    return best[1] if best is not None else None
 
 
 def is_nullable(node: Node) -> bool:

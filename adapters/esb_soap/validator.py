@@ -24,7 +24,7 @@ class _Memory(etree.Resolver):
         raw = self._documents.get(url)
         if raw is None:
             raise OSError(f"{url} is not part of the schemas")
-        return self.resolve_file(io.BytesIO(raw), context, base_url=url)  # type: ignore[attr-defined]
+        return self.resolve_file(io.BytesIO(raw), context, base_url=url, close=True)
 
 
 def compile_schemas(

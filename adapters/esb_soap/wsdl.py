@@ -118,10 +118,9 @@ class Wsdl:
         """What reads and writes its types literally."""
         return Codec(self.mapping)
 
-    @cached_property
-    def encoded(self) -> EncodedCodec:
+    def encoded(self, version: Version) -> EncodedCodec:
         """What reads and writes its types by the SOAP encoding."""
-        return EncodedCodec(self.codec)
+        return EncodedCodec(self.codec, version)
 
     @cached_property
     def _compiled(self) -> tuple[etree.XMLSchema | None, str]:
@@ -176,6 +175,7 @@ class _Reader:
         )
         self._add(main)
         self._services()
+        self._drop_dangling()
         self._refuse_empty()
 
     # --- documents
@@ -302,13 +302,33 @@ class _Reader:
                     key = f"{operation_name}_{number}"
                 operations[key] = _OperationReader(
                     self, bound, document, abstract, described_in,
-                    soap.get("style", "document"), key,
+                    soap.get("style", "document"), key, version,
                 ).operation  # fmt: skip
             except WsdlError as e:
                 hint = f" ({e.hint})" if e.hint else ""
                 self.wsdl.skipped.append(f"operation '{operation_name}': {e.message}{hint}")
         if operations:
             service.ports[name] = Port(name, documentation, address, version, operations)
+
+    def _drop_dangling(self) -> None:
+        """Operations whose types refer to what is not there cannot be used."""
+        wsdl = self.wsdl
+        if wsdl.schemas.dangling():
+            for service in wsdl.services.values():
+                for port in list(service.ports.values()):
+                    for name, operation in list(port.operations.items()):
+                        problem = _unusable(operation)
+                        if problem is not None:
+                            del port.operations[name]
+                            hint = f" ({problem.hint})" if problem.hint else ""
+                            wsdl.skipped.append(f"operation '{name}': {problem}{hint}")
+                    if not port.operations:
+                        del service.ports[port.name]
+        for name in wsdl.schemas.absent:
+            wsdl.skipped.append(
+                f"'{local_name(name)}' of '{namespace_of(name)}': its schema is not there, so it "
+                "can hold anything"
+            )
 
     def _refuse_empty(self) -> None:
         wsdl = self.wsdl
@@ -346,9 +366,10 @@ class _Reader:
         said = part.get("element")
         if said is None:
             return None
-        return self._located(
+        found: Element = self._located(
             lambda: self.wsdl.schemas.element(self.qname(part, said, document)), part, document
         )
+        return found
 
     def accessor(self, part: etree._Element, document: Document, *, nillable: bool) -> Element:
         """The element that a part is inside of an rpc message (SOAP 1.1, section 7.1)."""
@@ -397,8 +418,10 @@ class _OperationReader:
         described_in: Document,
         style: str,
         name: str,
+        version: Version,
     ) -> None:
         self._reader = reader
+        self._version = version
         self._document = document
         self._described_in = described_in
         self._name = bound.get("name", "")
@@ -447,7 +470,7 @@ class _OperationReader:
         chosen = self._body_parts(parts, body, declared, described)
         what = f"the {which} of '{self._name}'"
         reader, wsdl = self._reader, self._reader.wsdl
-        codec: ElementCodec = wsdl.encoded if encoded else wsdl.codec
+        codec: ElementCodec = wsdl.encoded(self._version) if encoded else wsdl.codec
         check = reader.check if which == "input" and not encoded else None
         if self._style == "rpc":
             namespace = body.get("namespace", "") if body is not None else ""
@@ -558,7 +581,7 @@ class _OperationReader:
                 continue
             name = node.get("name") or element.local
             wsdl = self._reader.wsdl
-            codec: ElementCodec = wsdl.encoded if name in encoded else wsdl.codec
+            codec: ElementCodec = wsdl.encoded(self._version) if name in encoded else wsdl.codec
             found[name] = FaultMessage(
                 name, _documentation(node), element, codec, self._reader.emitter
             )
@@ -566,6 +589,36 @@ class _OperationReader:
 
 
 # --- helpers -------------------------------------------------------------------------------------
+
+
+def _unusable(operation: Operation) -> WsdlError | None:
+    """What is wrong with the types that an operation needs."""
+    messages = [m for m in (operation.input, operation.output) if m is not None]
+    pending: list[Element] = [e for m in messages for e in m.parts.values()]
+    pending += [h.element for m in messages for h in m.headers]
+    pending += [fault.declared for fault in operation.faults.values()]
+    seen: set[int] = set()
+    alive: list[object] = []
+    while pending:
+        element = pending.pop()
+        try:
+            type_ = element.type
+        except WsdlError as e:
+            return e
+        if id(type_) in seen or not isinstance(type_, ComplexType) or type_.is_any:
+            continue
+        seen.add(id(type_))
+        alive.append(type_)
+        pending += _elements(type_.particle)
+    return None
+
+
+def _elements(particle: Particle | None) -> Iterator[Element]:
+    if particle is not None and isinstance(particle.term, Element):
+        yield particle.term
+    elif particle is not None and isinstance(particle.term, Group):
+        for item in particle.term.items:
+            yield from _elements(item)
 
 
 def _no_wsdl(document: Document) -> WsdlError:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Final, Literal, TypeVar
 
 from lxml import etree
@@ -286,6 +286,17 @@ _KINDS: Final = {
     f"{_X}attributeGroup": "attributeGroup",
     f"{_X}attribute": "attribute",
 }
+_REFERRING: Final = {
+    f"{_X}element": (("type", "type"), ("ref", "element"), ("substitutionGroup", "element")),
+    f"{_X}attribute": (("type", "type"), ("ref", "attribute")),
+    f"{_X}group": (("ref", "group"),),
+    f"{_X}attributeGroup": (("ref", "attributeGroup"),),
+    f"{_X}extension": (("base", "type"),),
+    f"{_X}restriction": (("base", "type"),),
+    f"{_X}list": (("itemType", "type"),),
+    f"{_X}union": (("memberTypes", "type"),),
+}
+_OWN: Final = frozenset({XSD, XSI, XML, ""})
 _MODEL: Final = frozenset({f"{_X}{n}" for n in ("sequence", "choice", "all", "group")})
 
 
@@ -349,6 +360,7 @@ class Schemas:
         self._found: dict[tuple[str, str], _Definition] = {}
         self._types: dict[str, Type] = {ANY_TYPE: UR_TYPE, **BUILTINS}
         self._elements: dict[str, Element] = {}
+        self.absent: list[str] = []
         self._building: list[str] = []
         self._depth = 0
 
@@ -374,6 +386,8 @@ class Schemas:
             pending += self._index(schema)
         self.__dict__.pop("_derived", None)
         self.__dict__.pop("_members", None)
+        self.__dict__.pop("_bases", None)
+        self.__dict__.pop("_targets", None)
 
     def _index(
         self, schema: SchemaDocument
@@ -436,7 +450,9 @@ class Schemas:
         if made is None:
             found = self._find("element", name)
             if found is None:
-                if namespace_of(name) == XSD:  # <element ref="xs:schema"/>, as .NET has it
+                if namespace_of(name) == XSD or self._is_absent(
+                    name
+                ):  # <element ref="xs:schema"/>, as .NET has it
                     made = Element(name, lambda: UR_TYPE, is_global=True)
                     self._elements[name] = made
                     return made
@@ -457,6 +473,8 @@ class Schemas:
                 return BUILTINS[_X + _SOAPENC_NAMES.get(local_name(name), local_name(name))]
             found = self._find("type", name)
             if found is None:
+                if self._is_absent(name):
+                    return UR_TYPE
                 raise self._missing("type", name)
             made = self._build(found, name)
             self._types[name] = made
@@ -488,6 +506,48 @@ class Schemas:
             hint = f"not found: {', '.join(dict.fromkeys(self._documents.missing))}"
         return WsdlError(text, main.path if main else self._documents.files[0], 0, hint)
 
+    @cached_property
+    def _targets(self) -> frozenset[str]:
+        return frozenset(schema.target for schema in self.all)
+
+    def _is_absent(self, name: str) -> bool:
+        """Whether a component is of a namespace that an import promised and nothing is there for:
+        then anything may stand for it, which is noted in `absent`."""
+        namespace = namespace_of(name)
+        if namespace in self._targets or not self._documents.missing or namespace in _OWN:
+            return False
+        if name not in self.absent:
+            self.absent.append(name)
+        return True
+
+    def dangling(self) -> list[WsdlError]:
+        """References to components that are not there, each at its line."""
+        found: list[WsdlError] = []
+        for schema in list(self.all):
+            if schema.document.catalogued:
+                continue
+            for node in schema.node.iter(*_REFERRING):
+                for attribute, kind in _REFERRING[str(node.tag)]:
+                    said = node.get(attribute)
+                    if said is None:
+                        continue
+                    for one in said.split() if attribute == "memberTypes" else (said,):
+                        try:
+                            if not self._is_there(kind, schema.qname(node, one)):
+                                name = schema.qname(node, one)
+                                error = self._missing(kind, name)
+                                found.append(schema.document.error(error.message, node, error.hint))
+                        except WsdlError as e:
+                            found.append(e)
+        return found
+
+    def _is_there(self, kind: str, name: str) -> bool:
+        if kind == "type":
+            return self.has_type(name) or self._is_absent(name)
+        if namespace_of(name) == XSD and kind == "element":
+            return True
+        return self._find(kind, name) is not None or self._is_absent(name)
+
     def names(self, kind: Literal["element", "type"]) -> list[str]:
         """Names of all global elements or types, in the documents' order."""
         return [name for of, name in self._found if of == kind]
@@ -510,6 +570,20 @@ class Schemas:
                         if key != name:
                             found.setdefault(key, []).append(name)
         return found
+
+    @cached_property
+    def _bases(self) -> frozenset[str]:
+        """Names of all types that others are derived from, anonymous ones too."""
+        return frozenset(
+            schema.qname(step, base)
+            for schema in self.all
+            for step in schema.node.iter(f"{_X}extension", f"{_X}restriction")
+            if (base := step.get("base")) is not None
+        )
+
+    def is_base(self, type_: Type) -> bool:
+        """Whether another type is derived from `type_`."""
+        return type_.name is not None and type_.name in self._bases
 
     def derived(self, type_: Type) -> list[ComplexType]:
         """The named complex types derived from `type_` in any number of steps, nearest first;
@@ -601,8 +675,13 @@ class Schemas:
             name = schema.qname(node, ref)
             for key, value in node.attrib.items():
                 if key == f"{{{WSDL}}}arrayType":
-                    array_type = _array_type(schema, node, value)
+                    array_type = _array_type(schema, node, str(value))
             found = self._find("attribute", name)
+            if found is None and self._is_absent(name):
+                return Attribute(
+                    name, BUILTINS[f"{_X}anySimpleType"], use.get("use") == "required",
+                    None, None, "", array_type,
+                )  # fmt: skip
             if found is None:
                 error = self._missing("attribute", name)
                 raise schema.document.error(error.message, node, error.hint)
@@ -857,7 +936,7 @@ class Schemas:
             attribute = self._attribute(use, schema, path)
             made.attributes[attribute.name] = attribute
         for use in node.iterchildren(f"{_X}attributeGroup"):
-            self._nested(lambda use=use: self._attribute_group(made, use, schema, path))
+            self._nested(partial(self._attribute_group, made, use, schema, path))
         for use in node.iterchildren(f"{_X}anyAttribute"):
             made.any_attribute = _wildcard(use, schema)
 

@@ -1,4 +1,4 @@
-"""What speaks HTTP or AMQP runs on uvloop, as the bus does; its listener on asyncio's own loop as well."""
+"""What speaks HTTP or AMQP runs on uvloop, as the bus does; its listener on asyncio's own too."""
 
 from __future__ import annotations
 
