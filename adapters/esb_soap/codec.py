@@ -18,6 +18,7 @@ from lxml import etree
 from esb.errors import BadMessage
 from esb_soap.scalars import QNAME, RANGES, Scalar, kind, scalar
 from esb_soap.shape import (
+    NIL_KEY,
     Field,
     Mapping,
     Node,
@@ -314,10 +315,27 @@ class Codec:
         variants = {one.name: one for one in value.derived if not one.abstract}
         nillable = element.nillable
 
+        def nil(c: etree._Element) -> Any:
+            said = c.get(XSI_TYPE)
+            derived = variants.get(_resolved(said, c)) if said is not None else None
+            type_ = derived or value.type
+            assert isinstance(type_, ComplexType)
+            if len(c) or (c.text or "").strip():
+                raise Unfit("is nil, so it must be empty", c)
+            shape = self.mapping.nil_shape(type_)
+            if not shape.has_attributes:
+                _only_xsi(c)
+                return None
+            data = self._names[self.shape_reader(shape)](c)
+            if not data:
+                return None
+            head = {shape.discriminator: self.mapping.name(type_)} if derived else {}
+            return {**head, NIL_KEY: True, **data}
+
         def variant(c: etree._Element) -> Any:
             if c.keys():
                 if nillable and (c.get(NIL) or "").strip() in _TRUE:
-                    return None
+                    return nil(c)
                 said = c.get(XSI_TYPE)
                 if said is not None:
                     qualified = _resolved(said, c)
@@ -393,16 +411,32 @@ class Codec:
     ) -> Callable[[Any, Callable[[str], None], str], None]:
         key, own, abstract = shape.discriminator, shape.name, value.abstract
         variants = {self.mapping.name(one): one for one in value.derived if not one.abstract}
+        bare = not any(each.attribute.required for each in shape.attributes)
+
+        def write_nil(
+            type_: Type, data: dict[str, Any], out: Callable[[str], None], tag: str, head: str
+        ) -> None:
+            assert isinstance(type_, ComplexType)
+            said = (key in data) + (NIL_KEY in data)
+            name = self.shape_writer(self.mapping.nil_shape(type_))
+            self._names[name](data, out, tag, head + ' xsi:nil="true"', said)
 
         def write(data: Any, out: Callable[[str], None], tag: str) -> None:
             if data is None and nillable:
-                out(f'<{tag} xsi:nil="true"/>')
+                if bare:
+                    out(f'<{tag} xsi:nil="true"/>')
+                else:
+                    write_nil(value.type, {}, out, tag, "")
                 return
             said = data.get(key)
+            nil = nillable and data.get(NIL_KEY) is True
             if said is None or said == own:
                 if abstract or (key in data and said is None):
                     raise Unfit(f"needs {key}")
-                self._names[plain](data, out, tag, "", 0 if said is None else 1)
+                if nil:
+                    write_nil(value.type, data, out, tag, "")
+                else:
+                    self._names[plain](data, out, tag, "", 0 if said is None else 1)
                 return
             derived = variants.get(said)
             if derived is None:
@@ -411,9 +445,12 @@ class Codec:
                     raise Unfit(f"{key} is no type that can stand here")
                 assert isinstance(found, ComplexType)
                 derived = found
-            inner = self.mapping.shape(derived)
-            name = self.shape_writer(inner)
-            self._names[name](data, out, tag, f' xsi:type="{self.tag(derived.name or "")}"', 1)
+            head = f' xsi:type="{self.tag(derived.name or "")}"'
+            if nil:
+                write_nil(derived, data, out, tag, head)
+                return
+            name = self.shape_writer(self.mapping.shape(derived))
+            self._names[name](data, out, tag, head, 1)
 
         return write
 
@@ -460,7 +497,7 @@ class Codec:
             data = self._names[self.shape_reader(value.shape)](c)
             return {value.shape.discriminator: name, **data}
         if nil:
-            return {"@type": name, "@xsi:nil": True}
+            return {"@type": name, NIL_KEY: True}
         element = Element(str(c.tag), lambda: type_)
         data = self.reader(element)(c) if value.kind != "any" else c.text or ""
         return {"@type": name, "$items" if value.kind == "array" else "#text": data}
@@ -531,7 +568,7 @@ class Codec:
     ) -> None:
         value = self.mapping.value(type_)
         head = f' xsi:type="{self.tag(type_.name or "")}"'
-        if data.get("@xsi:nil") is True:
+        if data.get(NIL_KEY) is True:
             out(f'<{tag}{head} xsi:nil="true"/>')
         elif value.kind == "object":
             assert value.shape is not None
@@ -753,7 +790,7 @@ class _ReadGenerator:
 
         def other(d: dict[str, Any], e: etree._Element, name: str, text: str) -> None:
             if name in _XSI_NAMES:
-                if name == NIL and text.strip() in _TRUE:
+                if name == NIL and not shape.nil and text.strip() in _TRUE:
                     raise Unfit("must not be nil", e)
             elif wild is not None and wild.allows(name):
                 d[f"@{name}"] = text
@@ -962,9 +999,9 @@ class _WriteGenerator:
                 else:
                     lines.append(f" else: raise Unfit({key + ' is missing'!r})")
         if shape.type.any_attribute is not None:
-            known = frozenset(each.key for each in shape.attributes)
+            known = {each.key for each in shape.attributes} | {shape.discriminator, NIL_KEY}
             other = codec._constant(
-                "oa", self._other_attributes(shape, known | {shape.discriminator}), (shape, "oa")
+                "oa", self._other_attributes(shape, frozenset(known)), (shape, "oa")
             )
             lines.append(f" if n != len(d): n, x = {other}(d, n, x)")
         self._pending = "<{g}{x}>"
@@ -1200,6 +1237,11 @@ def _no_attributes(e: etree._Element) -> None:
     for name, text in e.items():
         if name == NIL and text.strip() in _TRUE:
             raise Unfit("must not be nil", e)
+    _only_xsi(e)
+
+
+def _only_xsi(e: etree._Element) -> None:
+    for name in e.keys():  # noqa: SIM118 - an element is no mapping
         if name not in _XSI_NAMES:
             raise Unfit(f"has the attribute '{name!s}', which is not known", e)
 
@@ -1449,6 +1491,9 @@ class _Explainer:
     def element(self, element: Element, data: Any, at: tuple[str | int, ...]) -> None:
         mapping = self._codec.mapping
         value = mapping.value(element.type)
+        if data is None and element.nillable and value.shape is not None:
+            self._object(value, value.shape, {}, at, nil=True)
+            return
         if data is None and (element.nillable or value.kind == "any"):
             return
         if data is None:
@@ -1471,7 +1516,8 @@ class _Explainer:
             self._note(at, f"must be an object, not {kind(data)}")
         else:
             assert value.shape is not None
-            self._object(value, value.shape, data, at)
+            nil = element.nillable and data.get(NIL_KEY) is True
+            self._object(value, value.shape, data, at, nil=nil)
 
     def _attempt(self, element: Element, data: Any, at: tuple[str | int, ...]) -> None:
         try:
@@ -1490,10 +1536,16 @@ class _Explainer:
             self._note(at, str(e))
 
     def _object(
-        self, value: Value, shape: Shape, data: dict[str, Any], at: tuple[str | int, ...]
+        self,
+        value: Value,
+        shape: Shape,
+        data: dict[str, Any],
+        at: tuple[str | int, ...],
+        *,
+        nil: bool,
     ) -> None:
         mapping = self._codec.mapping
-        used: set[str] = set()
+        used: set[str] = {NIL_KEY} if nil else set()
         if value.derived or value.abstract:
             key = shape.discriminator
             names = [mapping.name(one) for one in value.derived if not one.abstract]
@@ -1515,6 +1567,8 @@ class _Explainer:
             elif key in data:
                 self._note((*at, key), "must not be null")
                 return
+        if nil:
+            shape = mapping.nil_shape(shape.type)
         for each in shape.attributes:
             if each.key in data:
                 used.add(each.key)

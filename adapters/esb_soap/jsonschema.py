@@ -14,6 +14,7 @@ from typing import Any, Final
 from esb_soap.patterns import BadPattern, pattern
 from esb_soap.scalars import EXAMPLES, RANGES, scalar
 from esb_soap.shape import (
+    NIL_KEY,
     Field,
     Mapping,
     Node,
@@ -49,12 +50,14 @@ class Emitter:
     def element(self, element: Element) -> Json:
         """The schema of an element's data."""
         schema = self._typed(element)
+        value = self._mapping.value(element.type)
         if element.nillable:
             schema = _nullable(schema)
+            if value.shape is not None and value.shape.has_attributes:
+                schema["anyOf"].append(self._nil(value, value.shape))
         about: Json = {}
         if element.documentation:
             about["description"] = element.documentation
-        value = self._mapping.value(element.type)
         if value.kind == "scalar" and value.simple is not None:
             for keyword, text in (("const", element.fixed), ("default", element.default)):
                 if text is not None:
@@ -82,19 +85,27 @@ class Emitter:
             "properties": {name: self.element(element) for name, element in headers.items()},
             "additionalProperties": False,
         }
-        inner = schema
-        while "$ref" in inner:
-            inner = self._registry[inner["$ref"].removeprefix(_REF)]
-        if inner.get("type") != "object":
-            return {
-                "type": "object",
-                "properties": {"$body": schema, "$headers": blocks},
-                "required": ["$body"],
-                "additionalProperties": False,
-            }
-        inner = dict(inner)
-        inner["properties"] = {**inner.get("properties", {}), "$headers": blocks}
-        return inner
+        return self._holding(schema, blocks)
+
+    def _holding(self, schema: Json, blocks: Json) -> Json:
+        """`schema` with "$headers" among its keys, in each form that the data may have; around data
+        that are no object, which are "$body" then."""
+        if schema.keys() == {"$ref"}:
+            return self._holding(self._registry[schema["$ref"].removeprefix(_REF)], blocks)
+        for keyword in ("oneOf", "anyOf"):
+            if keyword in schema:
+                return {**schema, keyword: [self._holding(one, blocks) for one in schema[keyword]]}
+        if "$ref" in schema or schema.get("type") == "object":
+            properties = {**schema.get("properties", {}), "$headers": blocks}
+            return {**schema, "properties": properties}
+        if "type" not in schema:
+            return schema  # anything, so headers too
+        return {
+            "type": "object",
+            "properties": {"$body": schema, "$headers": blocks},
+            "required": ["$body"],
+            "additionalProperties": False,
+        }
 
     # --- types
 
@@ -146,6 +157,22 @@ class Emitter:
                 self._registry[name] = branches[0]
             else:
                 self._registry[name] = {"oneOf": branches}
+        return {"$ref": _REF + name}
+
+    def _nil(self, value: Value, shape: Shape) -> Json:
+        """Nil with attributes."""
+        name = f"{shape.name}.nil"
+        if name not in self._registry:
+            self._registry[name] = {}
+            made = self._shape(self._mapping.nil_shape(shape.type))
+            made.pop("unevaluatedProperties", None)
+            made["properties"] = {NIL_KEY: {"const": True}, **made["properties"]}
+            made["required"] = [NIL_KEY, *made.get("required", [])]
+            made["additionalProperties"] = False
+            if value.derived:
+                # Those of derived types, and which of them it is.
+                made["patternProperties"] = {"^@": {}}
+            self._registry[name] = made
         return {"$ref": _REF + name}
 
     def _branch(self, shape: Shape, key: str, *, required: bool) -> Json:
@@ -239,10 +266,14 @@ class Emitter:
             elif node.min == 0 and any(not is_nullable(item) for item in node.items):
                 # All of it or nothing of it.
                 inner: list[str] = []
+                deeper: list[Json] = []
                 for item in node.items:
-                    self._node(item, properties, inner, rules)
+                    self._node(item, properties, inner, deeper)
                 names = list(keys(node))
-                if len(names) > 1 and inner:
+                if deeper:
+                    nothing = {"not": {"anyOf": [{"required": [key]} for key in names]}}
+                    rules.append({"anyOf": [nothing, _rule(inner, deeper)]})
+                elif len(names) > 1 and inner:
                     rules.append(
                         {"dependentRequired": {k: [r for r in inner if r != k] for k in names}}
                     )

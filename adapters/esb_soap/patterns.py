@@ -37,7 +37,7 @@ _BLOCKS: Final = {
 _QUANTIFIER: Final = re.compile(r"[?*+]|\{(\d+)(?:(,)(\d*))?\}")
 _TRIED: Final = (
     "aA0bB1xXzZ9cdefghijklmnopqrstuvwyCDEFGHIJKLMNOPQRSTUVWY2345678"
-    "_-. :/@#+,;!?()'\"&<>=%$*\n\t\u00df\u00e9\u4e2d"
+    "_-. :/@#+,;!?()'\"&<>=%$*[]{}|\\^`~\n\t\u00df\u00e9\u4e2d"
 )
 
 

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 
 from esb_soap.patterns import BadPattern, pattern
 from esb_soap.scalars import EXAMPLES, RANGES, scalar
-from esb_soap.shape import Field, Mapping, Node, Nodes, Shape, Slot, Value
+from esb_soap.shape import NIL_KEY, Field, Mapping, Node, Nodes, Shape, Slot, Value
 from esb_soap.xsd import Attribute, ComplexType, Element, SimpleType
 
 _DEEP: Final = 6
@@ -47,18 +47,29 @@ class Sampler:
         self._budget -= 1
         value = self._mapping.value(element.type)
         if element.nillable and (depth > _DEEP * 2 or self._chance(0.15)):
-            return None
+            return self._nil(value)
         if value.kind == "scalar":
             assert value.simple is not None
             if element.fixed is not None:
                 return scalar(value.simple).decode(element.fixed, None)
-            return self.simple(value.simple)
+            made = self.simple(value.simple)
+            if element.default is not None and not scalar(value.simple).encode(made):
+                # An empty element has its default (XML Schema part 1, 3.3.1).
+                return scalar(value.simple).decode(element.default, None)
+            return made
         if value.kind == "array":
             assert value.item is not None
             return [self.element(value.item, depth + 1) for _ in range(self._count(0, None, depth))]
         if value.kind == "any":
             return "text"
         return self._object(value, depth)
+
+    def _nil(self, value: Value) -> Any:
+        if value.shape is None or value.abstract:
+            return None
+        shape = self._mapping.nil_shape(value.shape.type)
+        attributes = self._shape(shape, _DEEP)
+        return {NIL_KEY: True, **attributes} if attributes else None
 
     def simple(self, type_: SimpleType) -> Any:
         """Data for a simple type. Raises NoSample."""

@@ -9,7 +9,8 @@ It follows from the schema alone, never from a document:
 * a wildcard is an array "$any" of objects with one key, the element's qualified name;
 * mixed content is an array "#mixed" of texts and such objects;
 * an element that others may substitute is an object with one key, the element that stands there;
-* a type that is derived from the declared one is named in "@type".
+* a type that is derived from the declared one is named in "@type";
+* nil is null, or an object with "@xsi:nil" where a nil element has attributes.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ from esb_soap.xsd import (
 TYPE: Final = "@type"
 TYPE_BESIDE: Final = "@xsi:type"
 """The key of xsi:type where types have an attribute `type` of their own."""
+NIL_KEY: Final = "@xsi:nil"
+"""The key that says of an object that it is nil: one that has attributes all the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +106,7 @@ class Shape:
     """How a complex type is an object.
 
     text: the type of "#text", for simple content. mixed: whether content is "#mixed".
-    discriminator: the key that names a derived type.
+    discriminator: the key that names a derived type. nil: whether it is that of a nil element.
     """
 
     name: str
@@ -113,6 +116,12 @@ class Shape:
     mixed: bool
     content: Nodes | None
     discriminator: str
+    nil: bool = False
+
+    @property
+    def has_attributes(self) -> bool:
+        """Whether there may be something beside content."""
+        return bool(self.attributes) or self.type.any_attribute is not None
 
 
 @dataclass(eq=False, slots=True)
@@ -153,6 +162,7 @@ class Mapping:
         self._prefixes = prefixes
         self._values: dict[int, Value] = {}
         self._shapes: dict[int, Shape] = {}
+        self._nil_shapes: dict[int, Shape] = {}
         self._anonymous: dict[int, str] = {}
         self._alive: list[Type] = []
 
@@ -272,6 +282,20 @@ class Mapping:
         if made is None:
             made = self._shape(type_)
             self._shapes[id(type_)] = made
+            self._alive.append(type_)
+        return made
+
+    def nil_shape(self, type_: ComplexType) -> Shape:
+        """How an element of a complex type is an object when it is nil: its attributes are left."""
+        made = self._nil_shapes.get(id(type_))
+        if made is None:
+            whole = self.shape(type_)
+            empty = replace(type_, particle=None, own=None, simple=None, mixed=False)
+            made = Shape(
+                f"{whole.name}.nil", empty, whole.attributes, None, False, None,
+                whole.discriminator, nil=True,
+            )  # fmt: skip
+            self._nil_shapes[id(type_)] = made
             self._alive.append(type_)
         return made
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 from lxml import etree
 
 from esb_soap.documents import CATALOGUE, Documents
-from esb_soap.xsd import XSD, SchemaDocument
+from esb_soap.xsd import XSD, SchemaDocument, Schemas, local_name, namespace_of
 
 _X: Final = f"{{{XSD}}}"
 _ALL: Final = "urn:esb:all"
@@ -27,15 +27,13 @@ class _Memory(etree.Resolver):
         return self.resolve_file(io.BytesIO(raw), context, base_url=url, close=True)
 
 
-def compile_schemas(
-    schemas: list[SchemaDocument], documents: Documents
-) -> tuple[etree.XMLSchema | None, str]:
+def compile_schemas(schemas: Schemas, documents: Documents) -> tuple[etree.XMLSchema | None, str]:
     """All schemas as one validator, or None and why libxml2 refuses them.
 
     libxml2 reads one document for each namespace and forgets others of it: so each namespace gets a
     document that includes all of its own. Nothing is read but what is in memory.
     """
-    everything = list(schemas)
+    everything = list(schemas.all)
     known = {schema.target for schema in everything}
     for schema in everything:
         for node in schema.node.iterchildren(f"{_X}import"):
@@ -53,6 +51,12 @@ def compile_schemas(
         namespace: etree.Element(f"{_X}schema", {"targetNamespace": namespace} if namespace else {})
         for namespace in spaces
     }
+    for name, kind in schemas.absent.items():
+        namespace = namespace_of(name)
+        if namespace not in drivers:
+            spaces[namespace] = f"esb:///ns{len(spaces)}.xsd"
+            drivers[namespace] = etree.Element(f"{_X}schema", {"targetNamespace": namespace})
+        _add_stand_in(drivers[namespace], kind, local_name(name))
     for number, schema in enumerate(everything):
         if next(schema.node.iterchildren(f"{_X}redefine"), None) is not None:
             return None, "it uses redefine"
@@ -84,12 +88,25 @@ def compile_schemas(
         return None, str(e).partition(", line ")[0][:300]
 
 
+def _add_stand_in(schema: etree._Element, kind: str, name: str) -> None:
+    """Declare a component that is not there so that it allows anything."""
+    if kind == "type":
+        made = etree.SubElement(schema, f"{_X}complexType", name=name, mixed="true")
+        model = etree.SubElement(made, f"{_X}sequence")
+        anything = {"minOccurs": "0", "maxOccurs": "unbounded", "processContents": "lax"}
+        etree.SubElement(model, f"{_X}any", anything)
+        etree.SubElement(made, f"{_X}anyAttribute", processContents="lax")
+    elif kind in ("element", "attribute"):
+        etree.SubElement(schema, f"{_X}{kind}", name=name)
+
+
 def _add_imports(
     root: etree._Element, schema: SchemaDocument, imported: set[str], spaces: Mapping[str, str]
 ) -> None:
     """Import what a schema uses but does not import: inline schemas often leave that out, and
     attributes such as xml:lang need it."""
-    for namespace in dict.fromkeys(root.nsmap.values()):
+    declared = {namespace for node in root.iter("*") for namespace in node.nsmap.values()}
+    for namespace in sorted(declared):
         if namespace in spaces and namespace not in imported and namespace != schema.target:
             node = etree.Element(
                 f"{_X}import", {"namespace": namespace, "schemaLocation": spaces[namespace]}

@@ -13,7 +13,7 @@ schema of the catalogue. What cannot be used is listed with its reason and harms
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -124,7 +124,7 @@ class Wsdl:
 
     @cached_property
     def _compiled(self) -> tuple[etree.XMLSchema | None, str]:
-        return compile_schemas(self.schemas.all, self.documents)
+        return compile_schemas(self.schemas, self.documents)
 
     @property
     def validator(self) -> etree.XMLSchema | None:
@@ -145,20 +145,25 @@ class Wsdl:
                     yield service, port, operation
 
 
-def load_wsdl(path: Path, root: Path | None = None) -> Wsdl:
+def load_wsdl(path: Path, root: Path | None = None, repairs: Iterable[str] = ()) -> Wsdl:
     """Load a WSDL and what it imports: files below `root` (any relative path if left out) and the
-    standard schemas of the catalogue, never the network.
+    standard schemas of the catalogue, never the network. `repairs` are made, by name.
 
-    Raises WsdlError for one that cannot be read, or has no operation that can be used.
+    Raises WsdlError for one that cannot be read, or has no operation that can be used; its hint
+    names the repairs that may help. ValueError for a repair that there is not.
     """
-    return _Reader(path, root).wsdl
+    documents = Documents(root, repairs)
+    try:
+        return _Reader(path, documents).wsdl
+    except WsdlError as e:
+        e.hint = documents.hint(e)
+        raise
 
 
 class _Reader:
     """One WSDL being read."""
 
-    def __init__(self, path: Path, root: Path | None) -> None:
-        documents = Documents(root)
+    def __init__(self, path: Path, documents: Documents) -> None:
         main = documents.load(path)
         if main.root.tag != f"{_WSDL}definitions":
             raise _no_wsdl(main)
@@ -223,10 +228,6 @@ class _Reader:
     ) -> tuple[etree._Element, Document]:
         qualified = self.qname(node, name, document)
         found = self._index.get((kind, qualified))
-        if found is None and ":" not in name:
-            # Not qualified, as it must be, but there is no doubt what is meant.
-            own = document.root.get("targetNamespace", "")
-            found = self._index.get((kind, clark(own, name.strip())))
         if found is None:
             raise document.error(f"there is no {kind} '{name}'", node)
         return found
@@ -259,7 +260,7 @@ class _Reader:
             binding, where = self._lookup("binding", node.get("binding", ""), node, document)
             self._binding(binding, where, service, name, address, _documentation(node))
         except WsdlError as e:
-            self.wsdl.skipped.append(f"port '{name}': {e.message}")
+            self.skip(f"port '{name}'", e)
 
     def _binding(
         self,
@@ -305,10 +306,13 @@ class _Reader:
                     soap.get("style", "document"), key, version,
                 ).operation  # fmt: skip
             except WsdlError as e:
-                hint = f" ({e.hint})" if e.hint else ""
-                self.wsdl.skipped.append(f"operation '{operation_name}': {e.message}{hint}")
+                self.skip(f"operation '{operation_name}'", e)
         if operations:
             service.ports[name] = Port(name, documentation, address, version, operations)
+
+    def skip(self, what: str, problem: WsdlError) -> None:
+        hint = self.wsdl.documents.hint(problem)
+        self.wsdl.skipped.append(f"{what}: {problem}" + (f" ({hint})" if hint else ""))
 
     def _drop_dangling(self) -> None:
         """Operations whose types refer to what is not there cannot be used."""
@@ -320,8 +324,7 @@ class _Reader:
                         problem = _unusable(operation)
                         if problem is not None:
                             del port.operations[name]
-                            hint = f" ({problem.hint})" if problem.hint else ""
-                            wsdl.skipped.append(f"operation '{name}': {problem}{hint}")
+                            self.skip(f"operation '{name}'", problem)
                     if not port.operations:
                         del service.ports[port.name]
         for name in wsdl.schemas.absent:
@@ -482,6 +485,8 @@ class _OperationReader:
         elements: dict[str, Element] = {}
         for name, (part, where) in chosen.items():
             element = reader.element(part, where)
+            if element is None and "typed-parts" in wsdl.documents.repairs:
+                element = reader.accessor(part, where, nillable=False)
             if element is None:
                 raise where.error(
                     f"the part '{name}' of a document message has a type instead of an element",
@@ -541,7 +546,13 @@ class _OperationReader:
 
     def _headers(self, nodes: list[etree._Element]) -> Iterator[Header]:
         names: set[str] = set()
+        said: set[tuple[str, str]] = set()
         for node in nodes:
+            # Some say the same header twice; a message has it once.
+            reference = (node.get("message", ""), node.get("part", ""))
+            if reference in said:
+                continue
+            said.add(reference)
             parts = self._reader.parts(node, self._document)
             found = parts.get(node.get("part", ""))
             if found is None:
@@ -577,7 +588,7 @@ class _OperationReader:
                 part, where = next(iter(parts.values()))
                 element = self._reader.accessor(part, where, nillable=False)
             except WsdlError as e:
-                self._reader.wsdl.skipped.append(f"a fault of '{self._name}': {e.message}")
+                self._reader.skip(f"a fault of '{self._name}'", e)
                 continue
             name = node.get("name") or element.local
             wsdl = self._reader.wsdl

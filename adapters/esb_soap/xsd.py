@@ -360,7 +360,8 @@ class Schemas:
         self._found: dict[tuple[str, str], _Definition] = {}
         self._types: dict[str, Type] = {ANY_TYPE: UR_TYPE, **BUILTINS}
         self._elements: dict[str, Element] = {}
-        self.absent: list[str] = []
+        self.absent: dict[str, str] = {}
+        """Components that an import promised and nothing is there for, with their kinds."""
         self._building: list[str] = []
         self._depth = 0
 
@@ -450,9 +451,8 @@ class Schemas:
         if made is None:
             found = self._find("element", name)
             if found is None:
-                if namespace_of(name) == XSD or self._is_absent(
-                    name
-                ):  # <element ref="xs:schema"/>, as .NET has it
+                # <element ref="xs:schema"/>, as .NET has it
+                if namespace_of(name) == XSD or self._is_absent("element", name):
                     made = Element(name, lambda: UR_TYPE, is_global=True)
                     self._elements[name] = made
                     return made
@@ -473,7 +473,7 @@ class Schemas:
                 return BUILTINS[_X + _SOAPENC_NAMES.get(local_name(name), local_name(name))]
             found = self._find("type", name)
             if found is None:
-                if self._is_absent(name):
+                if self._is_absent("type", name):
                     return UR_TYPE
                 raise self._missing("type", name)
             made = self._build(found, name)
@@ -510,14 +510,13 @@ class Schemas:
     def _targets(self) -> frozenset[str]:
         return frozenset(schema.target for schema in self.all)
 
-    def _is_absent(self, name: str) -> bool:
+    def _is_absent(self, kind: str, name: str) -> bool:
         """Whether a component is of a namespace that an import promised and nothing is there for:
         then anything may stand for it, which is noted in `absent`."""
         namespace = namespace_of(name)
         if namespace in self._targets or not self._documents.missing or namespace in _OWN:
             return False
-        if name not in self.absent:
-            self.absent.append(name)
+        self.absent.setdefault(name, kind)
         return True
 
     def dangling(self) -> list[WsdlError]:
@@ -543,10 +542,10 @@ class Schemas:
 
     def _is_there(self, kind: str, name: str) -> bool:
         if kind == "type":
-            return self.has_type(name) or self._is_absent(name)
+            return self.has_type(name) or self._is_absent(kind, name)
         if namespace_of(name) == XSD and kind == "element":
             return True
-        return self._find(kind, name) is not None or self._is_absent(name)
+        return self._find(kind, name) is not None or self._is_absent(kind, name)
 
     def names(self, kind: Literal["element", "type"]) -> list[str]:
         """Names of all global elements or types, in the documents' order."""
@@ -677,7 +676,7 @@ class Schemas:
                 if key == f"{{{WSDL}}}arrayType":
                     array_type = _array_type(schema, node, str(value))
             found = self._find("attribute", name)
-            if found is None and self._is_absent(name):
+            if found is None and self._is_absent("attribute", name):
                 return Attribute(
                     name, BUILTINS[f"{_X}anySimpleType"], use.get("use") == "required",
                     None, None, "", array_type,
