@@ -8,6 +8,8 @@ there is such a file beside the WSDL.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -17,6 +19,7 @@ from lxml import etree
 
 from esb.errors import BadMessage
 from esb.xml import parse_xml
+from esb_soap.repairs import REPAIRS
 
 MAX_FILES: Final = 500
 """Documents of one WSDL."""
@@ -79,13 +82,16 @@ class Document:
 class Documents:
     """Loads documents, each once.
 
-    root: the folder that no location may leave; None: locations may be any relative path.
+    root: the folder that no location may leave; None: locations may be any relative path. repairs:
+    names of those that are made in every file; ValueError for one that there is not.
     """
 
-    def __init__(self, root: Path | None) -> None:
+    def __init__(self, root: Path | None, repairs: Iterable[str] = ()) -> None:
         self._root = root.resolve() if root is not None else None
+        self.repairs = check_repairs(repairs)
         self._loaded: dict[Path, Document] = {}
         self._bytes = 0
+        self._offers: dict[Path, str] = {}
         self.missing: list[str] = []
 
     @property
@@ -101,6 +107,31 @@ class Documents:
         """The catalogue's schema of a namespace."""
         name = CATALOGUE.get(namespace)
         return self._load(_FOLDER / name, catalogued=True) if name else None
+
+    def hint(self, error: WsdlError) -> str:
+        """What could be done about an error: its own hint, and the repairs that nobody asked for
+        and that would change the file that it is in."""
+        path = error.file.resolve()
+        if path not in self._offers:
+            self._offers[path] = self._offered(path)
+        return "; ".join(filter(None, (error.hint, self._offers[path])))
+
+    def _offered(self, path: Path) -> str:
+        """The hint that names the repairs of a file."""
+        document = self._loaded.get(path)
+        if document is not None and document.catalogued:
+            return ""
+        try:
+            raw = path.read_bytes()
+        except OSError:
+            return ""
+        root = document.root if document is not None else None
+        found = [
+            repair
+            for name, repair in REPAIRS.items()
+            if name not in self.repairs and repair.changes(raw, root, path)
+        ]
+        return " or ".join(f"the repair '{one.name}' {one.about}" for one in found)
 
     def resolve(
         self, location: str | None, namespace: str | None, base: Document, node: etree._Element
@@ -147,19 +178,33 @@ class Documents:
         self._bytes += len(raw)
         if self._bytes > MAX_BYTES:
             raise WsdlError(f"it is larger than {MAX_BYTES // 1024 // 1024} MB", path)
+        asked = [] if catalogued else [REPAIRS[name] for name in self.repairs]
+        for repair in asked:
+            raw = repair.raw(raw) if repair.raw is not None else raw
         try:
             root = parse_xml(raw, what="the file")
         except BadMessage as e:
             raise WsdlError(str(e), path, hint=_hint(raw)) from e
+        for repair in asked:
+            root = repair.tree(root, path) if repair.tree is not None else root
         document = Document(path, root, catalogued)
         self._loaded[path] = document
         return document
+
+
+def check_repairs(names: Iterable[str]) -> tuple[str, ...]:
+    """The names of repairs, each once and in the order in which they are made. Raises ValueError
+    for one that there is not."""
+    asked = set(names)
+    for name in sorted(asked - REPAIRS.keys()):
+        close = difflib.get_close_matches(name, REPAIRS, n=1)
+        known = f"did you mean '{close[0]}'?" if close else f"there are {', '.join(REPAIRS)}"
+        raise ValueError(f"there is no repair '{name}': {known}")
+    return tuple(name for name in REPAIRS if name in asked)
 
 
 def _hint(raw: bytes) -> str:
     start = raw[:500].lstrip().lower()
     if start.startswith((b"<!doctype html", b"<html")):
         return "this is a web page: the WSDL was not what the server answered"
-    if raw[:1].isspace() and start.startswith(b"<?xml"):
-        return "remove what is before <?xml"
     return ""

@@ -311,8 +311,10 @@ class _Reader:
             service.ports[name] = Port(name, documentation, address, version, operations)
 
     def skip(self, what: str, problem: WsdlError) -> None:
+        """Note what cannot be used, and what could be done about it."""
         hint = self.wsdl.documents.hint(problem)
-        self.wsdl.skipped.append(f"{what}: {problem}" + (f" ({hint})" if hint else ""))
+        said = str(problem) if problem.line else problem.message
+        self.wsdl.skipped.append(f"{what}: {said}" + (f" ({hint})" if hint else ""))
 
     def _drop_dangling(self) -> None:
         """Operations whose types refer to what is not there cannot be used."""
@@ -328,10 +330,9 @@ class _Reader:
                     if not port.operations:
                         del service.ports[port.name]
         for name in wsdl.schemas.absent:
-            wsdl.skipped.append(
-                f"'{local_name(name)}' of '{namespace_of(name)}': its schema is not there, so it "
-                "can hold anything"
-            )
+            what = f"'{local_name(name)}' of '{namespace_of(name)}'"
+            text = "its schema is not there, so it can hold anything"
+            self.skip(what, WsdlError(text, wsdl.path))
 
     def _refuse_empty(self) -> None:
         wsdl = self.wsdl
