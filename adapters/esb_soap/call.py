@@ -129,7 +129,7 @@ class SoapCaller:
     """A SOAP operation as RequestReply and as Sink; see CallOptions."""
 
     def __init__(self, options: SendOptions, build: Build) -> None:
-        loaded = load(build, options.wsdl, "wsdl")
+        loaded = load(build, options, "wsdl")
         self._found: Found = operation(build, loaded.wsdl, options, options.operation)
         self._operation = self._found.operation
         try:

@@ -97,7 +97,12 @@ class Documents:
     @property
     def files(self) -> list[Path]:
         """The files that were read, in order; those of the catalogue are not among them."""
-        return [path for path, document in self._loaded.items() if not document.catalogued]
+        return [document.path for document in self.loaded]
+
+    @property
+    def loaded(self) -> list[Document]:
+        """What was read of `files`."""
+        return [document for document in self._loaded.values() if not document.catalogued]
 
     def load(self, path: Path) -> Document:
         """The document at `path`. Raises WsdlError if it is not readable XML or over a limit."""

@@ -7,19 +7,25 @@ import contextlib
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple, ParamSpec, TypeVar
+from typing import Annotated, Any, Final, Literal, NamedTuple, ParamSpec, TypeVar
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from esb.adapter import Build
 from esb.errors import RouteFailure
 from esb.options import Options
+from esb_soap.documents import check_repairs
+from esb_soap.repairs import REPAIRS
 from esb_soap.wsdl import Operation, Port, Service, Wsdl, WsdlError, load_wsdl
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 _LARGE: Final = 1024 * 1024
+
+
+def _repairs(value: list[str]) -> list[str]:
+    return list(check_repairs(value))
 
 
 class WsdlOptions(Options):
@@ -36,6 +42,11 @@ class WsdlOptions(Options):
     )
     soap: Literal["1.1", "1.2"] | None = Field(
         None, description="Only ports of this SOAP version; else whichever comes first."
+    )
+    repair: Annotated[list[str], AfterValidator(_repairs)] = Field(
+        [],
+        description="Common defects of the WSDL to repair when it is read, the file stays as it "
+        f"is: {', '.join(REPAIRS)}.",
     )
 
 
@@ -87,14 +98,15 @@ class Loaded:
 class _Latest:
     """The WSDL of a file as it is now: read again when one of its files has changed."""
 
-    def __init__(self, path: Path, root: Path) -> None:
+    def __init__(self, path: Path, root: Path, repairs: Sequence[str]) -> None:
         self._path = path
         self._root = root
+        self._repairs = repairs
         self._loaded: Loaded | None = None
 
     def get(self) -> Loaded:
         if self._loaded is None or not self._loaded.is_current:
-            self._loaded = Loaded(load_wsdl(self._path, root=self._root))
+            self._loaded = Loaded(load_wsdl(self._path, self._root, self._repairs))
         return self._loaded
 
 
@@ -102,10 +114,14 @@ def _modified(files: Iterable[Path]) -> dict[Path, int]:
     return {file: file.stat().st_mtime_ns if file.exists() else 0 for file in files}
 
 
-def load(build: Build, name: str, *path: str | int) -> Loaded:
-    """The WSDL `name`, read once for all routes that use it. Raises BuildFailed."""
-    file = build.file(name, *path)
-    latest = build.shared(("wsdl", str(file)), lambda: _Latest(file, build.root(file)))
+def load(build: Build, options: WsdlOptions, *path: str | int) -> Loaded:
+    """The WSDL of the options, whose name lies at `path`; read once for all routes that use it.
+    Raises BuildFailed."""
+    file = build.file(options.wsdl, *path)
+    latest = build.shared(
+        ("wsdl", str(file), *options.repair),
+        lambda: _Latest(file, build.root(file), options.repair),
+    )
     try:
         loaded = latest.get()
     except WsdlError as e:

@@ -100,7 +100,7 @@ class _Api:
         self._name = name
         self._options = options
         self._build = build
-        self._loaded = load(build, options.wsdl, name, "wsdl")
+        self._loaded = load(build, options, name, "wsdl")
         wsdl = self._loaded.wsdl
         self._operations: dict[str, Found] = {}
         self._paths: dict[str, str] = {}

@@ -150,7 +150,7 @@ class SoapHost:
 
     def __init__(self, options: HostOptions, build: Build) -> None:
         claim_path(build, options.path, ["POST", "GET"], "path")
-        loaded = load(build, options.wsdl, "wsdl")
+        loaded = load(build, options, "wsdl")
         wsdl = loaded.wsdl
         candidates = ports(build, wsdl, options)
         services = {service.name: service for service, _ in candidates}
@@ -169,9 +169,7 @@ class SoapHost:
         if not any(dispatch.operations for dispatch in self._dispatch.values()):
             raise build.problem(f"the service '{self._service}' has no operations", "wsdl",
                                 code="wsdl")  # fmt: skip
-        self._published = Published(
-            build.file(options.wsdl, "wsdl"), wsdl.files, self._service, [p.name for p in served]
-        )
+        self._published = Published(wsdl.documents, self._service, [p.name for p in served])
         self._server: WebServer = web_server(build)
         self._source = f"soap:{build.route}"
         self._form = options.body

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from html import escape
 from pathlib import Path
 from typing import Any, Final
@@ -10,8 +11,7 @@ from urllib.parse import quote, unquote
 
 from lxml import etree
 
-from esb.errors import BadMessage
-from esb.xml import parse_xml
+from esb_soap.documents import Document, Documents
 
 _WSDL: Final = "{http://schemas.xmlsoap.org/wsdl/}"
 _XSD: Final = "{http://www.w3.org/2001/XMLSchema}"
@@ -29,25 +29,21 @@ _HERE: Final = "urn:esb:the-address-of-this-service"
 
 
 class Published:
-    """The files of a WSDL. `service` and `ports` are what is served: others are taken out, so that
-    no client takes an address that is not ours."""
+    """The files of a WSDL, with the repairs that were made. `service` and `ports` are what is
+    served: others are taken out, so that no client takes an address that is not ours."""
 
-    def __init__(
-        self, main: Path, files: Iterable[Path], service: str, ports: Iterable[str]
-    ) -> None:
+    def __init__(self, documents: Documents, service: str, ports: Iterable[str]) -> None:
+        main, *others = documents.loaded
         self._names: dict[Path, str] = {}
-        for file in files:
-            path = file.resolve()
-            if path == main.resolve() or path in self._names:
-                continue
+        for path in (document.path for document in others):
             name, number = path.name, 2
             while name in self._names.values():
                 name, number = f"{path.stem}-{number}{path.suffix}", number + 1
             self._names[path] = name
         self._service = service
         self._ports = frozenset(ports)
-        self._main = self._rewritten(main.resolve())
-        self._others = {name: self._rewritten(path) for path, name in self._names.items()}
+        self._main = self._rewritten(main)
+        self._others = {self._names[one.path]: self._rewritten(one) for one in others}
 
     def get(self, query: Mapping[str, Any], url: str) -> bytes | None:
         """The file that `?wsdl`, `?wsdl=name` or `?xsd=name` asks for (in any case), with `url` as
@@ -58,12 +54,8 @@ class Published:
                 return raw.replace(_HERE.encode(), escape(url).encode()) if raw else None
         return None
 
-    def _rewritten(self, path: Path) -> bytes:
-        raw = path.read_bytes()
-        try:
-            root = parse_xml(raw, what=path.name)
-        except BadMessage:
-            return raw  # a schema with a DOCTYPE, which some standard ones have
+    def _rewritten(self, document: Document) -> bytes:
+        path, root = document.path, deepcopy(document.root)
         for element in root.iter(*_REFERENCES):
             attribute, kind = _REFERENCES[str(element.tag)]
             location = element.get(attribute)
