@@ -205,6 +205,9 @@ class Build(Protocol):
     def root(self, file: Path) -> Path:
         """The folder that nothing which `file` (one that `file()` found) refers to may leave."""
 
+    def include(self, name: str, model: type[T], *path: str | int) -> tuple[T, Build]:
+        """A YAML file as a `model`, and the Build for places in it."""
+
     def json_schema(self, schema: str | Mapping[str, Any], *path: str | int) -> Validator:
         """Compile a JSON Schema: a file's name or the schema itself."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,7 @@ from pydantic import BaseModel, RootModel, TypeAdapter, ValidationError
 import esb.codecs  # noqa: F401 - registers the codecs that routes may need
 from esb.adapter import (
     Adapter,
+    Build,
     BuildFailed,
     Expression,
     Renderer,
@@ -36,7 +38,7 @@ from esb.schemas import SchemaError, compile_json_schema, compile_xsd
 from esb.step import Step, identity, pipeline
 from esb.steps import STEPS
 from esb.store import open_store
-from esb.strict_yaml import READING, Document, Mark, References, YamlPath
+from esb.strict_yaml import READING, Document, Mark, References, YamlPath, read_yaml
 from esb.templates import TemplateError, compile_jinja, compile_xslt
 
 T = TypeVar("T")
@@ -154,8 +156,11 @@ class Builder:
 
     # --- validation
 
-    def validate(self, model: type[T], raw: Any, *, partial: bool = False) -> T:
-        """`raw` as `model`. partial: missing keys are no problem (and nothing is returned)."""
+    def validate(
+        self, model: type[T], raw: Any, *, partial: bool = False, also: Sequence[str] = ()
+    ) -> T:
+        """`raw` as `model`. partial: missing keys are no problem (and nothing is returned). also:
+        keys that may stand there too, to be hinted at."""
         shorthand = getattr(model, "__shorthand__", "")
         if shorthand and raw is not None and not isinstance(raw, dict):
             raw = {shorthand: raw}
@@ -169,21 +174,21 @@ class Builder:
                 if partial and error["type"] == "missing":
                     continue
                 failed = True
-                self._report(model, dict(error))
+                self._report(model, dict(error), also)
             if partial and not failed:
                 return typing.cast(T, None)
             raise BuildFailed(str(model)) from e
 
-    def _report(self, model: type[Any], error: dict[str, Any]) -> None:
+    def _report(self, model: type[Any], error: dict[str, Any], also: Sequence[str]) -> None:
         path = self._known_path(error["loc"])
         kind = error["type"]
         context = error.get("ctx") or {}
         if kind == "extra_forbidden":
-            names = option_names(model, path[:-1])
-            self.problem(
-                f"unknown key '{path[-1]}'", *path, code="unknown-key", key=True,
-                hint=did_you_mean(str(path[-1]), names),
-            )  # fmt: skip
+            names = [*option_names(model, path[:-1]), *(also if len(path) == 1 else ())]
+            name = str(path[-1])
+            glued = re.match(r"(\w+):\S", name)
+            hint = f"put a space behind '{glued[1]}:'" if glued else did_you_mean(name, names)
+            self.problem(f"unknown key '{name}'", *path, code="unknown-key", key=True, hint=hint)
         elif kind == "missing":
             given = error.get("input")
             known = option_names(model, path[:-1])
@@ -206,6 +211,10 @@ class Builder:
             hint = ""
             if kind == "string_type" and isinstance(error.get("input"), int | float):
                 hint = "put it in quotes to make it text"
+            elif kind.startswith("int_"):
+                message = "must be a whole number"
+            elif kind == "list_type":
+                message, hint = "must be a list", "put '- ' before each item"
             elif kind in ("model_type", "dict_type", "model_attributes_type"):
                 message = "must be a mapping of options"
             self.problem(message, *path, code="type" if "type" in kind else "value", hint=hint)
@@ -244,7 +253,12 @@ class Builder:
 
     def step(self, item: Any) -> tuple[str, Step]:
         """One item of a list of steps: its verb and what it does."""
-        if isinstance(item, str) and item in STEPS:
+        if isinstance(item, str):
+            if item not in STEPS:
+                raise self.problem(
+                    f"there is no step '{item}'", code="unknown-step",
+                    hint=did_you_mean(item, list(STEPS)),
+                )  # fmt: skip
             item = {item: None}
         if not isinstance(item, dict) or not item:
             raise self.problem(
@@ -257,6 +271,8 @@ class Builder:
                 hint = did_you_mean(verb, list(STEPS))
                 if known and item[known[0]] is None:
                     hint = f"if it belongs to '{known[0]}', indent it further"
+                elif known and (close := did_you_mean(verb, _POLICIES, listed=False)):
+                    hint = close
                 elif verb in self.load.adapter_points:
                     hint = (
                         f"an endpoint needs a verb: send: {{{verb}: ...}} or call: {{{verb}: ...}}"
@@ -295,7 +311,8 @@ class Builder:
                 hint=f"{name} can be used with {' and '.join(can)}",
             )  # fmt: skip
         options = inner.connect(name, raw[name])
-        return role.make(inner.validate(role.options, options), inner)
+        also = ("connection",) if adapter.connection is not None else ()
+        return role.make(inner.validate(role.options, options, also=also), inner)
 
     def adapter(self, raw: Any, direction: str) -> tuple[str, Adapter]:
         """The adapter that a one-key mapping names."""
@@ -310,10 +327,12 @@ class Builder:
             )  # fmt: skip
         if len(raw) > 1:
             extra = list(raw)[1]
+            hint = f"if '{extra}' is an option of '{next(iter(raw))}', indent it further"
+            if extra in _POLICIES:
+                hint = f"'{extra}' stands beside the verb or the route's steps"
             raise self.problem(
                 f"an endpoint is one adapter, here are {len(raw)} keys", extra, code="type",
-                key=True, hint=f"if '{extra}' is an option of '{next(iter(raw))}', indent it "
-                "further",
+                key=True, hint=hint,
             )  # fmt: skip
         name = next(iter(raw))
         if name not in names:
@@ -394,6 +413,18 @@ class Builder:
     def root(self, file: Path) -> Path:
         root = self.load.root
         return root if file.resolve().is_relative_to(root) else self.document.folder
+
+    def include(self, name: str, model: type[T], *path: str | int) -> tuple[T, Build]:
+        file = self.file(name, *path)
+        try:
+            text = file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as e:
+            raise self.problem(f"{name} is no UTF-8 text", *path, code="file") from e
+        document = read_yaml(text, shown_path(file), file.parent, self.load.references)
+        self.load.diagnostics += document.diagnostics
+        inner = Builder(self.load, document, (), self.route)
+        inner.files = self.files
+        return inner.validate(model, document.data), inner
 
     def json_schema(self, schema: str | Mapping[str, Any], *path: str | int) -> Validator:
         source = self.file(schema, *path) if isinstance(schema, str) else dict(schema)

@@ -188,7 +188,9 @@ def _table(model: type[BaseModel]) -> list[str]:
     nested: list[str] = []
     for name, field in model.model_fields.items():
         key = field.alias or name
-        kind = _type(properties.get(key, {}))
+        if key not in properties:
+            continue  # not for route files: only code can fill it
+        kind = _type(properties[key])
         value = field.get_default(call_default_factory=True, validated_data={})
         default = "required" if field.is_required() else _shown(value, kind)
         meaning = (field.description or "").replace("\n", " ").replace("|", "\\|")
