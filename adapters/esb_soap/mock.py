@@ -536,7 +536,8 @@ class _Recorder:
         client = {key: getattr(record, key) for key in record.model_fields_set if key != "folder"}
         self._callers: dict[tuple[Version, str], SoapCaller] = {}
         for service, port in found:
-            soap = {"wsdl": options.wsdl, "service": service.name, "port": port.name}
+            soap = {"wsdl": options.wsdl, "repair": options.repair, "service": service.name,
+                    "port": port.name}  # fmt: skip
             for name in port.operations:
                 told = {
                     "forward_headers": ["authorization"], "understood": list(PASSED_ON), **client,
@@ -671,16 +672,18 @@ def mock_routes(
     at: str = "",
     *,
     understood: Sequence[str] = (),
+    repair: Sequence[str] = (),
     loaded: Wsdl | None = None,
     **options: Any,
 ) -> dict[str, Any]:
     """Routes, in the shape of a route file, that mock each operation of a WSDL.
 
     at: the path of the service, made of the file's name if left out; below it, services by name if
-    there are several. understood: as for a hosted service. loaded: what is in the file, where that
-    is at hand. options: those of `call: mock`. Raises WsdlError for a file that cannot be used.
+    there are several. understood, repair: as for a hosted service. loaded: what is in the file,
+    where that is at hand. options: those of `call: mock`. Raises WsdlError for a file that cannot
+    be used.
     """
-    served = layout(loaded or load_wsdl(wsdl), at or default_path(wsdl))
+    served = layout(loaded or load_wsdl(wsdl, repairs=repair), at or default_path(wsdl))
     everywhere = {name for one in served for name in one.operations}
     operations = options.pop("operations", {})
     host: dict[str, Any] = {"understood": list(understood)} if understood else {}
@@ -689,7 +692,9 @@ def mock_routes(
         host = {"body": "envelope", "understood": [*understood, *PASSED_ON]}
     routes: dict[str, Any] = {}
     for one in served:
-        which = {"wsdl": str(wsdl), "service": one.service.name}
+        which: dict[str, Any] = {"wsdl": str(wsdl), "service": one.service.name}
+        if repair:
+            which["repair"] = list(repair)
         if len(one.ports) == 1 < len(one.service.ports):
             which["port"] = one.ports[0].name
         mock = {**which, **options}

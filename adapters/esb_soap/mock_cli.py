@@ -56,6 +56,9 @@ def mock(
         list[str] | None,
         typer.Option(help="Namespaces of SOAP headers that may be marked mustUnderstand."),
     ] = None,
+    repair: Annotated[
+        list[str] | None, typer.Option(help="Common defects of the WSDL to repair, by name.")
+    ] = None,
     show: Annotated[
         bool, typer.Option("--print", help="Write the YAML that does the same, and end.")
     ] = False,
@@ -93,14 +96,20 @@ def mock(
     if operations:
         options["operations"] = operations
     try:
-        loaded = load_wsdl(wsdl)
+        loaded = load_wsdl(wsdl, repairs=repair or ())
         served = layout(loaded, at or default_path(wsdl))
         routes = mock_routes(
-            wsdl if show else wsdl.resolve(), at, loaded=loaded, understood=understood or (),
+            wsdl if show else wsdl.resolve(),
+            at,
+            understood=understood or (),
+            repair=repair or (),
+            loaded=loaded,
             **options,
-        )  # fmt: skip
+        )
+    except ValueError as e:
+        raise typer.BadParameter(str(e), param_hint="--repair") from e
     except WsdlError as e:
-        typer.secho(f"{wsdl.name}: {e}" + (f" ({e.hint})" if e.hint else ""), fg="red", err=True)
+        typer.secho(str(e) + (f" ({e.hint})" if e.hint else ""), fg="red", err=True)
         raise typer.Exit(1) from e
     if show:
         import yaml
