@@ -37,7 +37,7 @@ from lxml import etree
 from pydantic import BeforeValidator, Field, RootModel, WithJsonSchema
 from pydantic.json_schema import SkipJsonSchema
 
-from esb.adapter import Adapter, Build, BuildFailed, Expression, Role
+from esb.adapter import Adapter, Build, BuildFailed, Expression, Role, Section
 from esb.envelope import NO_BODY, Body, Envelope, Outcome, parse_content_type
 from esb.errors import BadMessage, Fault, RouteFailure
 from esb.options import Backoff, Options, Range
@@ -129,7 +129,14 @@ class Rule(Behaviour):
 
 
 class Rules(RootModel[list[Rule]]):
-    """Rules, tried in their order."""
+    """What mocks answer to certain requests: the first rule that matches. It is used by the
+    `call: mock` whose `replies` names the file, and does nothing by itself."""
+
+
+class RulesFile(Options):
+    """A file with rules and nothing else."""
+
+    replies: Rules = Field(description="Rules, tried in their order.")
 
 
 class RecordOptions(ClientOptions):
@@ -160,8 +167,7 @@ class MockOptions(WsdlOptions):
     operations: dict[str, Behaviour] = Field({}, description="What operations answer, by name.")
     replies: str = Field(
         "",
-        description="A YAML file with a list of rules: `{operation, request, when}` and, as for "
-        "an operation, what is answered. The first that matches counts.",
+        description="A YAML file with rules for certain requests, in its section `replies`.",
     )
     record: RecordOptions | None = Field(
         None, description="Ask the real service instead, and write what it answers as `replies`."
@@ -395,12 +401,12 @@ class MockCaller:
 
     def _read(self, build: Build, name: str) -> None:
         try:
-            rules, inner = build.include(name, Rules, "replies")
+            file, inner = build.include(name, RulesFile, "replies")
         except BuildFailed:
             return
-        for index, rule in enumerate(rules.root):
+        for index, rule in enumerate(file.replies.root):
             operation = self._operations.get(rule.operation)
-            place = _Place(inner, index)
+            place = _Place(inner, "replies", index)
             if operation is None:
                 # A file of rules may be for all services of the WSDL.
                 if rule.operation not in self._everywhere:
@@ -414,7 +420,7 @@ class MockCaller:
                 _CompiledRule(
                     rule.operation,
                     None if wanted is None else wanted.data,
-                    inner.expression(rule.when, index, "when") if rule.when else None,
+                    inner.expression(rule.when, "replies", index, "when") if rule.when else None,
                     self._compiled(operation, rule, place),
                 )
             )
@@ -598,7 +604,7 @@ class _Recorder:
             lines = [f"{key}: {_quoted(value)}\n" for key, value in rule.items()]
             self._rules[key] = "- " + "  ".join(lines)
             new = self._file.with_suffix(".new")
-            new.write_text("".join(self._rules.values()), encoding="utf-8")
+            new.write_text("replies:\n" + "".join(self._rules.values()), encoding="utf-8")
             new.replace(self._file)
 
 
@@ -714,4 +720,7 @@ def default_path(wsdl: Path) -> str:
 
 adapter = Adapter(caller=Role(MockOptions, MockCaller))
 
-__all__ = ["Mock", "MockOptions", "Rule", "Served", "adapter", "layout", "mock_routes"]
+# A file of rules may lie among the route files, and editors know what stands in it.
+section = Section(Rules, lambda options, build: ())
+
+__all__ = ["Mock", "MockOptions", "Rule", "Served", "adapter", "layout", "mock_routes", "section"]

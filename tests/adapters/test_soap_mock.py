@@ -247,7 +247,7 @@ class TestDelays:
             assert time.monotonic() - begun >= 1
 
 
-REPLIES = """
+REPLIES = """replies:
 - {operation: getPartner, request: {id: 99}, fault: PartnerNotFound, data: {id: 99}}
 - {operation: getPartner, request: {id: 2}, reply: two.json}
 - operation: getPartner
@@ -300,6 +300,7 @@ class TestReplies:
         wsdl = written(
             tmp_path,
             """\
+replies:
 - {operation: getPartnr, reply: {}}
 - {operation: getPartner, reply: {partner: {name: A, kind: wrong}}}
 - {operation: getPartner, when: body.id >, reply: two.json}
@@ -320,24 +321,24 @@ class TestReplies:
         def problems() -> dict[int, str]:
             with pytest.raises(ConfigError) as told, mocked(wsdl, replies="replies.yaml"):
                 pass
-            return {d.line: f"{d.message} {d.hint}" for d in told.value.diagnostics}
+            return {d.line: f"{d.code} {d.message} {d.hint}" for d in told.value.diagnostics}
 
         found = problems()
-        assert set(found) == {10, 11, 12}  # what is no rule at all comes first
+        assert set(found) == {11, 12, 13}  # what is no rule at all comes first
         lines = (tmp_path / "replies.yaml").read_text().splitlines()
-        (tmp_path / "replies.yaml").write_text("\n".join([*lines[:9], lines[12]]))
+        (tmp_path / "replies.yaml").write_text("\n".join([*lines[:10], lines[13]]))
         found = problems()
         for line, text in {
-            1: "no operation 'getPartnr'.*did you mean 'getPartner'",
-            2: "/partner/kind",
-            3: "",
-            4: "did you mean 'two.json'",
-            5: "declares no fault 'NotFound'.*PartnerNotFound",
-            6: "/id",
-            7: "only one",
-            8: "one-way",
-            9: "root element",
-            10: "broken.json",
+            2: "no operation 'getPartnr'.*did you mean 'getPartner'",
+            3: "/partner/kind",
+            4: "expression",
+            5: "did you mean 'two.json'",
+            6: "declares no fault 'NotFound'.*PartnerNotFound",
+            7: "/id",
+            8: "only one",
+            9: "one-way",
+            10: "root element",
+            11: "broken.json",
         }.items():
             assert re.search(text, found.pop(line)), line
         assert not found

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
+from base64 import b64decode
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from pathlib import Path
@@ -10,8 +13,8 @@ from pathlib import Path
 import pytest
 from support.backend import Backend, backend
 from support.broker import Rabbit, rabbit
-from support.examples import PROJECT, Start
-from support.processes import free_ports, request
+from support.examples import BIN, PROJECT, Start
+from support.processes import Process, free_ports, request
 from support.waiting import until
 
 EXAMPLES = sorted(path.parent.name for path in (PROJECT / "examples").glob("*/routes.yaml"))
@@ -36,7 +39,7 @@ def test_every_example_is_told_of_and_run() -> None:
         assert f"({name}/)" in overview
         assert f"esb run examples/{name}" in (PROJECT / "examples" / name / "README.md").read_text()
         assert f'start("{name}"' in here
-    assert len(EXAMPLES) == 6
+    assert len(EXAMPLES) == 7
 
 
 def test_soap_as_rest(start: Start, legacy: str) -> None:
@@ -98,6 +101,34 @@ def test_rest_to_soap(start: Start, legacy: str) -> None:
     assert "<creditLimit>1500.00</creditLimit>" in text
     assert "<country>IE</country>" in text
     assert text.count("<contact>") == 2
+
+
+def test_mock_first(start: Start, tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    folder = PROJECT / "examples" / "mock-first"
+    told = re.search(r"^    (esb mock .*) &$", (folder / "README.md").read_text(), re.MULTILINE)
+    assert told is not None
+    command = shlex.split(told[1].replace("8090", str(port)))
+    with Process([BIN / command[0], *command[1:]], cwd=PROJECT) as mock:
+        mock.wait_for(f"http://127.0.0.1:{port}/carrier?wsdl")
+        bus = start("mock-first", CARRIER_URL=f"http://127.0.0.1:{port}/carrier")
+        found = bus.get("/parcels/AT123456")
+        assert (found.status, found.json["event"][1]["place"]) == (200, "Vienna")
+        unknown = bus.get("/parcels/AT000000")
+        assert (unknown.status, unknown.json["fault"]) == (404, {"number": "AT000000"})
+        assert bus.get("/parcels/nonsense").status == 400
+        order = {"service": "express", "weight": 2.5, "postalCode": "1010", "country": "AT"}
+        booked = bus.post("/parcels", order)
+        assert (booked.status, booked.json) == (200, {"number": "EX000001", "price": 24.9})
+        heavy = bus.post("/parcels", {**order, "weight": 30.5})
+        assert (heavy.status, heavy.json["detail"]) == (422, "too heavy for express")
+        sample = bus.post("/parcels", {**order, "service": "standard"})
+        assert re.fullmatch("[A-Z]{2}[0-9]{6}", sample.json["number"])
+        assert b64decode(bus.post("/parcels/labels", {"number": ["AT123456"]}).json["pdf"])
+        head = {"X-Mock-Fault": "UnknownParcel"}
+        assert request("GET", f"{bus.url}/parcels/AT123456", headers=head).status == 404
+        assert mock.stop() == 0
+        assert bus.get("/parcels/AT123456").status == 503
 
 
 async def test_amqp_to_http(
