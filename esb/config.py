@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import Field, TypeAdapter
 
 from esb.adapter import BuildFailed, Section, Sink, Source
-from esb.build import Builder, Load, did_you_mean, shown_path
+from esb.build import Builder, Load, did_you_mean, option_names, shown_path
 from esb.bus import Shared
 from esb.errors import ConfigError, Diagnostic
 from esb.options import Options
@@ -94,6 +94,8 @@ def load_endpoint(
     loader.project.diagnostics += document.diagnostics
     endpoint = None
     with contextlib.suppress(BuildFailed):
+        if document.diagnostics:
+            raise BuildFailed("the text is no YAML")
         endpoint = Builder(loader.common, document, (), "esb send").endpoint(
             document.data, direction
         )
@@ -169,10 +171,12 @@ class _Loader:
         known = [*_CORE_KEYS, *self.common.section_points]
         for key in top.data:
             if key not in known:
+                hint = did_you_mean(key, known)
+                if key in option_names(RouteOptions, ()):
+                    hint = "if it belongs to a route, indent it further"
                 top.problem(
-                    f"unknown section '{key}'", key, code="unknown-key", key=True,
-                    hint=did_you_mean(key, known),
-                )  # fmt: skip
+                    f"unknown section '{key}'", key, code="unknown-key", key=True, hint=hint
+                )
         return True
 
     def _connections(self, top: Builder) -> None:

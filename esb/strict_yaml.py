@@ -40,6 +40,9 @@ _REFERENCE = re.compile(r"\$(\$)?\{([^{}]*)\}")
 _BRACKET = re.compile(r"[\[\]{}]")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
+_UNCLOSED = re.compile(r"did not find expected ',' or '(.)'|found unexpected end of stream")
+"""What libyaml says where it gave up looking for the end of a bracket or a quote."""
+
 _SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -133,7 +136,14 @@ def read_yaml(text: str, file: str, folder: Path, references: References) -> Doc
     try:
         document.data = reader.document()
     except yaml.MarkedYAMLError as e:
-        mark = e.problem_mark or e.context_mark
+        mark, opened = e.problem_mark or e.context_mark, e.context_mark
+        unclosed = _UNCLOSED.match(e.problem or "")
+        if mark and opened and unclosed and mark.line > opened.line:
+            what = f"bracket that opens here is not closed by a {unclosed[1]}"
+            if not unclosed[1]:
+                what = "quote that opens here is not closed"
+            document.problem(Mark(opened.line + 1, opened.column + 1), "yaml", f"the {what}")
+            return document
         at = Mark(mark.line + 1, mark.column + 1) if mark else None
         document.problem(at, "yaml", *_explain(e, text, at))
     except yaml.YAMLError as e:

@@ -70,6 +70,10 @@ def make_target(
             pieces.append(("", build.expression(part.strip(), *where), place))
             continue
         text = part
+        if "{{" in text:
+            raise build.problem(
+                "{{ is not closed", *where, code="expression", hint="write }} behind the expression"
+            )
         if not _STATIC.match(text) and text:
             raise build.problem(
                 "a URL is written in ASCII without spaces", *where, code="url",

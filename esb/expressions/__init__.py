@@ -8,7 +8,6 @@ with `{{ }}` in it (`https://crm.example/orders/{{ path.id }}`). What they may n
     headers     by name, in any case: headers['x-request-id']
     message     .id .source .type .time .subject .correlation_id .content_type .attempt .principal
     path, query, http, soap, amqp, ...    what the source knows beside headers and body
-    reply       what the last call's protocol told, such as reply.status
     reply       what the last call told beside headers and body: reply.status
     xpath('//amount')       of an XML body: the first match as text (`| decimal`, `| int`)
     xpath_all(...)          every match as text, in a list

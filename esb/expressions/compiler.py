@@ -165,6 +165,7 @@ _SYNTAX: Final[tuple[tuple[str, str, str], ...]] = (
     (r"unexpected char '\?'", "? is no operator", "write `a if condition else b`"),
     (r"unexpected char '\$'", "$ is no operator", "`${NAME}` stands in plain values only"),
     (r"unexpected char .['\"]", "a quote is not closed", ""),
+    (r"unexpected char '[\u2018-\u201e]'", "a typographic quote quotes nothing", "write ' or \""),
     (r"unexpected '='|got '='", "= is no comparison", "write `==`"),
     (r"unexpected '>'", "an operator is not understood", "not equal is `!=`"),
     (r"Expected an expression", "an expression is missing here", ""),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field, RootModel
+from typing import Any
+
+from pydantic import Field, RootModel, model_validator
 
 from esb.adapter import Build, Expression, Role
 from esb.envelope import Envelope
@@ -14,6 +16,14 @@ class Branch(Options):
     when: str | None = Field(None, description="An expression; the branch is taken if it is true.")
     otherwise: None = Field(None, description="Marks the last branch, taken if no other was.")
     steps: RawSteps = Field(description="What to do in this branch.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _nothing_in_otherwise(cls, raw: Any) -> Any:
+        # Said before pydantic would say it in two mistakes that help nobody.
+        if isinstance(raw, dict) and raw.get("otherwise") is not None:
+            raise ValueError("nothing stands behind 'otherwise:', the steps follow in 'steps:'")
+        return raw
 
 
 class ChooseOptions(RootModel[list[Branch]]):

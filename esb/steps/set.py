@@ -38,6 +38,8 @@ Value = Callable[[Envelope], Any]
 
 def make(options: SetOptions, build: Build) -> Step:
     """All expressions see the message as it came in. Raises RouteFailure where one fails."""
+    if not options.model_fields_set:
+        raise build.problem("there is nothing to set", hint="body, headers, fields, ...")
     headers = [(n, _tree(v, build, "headers", n)) for n, v in options.headers.items()]
     fields = [(n.split("."), _tree(v, build, "fields", n)) for n, v in options.fields.items()]
     body = _tree(options.body, build, "body") if "body" in options.model_fields_set else None

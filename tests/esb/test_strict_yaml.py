@@ -69,7 +69,7 @@ def test_each_key_and_value_knows_its_place() -> None:
         ("a: {url: ${X}}\n", 1, 11, 'quote a reference: "${NAME}"'),
         ("a: @x\n", 1, 4, "quote"),
         ("? [a]\n: b\n", 1, 3, "plain word"),
-        ("a: [1, 2\n", 2, 1, "expected"),
+        ("a: [1, 2\n", 1, 4, "not closed by a ]"),
     ],
 )
 def test_what_is_not_allowed_is_found_where_it_stands(
