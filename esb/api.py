@@ -11,11 +11,12 @@ import contextlib
 import json
 import socket
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Any
+from typing import Annotated, Any
 
 import prometheus_client
 import structlog
 import uvicorn
+from pydantic import Field
 
 from esb import __version__
 from esb.adapter import DEAD, Store, Stored
@@ -26,6 +27,7 @@ log = structlog.get_logger("esb.admin")
 
 App = Callable[[Any, Any, Any], Awaitable[None]]
 Reload = Callable[[], Awaitable[dict[str, Any]]]
+Key = Annotated[int, Field(ge=0, lt=2**63, description="Of a message in the store.")]
 
 
 def admin_app(bus: Bus, reload: Reload, hosts: set[str]) -> App:
@@ -84,6 +86,16 @@ def _fastapi(bus: Bus, reload: Reload) -> App:
                 return found
         raise HTTPException(404, "no route of this bus needs a store")
 
+    @api.get("/")
+    async def index() -> dict[str, str]:
+        """What can be asked for here."""
+        told = {"GET /healthz": "Liveness.", "GET /readyz": "Readiness, and what is waited for."}
+        told["GET /metrics"] = "Metrics in the text format of Prometheus."
+        for path, item in api.openapi()["paths"].items():
+            for method, operation in item.items():
+                told[f"{method.upper()} {path}"] = operation["description"]
+        return told
+
     @api.get("/routes")
     async def routes() -> list[dict[str, Any]]:
         """Every route with its health."""
@@ -108,13 +120,13 @@ def _fastapi(bus: Bus, reload: Reload) -> App:
         return await store().counts()
 
     @api.get("/dead")
-    async def dead(limit: int = 100, after: int = 0) -> list[dict[str, Any]]:
+    async def dead(limit: int = 100, after: Key = 0) -> list[dict[str, Any]]:
         """Dead letters, oldest first, without their bodies."""
         found = await store().list(DEAD, limit=max(1, min(limit, 1000)), after=after)
         return [_summary(one) for one in found]
 
     @api.get("/dead/{key}")
-    async def dead_letter(key: int) -> dict[str, Any]:
+    async def dead_letter(key: Key) -> dict[str, Any]:
         """One dead letter; a body that is no text is shown in hexadecimal."""
         one = await _dead(store(), key)
         raw = one.envelope.body.raw
@@ -126,7 +138,7 @@ def _fastapi(bus: Bus, reload: Reload) -> App:
         return {**_summary(one), "headers": headers, "body": body}
 
     @api.post("/dead/{key}/replay", status_code=202)
-    async def replay(key: int) -> dict[str, Any]:
+    async def replay(key: Key) -> dict[str, Any]:
         """Run the message through its route again."""
         one = await _dead(store(), key)
         route = one.failure.route if one.failure else ""
@@ -139,7 +151,7 @@ def _fastapi(bus: Bus, reload: Reload) -> App:
         return {"replayed": key, "route": route}
 
     @api.delete("/dead/{key}", status_code=204)
-    async def drop(key: int) -> None:
+    async def drop(key: Key) -> None:
         """Forget the message."""
         if not await store().done(key, lying_in=DEAD):
             raise HTTPException(404, f"there is no dead letter {key}")

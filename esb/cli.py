@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import structlog
 import typer
@@ -72,9 +72,11 @@ def run(
         bool, typer.Option("--watch", help="Reload the routes when a file changes.")
     ] = False,
     json_logs: Annotated[bool, typer.Option("--json", help="Log in JSON.")] = False,
-    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], typer.Option(help="What is logged, at least.")
+    ] = "info",
     grace: Annotated[
-        float, typer.Option(help="Seconds that messages in flight get to finish on SIGTERM.")
+        float, typer.Option(min=0, help="Seconds that messages in flight get to finish on SIGTERM.")
     ] = 25.0,
 ) -> None:
     """Run the bus until SIGTERM or Ctrl-C."""
@@ -125,7 +127,7 @@ def schema(
     if output is None:
         typer.echo(text, nl=False)
     else:
-        output.write_text(text)
+        output.write_text(text, encoding="utf-8")
 
 
 @app.command()
@@ -147,12 +149,18 @@ def send(
     ] = False,
     project: Annotated[
         list[Path] | None,
-        typer.Option("--project", "-p", help="Files whose connections may be named."),
+        typer.Option(
+            "--project", "-p", help="Files whose connections may be named; routes/ if left out."
+        ),
     ] = None,
 ) -> None:
     """Send one message to an endpoint, and return once it is taken."""
+    from esb import logs
     from esb.envelope import Body, Envelope, Headers
 
+    logs.configure(json=False, level="error")  # what matters is the answer, or why there is none
+    if project is None and Path("routes").is_dir():
+        project = [Path("routes")]
     pairs = [(n.strip(), v.strip()) for n, _, v in (h.partition(":") for h in header or [])]
     envelope = Envelope(
         body=Body(_body(body), content_type), headers=Headers(pairs), source="esb send"
@@ -163,6 +171,8 @@ def send(
         _fail(e.diagnostics)
     except EsbError as e:
         typer.secho(f"not sent ({e.code}): {e.detail}", fg="red", err=True)
+        for note in getattr(e, "__notes__", ()):
+            typer.echo(f"  {note}", err=True)
         raise typer.Exit(1) from e
     if answer is None:
         typer.echo(f"taken, as message {envelope.id}", err=True)
@@ -348,11 +358,12 @@ class _Service:
             project = await asyncio.to_thread(
                 load, self.paths, shared=self.shared, extra=self.extra, root=self.root
             )
-            if project.diagnostics:
+            problems = [str(found) for found in project.diagnostics] or self._fixed(project)
+            if problems:
                 self.shared.roll_back()
-                for found in project.diagnostics:
-                    log.error("not reloaded", problem=str(found))
-                return {"reloaded": False, "problems": [str(d) for d in project.diagnostics]}
+                for problem in problems:
+                    log.error("not reloaded", problem=problem)
+                return {"reloaded": False, "problems": problems}
             try:
                 changes = await self.bus.replace(project.routes)
             except EsbError as e:
@@ -362,6 +373,12 @@ class _Service:
             log.info("reloaded", **changes)
             return {"reloaded": True, **changes}
 
+    def _fixed(self, project: Any) -> list[str]:
+        """What a running bus cannot change: where it listens, and where its messages lie."""
+        before = self.project.settings
+        changed = [n for n, value in project.settings.items() if before.get(n, value) != value]
+        return [f"'{name}' changed: that takes a restart" for name in changed]
+
     async def _watch(self) -> None:
         import watchfiles
 
@@ -369,7 +386,10 @@ class _Service:
         existing = [folder for folder in folders if folder.is_dir()]
         log.info("watching", folders=[str(f) for f in existing])
         async for _ in watchfiles.awatch(*existing):
-            await self.reload()
+            try:
+                await self.reload()
+            except Exception:
+                log.exception("not reloaded")  # and watched on: the next change may mend it
 
 
 def _paths(paths: Sequence[Path] | None) -> Sequence[Path]:
@@ -402,4 +422,10 @@ def _fail(found: Sequence[Diagnostic]) -> NoReturn:
 
 def main() -> None:
     """Entry point of the `esb` command."""
-    app()
+    try:
+        app()
+    except OSError as e:
+        # A file that a command was told to read or write: the name and the reason are all it takes.
+        where = f"{e.filename}: " if e.filename else ""
+        typer.secho(f"{where}{e.strerror or e}", fg="red", err=True)
+        sys.exit(1)

@@ -6,6 +6,7 @@ Every wait has a deadline and every answer a limit, counted after unpacking.
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import ssl
 import zlib
@@ -184,6 +185,11 @@ def _translated(e: Exception, progress: _Progress, idempotent: bool) -> EsbError
 
 
 def _reason(e: Exception) -> str:
+    cause = e.os_error if isinstance(e, aiohttp.ClientConnectorError) else e
+    if isinstance(cause, OSError) and cause.errno and not isinstance(cause, ssl.SSLError):
+        # asyncio and aiohttp put addresses around what the system said; ours stands before it.
+        said = os.strerror(cause.errno) if cause.errno > 0 else cause.strerror or str(cause)
+        return said.lower()
     text = e.message if isinstance(e, aiohttp.ClientResponseError) else str(e)
     return f"{type(e).__name__}: {text}" if text else type(e).__name__
 

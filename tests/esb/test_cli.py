@@ -134,6 +134,8 @@ def test_the_admin_api_shows_and_handles_dead_letters(tmp_path: Path) -> None:
         assert running.admin_json(f"/dead/{first['key']}/replay", "POST")["route"] == "work"
         assert get(running.admin + f"/dead/{second['key']}", "DELETE")[0] == 204
         assert get(running.admin + f"/dead/{second['key']}", "DELETE")[0] == 404
+        assert get(running.admin + f"/dead/{2**70}")[0] == 422
+        assert get(running.admin + f"/dead?after={2**70}")[0] == 422
         ids = lambda: [d["id"] for d in running.admin_json("/dead")]  # noqa: E731
         running.wait(lambda: ids() == [first["id"]], "the replayed one dead again")
 
@@ -163,6 +165,31 @@ def test_watch_reloads_and_a_broken_file_changes_nothing(tmp_path: Path) -> None
         running.wait(lambda: get(running.url + "/more")[0] == 404, "the route gone")
         told = running.admin_json("/reload", "POST")
         assert told == {"reloaded": True, "added": [], "changed": [], "removed": []}
+
+
+def test_the_admin_api_tells_what_it_has(tmp_path: Path) -> None:
+    with bus(tmp_path, ROUTES) as running:
+        told = running.admin_json("/")
+        assert {"GET /metrics", "POST /reload", "GET /dead", "POST /dead/{key}/replay"} <= set(told)
+        for path in (one.removeprefix("GET ") for one in told if one.startswith("GET ")):
+            if "{" not in path:
+                assert get(running.admin + path)[0] in (200, 404), path
+        assert all(told.values())
+
+
+def test_what_a_running_bus_cannot_change_is_not_reloaded(tmp_path: Path) -> None:
+    with bus(tmp_path, ROUTES) as running:
+        file = tmp_path / "routes" / "bus.yaml"
+        before = file.read_text()
+        file.write_text(before.replace("listen: {", "listen: {base_path: /x, "))
+        told = running.admin_json("/reload", "POST")
+        assert told == {
+            "reloaded": False, "problems": ["'listen' changed: that takes a restart"]
+        }  # fmt: skip
+        assert get(running.url + "/hello/you")[0] == 200
+        file.write_text(before.replace("/hello/", "/hi/"))
+        assert running.admin_json("/reload", "POST")["changed"] == ["hello"]
+        assert get(running.url + "/hi/you")[0] == 200
 
 
 def test_a_port_in_use_is_told_in_one_line(tmp_path: Path) -> None:
@@ -208,6 +235,14 @@ def test_init_makes_a_project_that_checks(tmp_path: Path) -> None:
     assert "exists already" in again.stderr
 
 
+@pytest.mark.parametrize("args", [("init", "file"), ("schema", "-o", "file/x")])
+def test_what_cannot_be_written_is_told_in_one_line(tmp_path: Path, args: tuple[str, ...]) -> None:
+    (tmp_path / "file").write_text("")
+    done = esb(*args, cwd=tmp_path)
+    assert done.returncode == 1
+    assert re.fullmatch(r"file/\w+: Not a directory\n", done.stderr)
+
+
 def test_send_puts_a_message_into_a_queue(tmp_path: Path) -> None:
     done = esb("send", "{queue: work}", '{"n": 1}', cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -221,6 +256,20 @@ def test_send_tells_what_is_wrong_with_the_endpoint(tmp_path: Path) -> None:
     done = esb("send", "{quue: work}", "{}", cwd=tmp_path)
     assert done.returncode == 1
     assert "did you mean 'queue'?" in done.stderr
+
+
+def test_send_knows_the_connections_of_the_project(tmp_path: Path) -> None:
+    (tmp_path / "routes").mkdir()
+    (tmp_path / "routes" / "all.yaml").write_text(
+        "connections: {crm: {http: {url: 'http://127.0.0.1:1/'}}}\n"
+    )
+    done = esb("send", "{http: {connection: crm, path: /orders}}", "{}", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    told = done.stderr.splitlines()
+    assert told[0] == "not sent (unreachable): the service cannot be reached"
+    assert re.fullmatch(r"  POST http://127\.0\.0\.1:1/orders: .*refused.*", told[1])
+    wrong = esb("send", "{http: {connection: [}}", "{}", cwd=tmp_path)
+    assert wrong.stderr.splitlines()[1:] == ["1 mistake"]
 
 
 def test_call_prints_the_reply(tmp_path: Path) -> None:
