@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from decimal import Decimal
 from itertools import islice
@@ -73,13 +73,13 @@ class Report:
     load_ms: float = 0.0
 
 
-def certify(path: Path) -> Report:
-    """Load the WSDL at `path` and prove each of its operations. Never raises for what is wrong with
-    the WSDL: that is in the report."""
+def certify(path: Path, repairs: Iterable[str] = ()) -> Report:
+    """Load the WSDL at `path`, with repairs, and prove each of its operations. Never raises for
+    what is wrong with the WSDL: that is in the report."""
     report = Report(str(path))
     begun = time.perf_counter()
     try:
-        wsdl = load_wsdl(path)
+        wsdl = load_wsdl(path, repairs=repairs)
     except WsdlError as e:
         report.error = f"{e} ({e.hint})" if e.hint else str(e)
         return report
@@ -149,7 +149,7 @@ class _Prover:
         for number, amount in enumerate(_AMOUNTS):
             sampler = Sampler(self._wsdl.mapping, amount, random.Random(number))  # noqa: S311
             try:
-                data = _sample(message, sampler)
+                data = sampler.message(message)
             except NoSample as e:
                 failure = str(e)
                 continue
@@ -297,19 +297,6 @@ def _references(schema: Any) -> Iterator[str]:
     elif isinstance(schema, list):
         for value in schema:
             yield from _references(value)
-
-
-def _sample(message: Message, sampler: Sampler) -> Any:
-    """Data for a message. Raises NoSample."""
-    made = {name: sampler.element(element) for name, element in message.parts.items()}
-    data: Any = made[next(iter(made))] if message.single else made
-    headers = {header.name: sampler.element(header.element) for header in message.headers}
-    headers = {name: one for name, one in headers.items() if one is not None}
-    if not headers:
-        return data if isinstance(data, dict) or not message.headers else {"$body": data}
-    return {**data, "$headers": headers} if isinstance(data, dict) else {
-        "$body": data, "$headers": headers
-    }  # fmt: skip
 
 
 def _parsed(written: WrittenParts) -> tuple[etree._Element, etree._Element]:

@@ -9,12 +9,15 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from decimal import Decimal, InvalidOperation
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from esb_soap.patterns import BadPattern, pattern
 from esb_soap.scalars import EXAMPLES, RANGES, scalar
 from esb_soap.shape import NIL_KEY, Field, Mapping, Node, Nodes, Shape, Slot, Value
 from esb_soap.xsd import Attribute, ComplexType, Element, SimpleType
+
+if TYPE_CHECKING:
+    from esb_soap.message import Message
 
 _DEEP: Final = 6
 """From this depth on, only what is required is made."""
@@ -39,6 +42,18 @@ class Sampler:
         self._rng = rng or random.Random(0)  # noqa: S311 - examples, not secrets
         self._ids = 0
         self._budget = 2000
+
+    def message(self, message: Message) -> Any:
+        """Data for a message, with the header blocks that the WSDL declares. Raises NoSample."""
+        made = {name: self.element(element) for name, element in message.parts.items()}
+        data: Any = made[next(iter(made))] if message.single else made
+        headers = {header.name: self.element(header.element) for header in message.headers}
+        headers = {name: one for name, one in headers.items() if one is not None}
+        if not message.headers or (isinstance(data, dict) and not headers):
+            return data
+        if not isinstance(data, dict):
+            data = {"$body": data}
+        return {**data, "$headers": headers} if headers else data
 
     def element(self, element: Element, depth: int = 0) -> Any:
         """Data for an element. Raises NoSample."""
