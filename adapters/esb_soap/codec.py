@@ -33,9 +33,11 @@ from esb_soap.shape import (
     slots,
 )
 from esb_soap.xsd import (
+    BUILTINS,
     XML,
     XSD,
     XSI,
+    Attribute,
     ComplexType,
     Element,
     SimpleType,
@@ -112,9 +114,10 @@ class Codec:
     def __init__(self, mapping: Mapping) -> None:
         self.mapping = mapping
         self._prefixes: dict[str, str] = {XSI: "xsi", XSD: "xs"}
-        self._declared: list[tuple[str, str, str]] = []
+        self._declared: list[tuple[str, str]] = []
         self._numbers: dict[int, int] = {}
         self._kept: list[object] = []
+        self._holders: dict[int, Element] = {}
         self._names: dict[str, Any] = {
             "Unfit": Unfit,
             "next": next,
@@ -124,6 +127,9 @@ class Codec:
             "qesc": attribute_escaped,
             "read_any": self.read_any,
             "write_any": self.write_any,
+            "read_given": self._read_given,
+            "write_given": self._write_given,
+            "bare": _bare,
             "missing": _missing,
             "unexpected": self._unexpected,
             "no_attributes": _no_attributes,
@@ -174,11 +180,13 @@ class Codec:
     def finish(self, text: str, at: int) -> bytes:
         """A written element with the namespaces that it uses declared in its start tag, which can
         take attributes at position `at`. Raises ValueError for what XML cannot carry."""
+        foreign: dict[str, str] = {}
         if "\0" in text:
-            text = QNAME.sub(self._prefixed, text)
+            text = QNAME.sub(lambda match: self._prefixed(match[1], foreign), text)
             if "\0" in text:
                 raise ValueError("has a character that XML does not allow")
-        used = "".join([found for prefix, found, _ in self._declared if prefix in text])
+        used = "".join([found for prefix, found in self._declared if prefix in text])
+        used += "".join([f' xmlns:{p}="{attribute_escaped(n)}"' for n, p in foreign.items()])
         raw = (text[:at] + used + text[at:] if used else text).encode()
         if (
             len(raw.translate(None, _CONTROLS)) != len(raw)
@@ -187,6 +195,14 @@ class Codec:
         ):
             raise ValueError("has a character that XML does not allow")
         return raw
+
+    def holder(self, type_: Type) -> Element:
+        """An element for what is known only by its type, always the same: functions are kept for
+        each element."""
+        found = self._holders.get(id(type_))
+        if found is None:
+            found = self._holders[id(type_)] = Element("value", lambda: type_)
+        return found
 
     # --- names
 
@@ -203,19 +219,22 @@ class Codec:
 
     def _declare(self, namespace: str, prefix: str) -> None:
         spelled = f' xmlns:{prefix}="{attribute_escaped(namespace)}"'
-        self._declared.append((f"{prefix}:", spelled, namespace))
+        self._declared.append((f"{prefix}:", spelled))
 
     def tag(self, name: str) -> str:
         """An element's or attribute's name as it is written."""
         namespace = namespace_of(name)
         return f"{self.prefix(namespace)}:{local_name(name)}" if namespace else name
 
-    def _prefixed(self, match: Any) -> str:
-        name = match[1].replace("&amp;", "&")
+    def _prefixed(self, name: str, foreign: dict[str, str]) -> str:
+        """A marked name as it is written. Namespaces that no schema has get prefixes for this
+        message only: what messages bring must not pile up here."""
+        name = name.replace("&amp;", "&")
         namespace = namespace_of(name)
-        if namespace and namespace not in self._prefixes and len(self._prefixes) > 500:
-            raise ValueError("uses too many namespaces")
-        return self.tag(name)
+        if namespace in self._prefixes or namespace in ("", XML):
+            return self.tag(name)
+        prefix = foreign.setdefault(namespace, f"f{len(foreign)}")
+        return f"{prefix}:{local_name(name)}"
 
     # --- functions, made when first called
 
@@ -272,14 +291,10 @@ class Codec:
         default = element.default if element.default is not None else element.fixed
         if default is None:
             return self._constant("p", _decoder(type_), type_)
-        decode = scalar(type_).decode
-        fixed = element.fixed
+        decode = _fixed(type_, element.fixed)
 
         def parse(text: str, at: etree._Element) -> Any:
-            value = decode(text or default, at)
-            if fixed is not None and value != decode(fixed, at):
-                raise ValueError(f"must be '{fixed}'")
-            return value
+            return decode(text or default, at)
 
         return self._constant("P", parse, element)
 
@@ -363,20 +378,10 @@ class Codec:
 
     def formatter(self, element: Element, type_: SimpleType) -> str:
         """The name of the function value -> escaped text."""
-        encode = _encoder(type_)
-        fixed = element.fixed
-        if fixed is None:
-            return self._constant("f", encode, type_)
-        constant = scalar(type_).decode(fixed, None) if "QName" not in type_.primitive else fixed
-        decode = scalar(type_).decode
-
-        def format_(value: Any) -> str:
-            text = encode(value)
-            if decode(text, None) != constant:
-                raise ValueError(f"must be '{fixed}'")
-            return text
-
-        return self._constant("ff", format_, element)
+        if element.fixed is None:
+            return self._constant("f", _encoder(type_), type_)
+        encode = _constant_encoder(type_, element.fixed)
+        return self._constant("ff", lambda value: text_escaped(encode(value)), element)
 
     def _element_writer(
         self, element: Element
@@ -384,7 +389,16 @@ class Codec:
         value = self.mapping.value(element.type)
         nillable = element.nillable
         if value.kind == "any":
-            return self.write_any
+            write_any = self.write_any if nillable else self._write_given
+            if isinstance(value.type, ComplexType):
+                return write_any
+
+            def write_simple(data: Any, out: Callable[[str], None], tag: str) -> None:
+                if isinstance(data, dict) and data.keys() != {"@type", "#text"}:
+                    raise Unfit("must be text or a number, or an object of @type and #text")
+                write_any(data, out, tag)
+
+            return write_simple
         if value.kind == "array":
 
             def write_array(data: Any, out: Callable[[str], None], tag: str) -> None:
@@ -429,6 +443,8 @@ class Codec:
                     write_nil(value.type, {}, out, tag, "")
                 return
             said = data.get(key)
+            if type(said) is str and said[:1] == "{" and (found := self.mapping.named(said)):
+                said = self.mapping.name(found)
             nil = nillable and data.get(NIL_KEY) is True
             if said is None or said == own:
                 if abstract or (key in data and said is None):
@@ -440,11 +456,7 @@ class Codec:
                 return
             derived = variants.get(said)
             if derived is None:
-                found = self.mapping.named(said) if isinstance(said, str) else None
-                if found is None or found not in value.derived:
-                    raise Unfit(f"{key} is no type that can stand here")
-                assert isinstance(found, ComplexType)
-                derived = found
+                raise Unfit(f"{key} is no type that can stand here")
             head = f' xsi:type="{self.tag(derived.name or "")}"'
             if nil:
                 write_nil(derived, data, out, tag, head)
@@ -464,13 +476,27 @@ class Codec:
             schemas = self.mapping.schemas
             if schemas.has_type(name) and name != f"{{{XSD}}}anyType":
                 return self._read_typed(schemas.type(name), c)
-        if c.keys() and (c.get(NIL) or "").strip() in _TRUE:
-            return None
+        return self._read_untyped(c, self._read_lax)
+
+    def _read_given(self, c: etree._Element) -> Any:
+        """An element of type xs:anyType that must not be nil."""
+        if _is_nil(c):
+            raise Unfit("must not be nil", c)
+        return self.read_any(c)
+
+    def _read_raw(self, c: etree._Element) -> Any:
+        """An element that no declaration says anything about (processContents skip)."""
+        return self._read_untyped(c, self._read_raw)
+
+    def _read_untyped(self, c: etree._Element, read: Callable[[etree._Element], Any]) -> Any:
         data: dict[str, Any] = {f"@{k!s}": v for k, v in c.items() if k not in _XSI_NAMES}
+        said = c.get(XSI_TYPE)
         if said is not None:
             data = {"@type": _resolved(said, c), **data}
         elif "@type" in data:
             data = {"@xsi:type": None, **data}
+        if _is_nil(c):
+            return {**data, NIL_KEY: True} if data else None
         if not len(c):
             if not data:
                 return c.text or ""
@@ -481,25 +507,24 @@ class Codec:
         if any(text.strip() for text in texts):
             mixed: list[Any] = [texts[0]] if texts[0] else []
             for child, tail in zip(c, texts[1:], strict=True):
-                mixed.append({str(child.tag): self._read_lax(child)})
+                mixed.append({str(child.tag): read(child)})
                 if tail:
                     mixed.append(tail)
             return {**data, "#mixed": mixed}
-        data["$any"] = [{str(child.tag): self._read_lax(child)} for child in c]
+        data["$any"] = [{str(child.tag): read(child)} for child in c]
         return data
 
     def _read_typed(self, type_: Type, c: etree._Element) -> Any:
         value = self.mapping.value(type_)
         name = self.mapping.name(type_)
-        nil = (c.get(NIL) or "").strip() in _TRUE
+        nil = _is_nil(c)
         if value.kind == "object" and not nil:
             assert value.shape is not None
             data = self._names[self.shape_reader(value.shape)](c)
             return {value.shape.discriminator: name, **data}
         if nil:
             return {"@type": name, NIL_KEY: True}
-        element = Element(str(c.tag), lambda: type_)
-        data = self.reader(element)(c) if value.kind != "any" else c.text or ""
+        data = self.reader(self.holder(type_))(c) if value.kind != "any" else c.text or ""
         return {"@type": name, "$items" if value.kind == "array" else "#text": data}
 
     def _read_lax(self, c: etree._Element) -> Any:
@@ -511,11 +536,31 @@ class Codec:
 
     def _read_wild(self, wildcard: Wildcard, c: etree._Element) -> dict[str, Any]:
         if wildcard.process == "skip":
-            return {str(c.tag): self.read_any(c)}
+            return {str(c.tag): self._read_raw(c)}
         return {str(c.tag): self._read_lax(c)}
 
     def write_any(self, data: Any, out: Callable[[str], None], tag: str) -> None:
         """The reverse of `read_any`; numbers and booleans say their type."""
+        said = data.get("@xsi:type", data.get("@type")) if isinstance(data, dict) else None
+        type_ = self.mapping.named(said) if isinstance(said, str) else None
+        if type_ is not None:
+            self._write_typed(type_, data, out, tag)
+        else:
+            self._write_untyped(data, out, tag, self._write_lax)
+
+    def _write_given(self, data: Any, out: Callable[[str], None], tag: str) -> None:
+        if data is None or (isinstance(data, dict) and data.get(NIL_KEY) is True):
+            raise Unfit("must not be null; leave it out if there is no value")
+        self.write_any(data, out, tag)
+
+    def _write_untyped(
+        self,
+        data: Any,
+        out: Callable[[str], None],
+        tag: str,
+        write: Callable[[Any, Callable[[str], None]], None],
+    ) -> None:
+        """An element as it is; `write` writes those inside it."""
         if data is None:
             out(f'<{tag} xsi:nil="true"/>')
             return
@@ -530,24 +575,31 @@ class Codec:
             )  # fmt: skip
             if name == "int" and not -(2**31) <= data < 2**31:
                 name = "long" if -(2**63) <= data < 2**63 else "integer"
-            data = {"@type": f"xs:{name}", "#text": data}
-        said = data.get("@xsi:type", data.get("@type"))
-        type_ = self.mapping.named(said) if isinstance(said, str) else None
-        if type_ is not None:
-            self._write_typed(type_, data, out, tag)
+            type_ = BUILTINS[f"{{{XSD}}}{name}"]
+            self._write_typed(type_, {"@type": f"xs:{name}", "#text": data}, out, tag)
             return
         head = ""
         names = [key for key in data if key[:1] == "@"]
         for key in names:
-            if key == "@xsi:type":
+            value = data[key]
+            if key == "@xsi:type" and value is None:
                 continue
-            if key == "@type" and isinstance(said, str) and said[:1] == "{":
-                head += f' xsi:type="{self._wild_name(said)}"'
+            if key == NIL_KEY and value is True:
+                head += ' xsi:nil="true"'
                 continue
-            if not isinstance(data[key], str):
+            if not isinstance(value, str):
                 raise Unfit(f"{key} must be a string")
-            head += f' {self._wild_name(key[1:])}="{attribute_escaped(_clean(data[key]))}"'
+            if key == "@xsi:type" or (key == "@type" and "@xsi:type" not in data):
+                if value[:1] != "{":
+                    known = map(local_name, self.mapping.schemas.names("type"))
+                    hint = _did_you_mean(value, known)
+                    raise Unfit(f"{key} names the type '{value[:60]}', which is not known{hint}")
+                head += f' xsi:type="{self._wild_name(value)}"'
+            else:
+                head += f' {self._wild_name(key[1:])}="{attribute_escaped(_clean(value))}"'
         rest = data.keys() - set(names)
+        if NIL_KEY in data and rest:
+            raise Unfit("is nil, so it takes only attributes")
         if not rest:
             out(f"<{tag}{head}/>")
         elif rest == {"#text"}:
@@ -558,7 +610,7 @@ class Codec:
                 if isinstance(part, str) and rest == {"#mixed"}:
                     out(_any_text(part))
                 else:
-                    self._write_wild(None, part, out)
+                    write(part, out)
             out(f"</{tag}>")
         else:
             raise Unfit("takes attributes and one of #text, $any and #mixed")
@@ -583,7 +635,7 @@ class Codec:
             if value.kind == "any":
                 inner.append(f"<{tag}>{_any_text(data[key])}</{tag}>")
             else:
-                self.writer(Element(tag, lambda: type_))(data[key], inner.append, tag)
+                self.writer(self.holder(type_))(data[key], inner.append, tag)
             out(f"<{tag}{head}" + "".join(inner)[len(tag) + 1 :])
 
     def _wild_name(self, name: str) -> str:
@@ -598,20 +650,25 @@ class Codec:
             return local
         return f"\0{attribute_escaped(name)}\0"
 
-    def _write_wild(self, slot: Slot | None, data: Any, out: Callable[[str], None]) -> None:
-        if not isinstance(data, dict) or len(data) != 1:
-            raise Unfit("must be an object with one key, the element's name")
-        [(name, inner)] = data.items()
-        if slot is not None and (not slot.wildcard.allows(name or "x") or name in slot.but):
+    def _write_wild(self, slot: Slot, data: Any, out: Callable[[str], None]) -> None:
+        name, _ = _only(data)
+        if not slot.wildcard.allows(name or "x") or name in slot.but:
             raise Unfit(f"'{name}' must not stand here")
-        if (
-            (slot is None or slot.wildcard.process != "skip")
-            and self.mapping.schemas.has_element(name)
-            and namespace_of(name) != XSD
-        ):
+        if slot.wildcard.process == "skip":
+            self._write_raw(data, out)
+        else:
+            self._write_lax(data, out)
+
+    def _write_lax(self, data: Any, out: Callable[[str], None]) -> None:
+        name, inner = _only(data)
+        if self.mapping.schemas.has_element(name) and namespace_of(name) != XSD:
             self.writer(self.mapping.schemas.element(name))(inner, out, self.tag(name))
-            return
-        self.write_any(inner, out, self._wild_name(name))
+        else:
+            self.write_any(inner, out, self._wild_name(name))
+
+    def _write_raw(self, data: Any, out: Callable[[str], None]) -> None:
+        name, inner = _only(data)
+        self._write_untyped(inner, out, self._wild_name(name), self._write_raw)
 
     def _read_substitute(self, table: dict[str, tuple[str, Element]], c: etree._Element) -> Any:
         key, element = table[str(c.tag)]
@@ -728,7 +785,8 @@ class _ReadGenerator:
         codec = self._codec
         value = codec.mapping.value(element.type)
         if value.kind == "any":
-            return f"read_any({c})"
+            read = "read_any" if element.nillable else "read_given"
+            return f"{read}({c if isinstance(value.type, ComplexType) else f'bare({c})'})"
         if value.kind == "array":
             reader = codec._constant("ar", lambda node: codec.read_array(value, node), value)
             return f"{reader}({c})"
@@ -784,8 +842,8 @@ class _ReadGenerator:
             return
         table = {}
         for each in shape.attributes:
-            decode = scalar(each.attribute.type).decode
-            table[each.attribute.name] = (each.key, _fixed(decode, each.attribute.fixed))
+            attribute = each.attribute
+            table[attribute.name] = (each.key, _fixed(attribute.type, attribute.fixed))
         wild = shape.type.any_attribute
 
         def other(d: dict[str, Any], e: etree._Element, name: str, text: str) -> None:
@@ -881,10 +939,10 @@ class _ReadGenerator:
 
     def _bounds(self, node: Node, key: str, pad: str) -> None:
         if node.min > 1:
-            detail = f"must have at least {node.min} items"
+            detail = f"must have at least {_items(node.min)}"
             self._lines.append(f"{pad}if len(l) < {node.min}: raise Unfit({detail!r}, e, {key!r})")
         if node.max is not None:
-            detail = f"must have at most {node.max} items"
+            detail = f"must have at most {_items(node.max)}"
             self._lines.append(f"{pad}if len(l) > {node.max}: raise Unfit({detail!r}, e, {key!r})")
 
     def _wild(self, node: Slot) -> str:
@@ -986,7 +1044,7 @@ class _WriteGenerator:
         self._lines = lines = [f"def {name}(d, o, g, x, n):"]
         lines.append(" if type(d) is not dict: raise Unfit('must be an object')")
         for each in shape.attributes:
-            encode = codec._constant("qf", _attribute_encoder(each.attribute.type), each.attribute)
+            encode = codec._constant("qf", _attribute_encoder(each.attribute), each.attribute)
             tag = codec.tag(each.attribute.name)
             key = each.key
             lines.append(f" v = d.get({key!r}, Z)")
@@ -1102,8 +1160,9 @@ class _WriteGenerator:
             assert value.shape is not None
             writer = codec.shape_writer(value.shape)
             self._lines.append(f"{pad}{writer}({v}, o, {tag!r}, '', 0)")
-        elif value.kind == "any":
-            self._lines.append(f"{pad}write_any({v}, o, {tag!r})")
+        elif value.kind == "any" and isinstance(value.type, ComplexType):
+            write = "write_any" if element.nillable else "write_given"
+            self._lines.append(f"{pad}{write}({v}, o, {tag!r})")
         else:
             name = f"F{codec._number(element)}"
             codec.writer(element)
@@ -1246,6 +1305,31 @@ def _only_xsi(e: etree._Element) -> None:
             raise Unfit(f"has the attribute '{name!s}', which is not known", e)
 
 
+def _items(count: int) -> str:
+    return "1 item" if count == 1 else f"{count} items"
+
+
+def _only(data: Any) -> tuple[str, Any]:
+    if not isinstance(data, dict) or len(data) != 1:
+        raise Unfit("must be an object with one key, the element's name")
+    [(name, inner)] = data.items()
+    return name, inner
+
+
+def _bare(c: etree._Element) -> etree._Element:
+    """The element, which must be nothing but text."""
+    if len(c):
+        raise Unfit(f"must be text, not an element '{local_name(str(c[0].tag))}'", c)
+    for name in c.keys():  # noqa: SIM118 - no dict
+        if name not in _XSI_NAMES:
+            raise Unfit(f"has the attribute '{name!s}', which is not known", c)
+    return c
+
+
+def _is_nil(c: etree._Element) -> bool:
+    return (c.get(NIL) or "").strip() in _TRUE
+
+
 def _resolved(text: str, c: etree._Element) -> str:
     """The qualified name that `text` is at an element. Raises Unfit."""
     prefix, colon, local = text.strip().rpartition(":")
@@ -1288,15 +1372,36 @@ def _did_you_mean(word: str, names: Any) -> str:
     return f": did you mean '{close[0]}'?" if close else ""
 
 
-def _fixed(decode: Callable[..., Any], fixed: str | None) -> Callable[..., Any]:
-    if fixed is None:
-        return decode
+def _fixed(type_: SimpleType, fixed: str | None) -> Callable[..., Any]:
+    """What reads a value that must be `fixed`, if that is not None."""
+    decode = scalar(type_).decode
+    if fixed is None or type_.primitive in ("QName", "NOTATION"):
+        return decode  # the prefix of a fixed name means something only in the schema
+    try:
+        constant = decode(fixed, None)
+    except ValueError:
+        return decode  # the schema is wrong, libxml2 says so
 
-    def checked(text: str, at: etree._Element) -> Any:
+    def checked(text: str, at: etree._Element | None) -> Any:
         value = decode(text, at)
-        if value != decode(fixed, at):
+        if value != constant:
             raise ValueError(f"must be '{fixed}'")
         return value
+
+    return checked
+
+
+def _constant_encoder(type_: SimpleType, fixed: str | None) -> Callable[[Any], str]:
+    """What writes a value that must be `fixed`, if that is not None."""
+    encode = scalar(type_).encode
+    if fixed is None or type_.primitive in ("QName", "NOTATION"):
+        return encode
+    check = _fixed(type_, fixed)
+
+    def checked(value: Any) -> str:
+        text = encode(value)
+        check(text, None)
+        return text
 
     return checked
 
@@ -1381,8 +1486,8 @@ def _encoder(type_: SimpleType) -> Callable[[Any], str]:
     return lambda value: text_escaped(encode(value))
 
 
-def _attribute_encoder(type_: SimpleType) -> Callable[[Any], str]:
-    encode = scalar(type_).encode
+def _attribute_encoder(attribute: Attribute) -> Callable[[Any], str]:
+    encode = _constant_encoder(attribute.type, attribute.fixed)
     return lambda value: attribute_escaped(encode(value))
 
 
@@ -1494,15 +1599,13 @@ class _Explainer:
         if data is None and element.nillable and value.shape is not None:
             self._object(value, value.shape, {}, at, nil=True)
             return
-        if data is None and (element.nillable or value.kind == "any"):
+        if data is None and element.nillable:
             return
         if data is None:
             self._note(at, "must not be null; leave it out if there is no value")
         elif value.kind == "scalar":
             assert value.simple is not None
-            self._scalar(value.simple, data, at)
-            if element.fixed is not None and not self.errors:
-                self._attempt(element, data, at)
+            self._scalar(value.simple, element.fixed, data, at)
         elif value.kind == "array":
             assert value.item is not None
             if not isinstance(data, list):
@@ -1529,9 +1632,17 @@ class _Explainer:
         except (ValueError, KeyError, TypeError, AttributeError) as e:
             self._note(at, str(e))
 
-    def _scalar(self, type_: SimpleType, data: Any, at: tuple[str | int, ...]) -> None:
+    def _scalar(
+        self, type_: SimpleType, fixed: str | None, data: Any, at: tuple[str | int, ...]
+    ) -> None:
+        if type_.variety == "list" and isinstance(data, list) and type_.item is not None:
+            count = len(self.errors)
+            for number, item in enumerate(data):
+                self._scalar(type_.item, None, item, (*at, number))
+            if len(self.errors) > count:
+                return
         try:
-            scalar(type_).encode(data)
+            _constant_encoder(type_, fixed)(data)
         except ValueError as e:
             self._note(at, str(e))
 
@@ -1557,11 +1668,14 @@ class _Explainer:
                 return
             if said is not None:
                 found = mapping.named(said) if isinstance(said, str) else None
-                if found is not value.type and found not in value.derived:
+                if (
+                    not isinstance(found, ComplexType)
+                    or found.abstract
+                    or (found is not value.type and found not in value.derived)
+                ):
                     hint = _did_you_mean(str(said), names)
                     self._note((*at, key), f"must be one of {_listed(names)}{hint}")
                     return
-                assert isinstance(found, ComplexType)
                 shape = mapping.shape(found)
                 used.add(key)
             elif key in data:
@@ -1572,7 +1686,9 @@ class _Explainer:
         for each in shape.attributes:
             if each.key in data:
                 used.add(each.key)
-                self._scalar(each.attribute.type, data[each.key], (*at, each.key))
+                attribute = each.attribute
+                where = (*at, each.key)
+                self._scalar(attribute.type, attribute.fixed, data[each.key], where)
             elif each.attribute.required and each.attribute.fixed is None:
                 self._note((*at, each.key), "is missing")
         wild = shape.type.any_attribute
@@ -1587,7 +1703,7 @@ class _Explainer:
                 self._note((*at, "#text"), "is missing")
             else:
                 used.add("#text")
-                self._scalar(shape.text, data["#text"], (*at, "#text"))
+                self._scalar(shape.text, None, data["#text"], (*at, "#text"))
         elif shape.mixed:
             used.add("#mixed")
             if "#mixed" in data:
@@ -1665,9 +1781,9 @@ class _Explainer:
             self._note(at, f"must be an array, not {kind(data)}")
             return
         if len(data) < node.min and not (isinstance(node, Nodes) and is_nullable(node)):
-            self._note(at, f"must have at least {node.min} items, not {len(data)}")
+            self._note(at, f"must have at least {_items(node.min)}, not {len(data)}")
         if node.max is not None and len(data) > node.max:
-            self._note(at, f"must have at most {node.max} items, not {len(data)}")
+            self._note(at, f"must have at most {_items(node.max)}, not {len(data)}")
         yield from enumerate(data)
 
     def _node(

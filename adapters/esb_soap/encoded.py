@@ -317,16 +317,19 @@ class _Writing:
         said = data.get(shape.discriminator)
         if said is not None:
             found = mapping.named(said) if isinstance(said, str) else None
-            if found is not value.type and found not in value.derived:
+            if (
+                not isinstance(found, ComplexType)
+                or found.abstract
+                or (found is not value.type and found not in value.derived)
+            ):
                 raise _At((*path, shape.discriminator), "is no type that can stand here")
-            assert isinstance(found, ComplexType)
             used.add(shape.discriminator)
             shape = mapping.shape(found)
         if shape.type.abstract:
             raise _At((*path, shape.discriminator), "is missing")
         if not _is_struct(shape):
             # Nothing the encoding knows: literally, then.
-            codec.writer(Element(tag, lambda: value.type))(data, self.out, tag)
+            codec.writer(codec.holder(value.type))(data, self.out, tag)
             return
         if say and shape.type.name is not None:
             head += f' xsi:type="{codec.tag(shape.type.name)}"'

@@ -7,6 +7,7 @@ types are derived from a type, uses of it refer to "Type.any", which is one of t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping as AbstractMapping
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final
@@ -27,7 +28,7 @@ from esb_soap.shape import (
     keys,
     slots,
 )
-from esb_soap.xsd import ComplexType, Element, SimpleType, namespace_of
+from esb_soap.xsd import ComplexType, Element, SimpleType, Wildcard, namespace_of
 
 Registry = dict[str, Any]
 """Named JSON Schemas; `#/components/schemas/Name` refers to `registry["Name"]`."""
@@ -38,6 +39,17 @@ _REF: Final = "#/components/schemas/"
 _NUMBER: Final = r"^[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)$"
 _SAFE: Final = 2**53
 _NULL: Final = {"type": "null"}
+_ANY: Final = {
+    "description": "Any content; @type tells its type.",
+    "type": ["object", "string", "number", "boolean"],
+}
+_ANY_SIMPLE: Final = {
+    **_ANY,
+    "description": "Any text; @type tells its type.",
+    "properties": {"@type": {"type": "string"}, "#text": {}},
+    "required": ["@type", "#text"],
+    "additionalProperties": False,
+}
 
 
 class Emitter:
@@ -98,7 +110,7 @@ class Emitter:
         if "$ref" in schema or schema.get("type") == "object":
             properties = {**schema.get("properties", {}), "$headers": blocks}
             return {**schema, "properties": properties}
-        if "type" not in schema:
+        if isinstance(schema.get("type"), list) and "object" in schema["type"]:
             return schema  # anything, so headers too
         return {
             "type": "object",
@@ -118,7 +130,7 @@ class Emitter:
             assert value.item is not None
             return {"type": "array", "items": self.element(value.item)}
         if value.kind == "any":
-            return {"description": "Any content; @type tells its type."}
+            return dict(_ANY if isinstance(value.type, ComplexType) else _ANY_SIMPLE)
         return self._object(value)
 
     def simple(self, type_: SimpleType) -> Json:
@@ -235,10 +247,17 @@ class Emitter:
         if rules:
             made["allOf"] = [*made.get("allOf", []), *rules]
         if shape.type.any_attribute is not None:
-            made["patternProperties"] = {"^@": {"type": "string"} if not shape.attributes else {}}
+            made["patternProperties"] = self._wild_attributes(shape, shape.type.any_attribute)
         if _is_closed(shape, self._mapping):
             made["unevaluatedProperties" if "allOf" in made else "additionalProperties"] = False
         return made
+
+    def _wild_attributes(self, shape: Shape, wildcard: Wildcard) -> Json:
+        declared = "|".join(_literal(each.key[1:]) for each in shape.attributes)
+        but = f"(?!(?:{declared})$)" if declared else ""
+        # A type made of this one may declare attributes that are no strings.
+        open_ = wildcard.allows("x") and self._mapping.schemas.is_base(shape.type)
+        return {f"^@{but}{_names(wildcard)}": {} if open_ else {"type": "string"}}
 
     def _base(self, shape: Shape) -> Shape | None:
         """The shape that this one extends, if JSON Schema can say so."""
@@ -294,7 +313,7 @@ class Emitter:
             schema = self._field(node)
             return _array(schema, node) if node.many else schema
         if isinstance(node, Slot):
-            return _array(self._wild(), node)
+            return _array(self._wild(node.wildcard), node)
         inner: Json = {}
         required: list[str] = []
         rules: list[Json] = []
@@ -324,13 +343,16 @@ class Emitter:
             "additionalProperties": False,
         }
 
-    def _wild(self) -> Json:
-        return {
+    def _wild(self, wildcard: Wildcard) -> Json:
+        made: Json = {
             "type": "object",
             "description": "An element by its qualified name: {namespace}name.",
             "minProperties": 1,
             "maxProperties": 1,
         }
+        if names := _names(wildcard):
+            made["propertyNames"] = {"pattern": f"^{names}"}
+        return made
 
     def _choice(self, node: Nodes, properties: Json, rules: list[Json]) -> None:
         branches: list[tuple[list[str], list[str], list[Json]]] = []
@@ -376,13 +398,28 @@ class Emitter:
                     "additionalProperties": False,
                 }
             )
-        if next(slots(shape.content), None) is not None:
-            parts.append(self._wild())
+        parts += [self._wild(slot.wildcard) for slot in slots(shape.content)]
         return {
             "type": "array",
             "items": {"anyOf": parts},
             "description": "Text and elements in their order.",
         }
+
+
+def _literal(text: str) -> str:
+    return re.sub(r"[\^$\\.*+?()\[\]{}|/]", r"\\\g<0>", text)
+
+
+def _names(wildcard: Wildcard) -> str:
+    """A regular expression for the start of qualified names that a wildcard allows."""
+    if wildcard.namespaces is not None:
+        starts = (rf"\{{{_literal(n)}\}}" if n else r"(?!\{)" for n in sorted(wildcard.namespaces))
+        return f"(?:{'|'.join(starts)})"
+    if not wildcard.excluded:
+        return ""
+    others = "|".join(_literal(n) for n in sorted(wildcard.excluded) if n)
+    names = rf"(?!\{{(?:{others})\}})" if others else ""
+    return names + (r"\{" if "" in wildcard.excluded else "")
 
 
 def _is_closed(shape: Shape, mapping: Mapping) -> bool:

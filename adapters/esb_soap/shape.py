@@ -19,8 +19,10 @@ import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import count
 from typing import Final, Literal
 
+from esb_soap.documents import CATALOGUE
 from esb_soap.xsd import (
     BUILTINS,
     XSD,
@@ -33,6 +35,7 @@ from esb_soap.xsd import (
     SimpleType,
     Type,
     Wildcard,
+    clark,
     local_name,
     namespace_of,
 )
@@ -176,17 +179,30 @@ class Mapping:
             owners.setdefault(_clean(local_name(name)), name)
         return owners
 
+    @cached_property
+    def _aliases(self) -> dict[str, str]:
+        """Short names of namespaces: the WSDL's own prefixes, else its schemas', else numbers; all
+        given at once, for they must not depend on what somebody asks for first."""
+        found = dict(self._prefixes)
+        taken = set(found.values())
+        for schema in self.schemas.all:
+            for prefix, namespace in schema.node.nsmap.items():
+                if prefix and prefix not in taken and namespace not in (XSD, *found):
+                    found[namespace] = prefix
+                    taken.add(prefix)
+        numbers = count(1)
+        for namespace in ("", *(schema.target for schema in self.schemas.all), *CATALOGUE):
+            if namespace not in found:
+                made = f"ns{next(numbers)}" if namespace else "local"
+                while made in taken:
+                    made = f"ns{next(numbers)}"
+                found[namespace] = made
+                taken.add(made)
+        return found
+
     def alias(self, namespace: str) -> str:
-        """A short name for a namespace: the WSDL's prefix, or a number."""
-        known = self._prefixes.get(namespace)
-        if known is not None:
-            return known
-        taken = set(self._prefixes.values())
-        number = 1 + len(self._prefixes)
-        while (made := f"ns{number}") in taken:
-            number += 1
-        self._prefixes[namespace] = made
-        return made
+        """A short name for a namespace of the WSDL's schemas."""
+        return self._aliases[namespace]
 
     def name(self, type_: Type) -> str:
         """The name of a type, one for each, as "@type" and JSON Schema have it."""
@@ -220,9 +236,9 @@ class Mapping:
         if owner is not None and not owner.startswith("\0"):
             return self.schemas.type(owner)
         local, _, alias = name.rpartition("_")
-        for namespace, known in self._prefixes.items():
+        for namespace, known in self._aliases.items():
             if known == alias and local:
-                qualified = f"{{{namespace}}}{local}"
+                qualified = clark(namespace, local)
                 if self.schemas.has_type(qualified):
                     return self.schemas.type(qualified)
         return None
@@ -363,15 +379,15 @@ class Mapping:
         for item in group.items:
             scope.used = dict(before)
             items.append(self._keyed(item, scope))
-            for key, count in scope.used.items():
-                after[key] = max(after.get(key, 0), count)
+            for key, times in scope.used.items():
+                after[key] = max(after.get(key, 0), times)
         scope.used = after
         return tuple(items)
 
     def _key(self, element: Element, scope: _Scope) -> str:
         local = element.local
         if scope.locals.setdefault(local, element.name) != element.name:
-            local = f"{local}_{self.alias(namespace_of(element.name)) or 'local'}"
+            local = f"{local}_{self.alias(namespace_of(element.name))}"
         return _numbered(local, scope)
 
     def _substitutes(self, element: Element) -> tuple[tuple[str, Element], ...]:

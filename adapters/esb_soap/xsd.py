@@ -453,7 +453,7 @@ class Schemas:
             if found is None:
                 # <element ref="xs:schema"/>, as .NET has it
                 if namespace_of(name) == XSD or self._is_absent("element", name):
-                    made = Element(name, lambda: UR_TYPE, is_global=True)
+                    made = Element(name, lambda: UR_TYPE, is_global=True, nillable=True)
                     self._elements[name] = made
                     return made
                 raise self._missing("element", name)
