@@ -159,6 +159,8 @@ SAME: list[tuple[str, Any, str]] = [
         {"uri": "", "base64": "AAEC/w==", "hex": "CAFE"},
         "<it><uri></uri><base64>AAEC/w==</base64><hex>CAFE</hex></it>",
     ),
+    ("texts", {"qname": "{urn:q}a"}, '<it><qname xmlns:q="urn:q">q:a</qname></it>'),
+    ("texts", {"qname": "{urn:t}a"}, "<it><qname>t:a</qname></it>"),
     # --- lists and unions
     (
         "lists-unions",

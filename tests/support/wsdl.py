@@ -74,10 +74,16 @@ def _inside(xml: str) -> etree._Element:
 
 
 def canonical(xml: etree._Element | bytes) -> str:
-    """XML as it is compared: whatever its prefixes are (Canonical XML 2.0)."""
+    """XML as it is compared: whatever its prefixes are (Canonical XML 2.0), those in the text of
+    <qname> too."""
     text = (xml if isinstance(xml, bytes) else etree.tostring(xml)).decode()
     types = [f"{{{XSI}}}type", *(f"{{{NAMESPACES[p]}}}{n}" for p, n in _QNAMED)]
-    return etree.canonicalize(text.strip(), rewrite_prefixes=True, qname_aware_attrs=types)
+    return etree.canonicalize(
+        text.strip(),
+        rewrite_prefixes=True,
+        qname_aware_attrs=types,
+        qname_aware_tags=["{urn:t}qname"],
+    )
 
 
 _QNAMED = (("soapenc", "arrayType"), ("enc", "itemType"))
