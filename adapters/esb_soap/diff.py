@@ -229,6 +229,8 @@ _MOST: Final = {
     "x-total-digits": "greatest number of digits",
     "x-fraction-digits": "greatest number of digits behind the point",
 }  # fmt: skip
+_ABOUT: Final = frozenset({"description", "unevaluatedProperties"})
+_OF_TEXT: Final = frozenset({"minLength", "maxLength"})
 _ENCODINGS: Final = ("contentEncoding", "x-xsd-type")
 
 
@@ -251,7 +253,7 @@ class _Schemas:
         return list(self._compare(old, new, ""))
 
     def _compare(self, old: _At, new: _At, where: str) -> Iterator[_Difference]:
-        pair = (id(old.schema), id(new.schema))
+        pair = (_identity(old, self._old), _identity(new, self._new))
         if pair in self._seen or (old.schema == new.schema and self.are_same(new.schema)):
             return
         self._seen.add(pair)
@@ -327,6 +329,13 @@ def _same(old: Mapping[str, Any], new: Mapping[str, Any]) -> set[str]:
     while wrong := {name for name in same if not refers[name] <= same}:
         same -= wrong
     return same
+
+
+def _identity(at: _At, components: Mapping[str, Any]) -> int:
+    """The same for all that refer to one component."""
+    if at.schema.keys() - _ABOUT == {"$ref"}:
+        return id(components.get(at.schema["$ref"].removeprefix(_REF)))
+    return id(at.schema)
 
 
 def _options(at: _At, components: Mapping[str, Any]) -> tuple[list[_View], bool]:
@@ -405,8 +414,10 @@ def _gather(at: _At, components: Mapping[str, Any], view: _View) -> None:
 
 
 def _is_anything(options: Sequence[_View]) -> bool:
+    """Whether data may be objects and single values alike: xs:anyType."""
     return any(
-        not view.types and not view.properties and view.values is None and view.items is None
+        (not view.types and not view.properties and view.values is None and view.items is None)
+        or ("object" in view.types and len(view.types) > 1)
         for view in options
     )
 
@@ -497,7 +508,12 @@ def _words(types: Iterable[str]) -> str:
 
 def _facets(old: _View, new: _View, where: str) -> Iterator[_Difference]:
     yield from _values(old, new, where)
-    if old.patterns != new.patterns and (old.values is None or new.values is None):
+    listed = old.values is not None and new.values is not None
+    text, number = (
+        all(not view.types or view.types & kinds for view in (old, new))
+        for kinds in ({"string"}, {"integer", "number"})
+    )
+    if text and old.patterns != new.patterns and not listed:
         if new.patterns > old.patterns:
             yield _Difference(new.at, where, "a pattern is new", True, False)
         elif new.patterns < old.patterns:
@@ -507,7 +523,8 @@ def _facets(old: _View, new: _View, where: str) -> Iterator[_Difference]:
     for limits, sign in ((_LEAST, 1), (_MOST, -1)):
         for key, words in limits.items():
             before, after = old.others.get(key), new.others.get(key)
-            if before == after or (old.values is not None and new.values is not None):
+            applies = text if key in _OF_TEXT else number or "array" in old.types
+            if before == after or listed or not applies:
                 continue
             at = _in(new.at, key)
             if after is None:
