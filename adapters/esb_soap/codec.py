@@ -16,7 +16,8 @@ from typing import Any, Final
 from lxml import etree
 
 from esb.errors import BadMessage
-from esb_soap.scalars import QNAME, RANGES, Scalar, kind, scalar
+from esb_soap.documents import WsdlError
+from esb_soap.scalars import NCNAME, QNAME, RANGES, Scalar, kind, scalar
 from esb_soap.shape import (
     NIL_KEY,
     Field,
@@ -1336,6 +1337,8 @@ def _resolved(text: str, c: etree._Element) -> str:
     namespace = c.nsmap.get(prefix if colon else None)
     if namespace is None and colon:
         raise Unfit(f"has the type '{text[:60]}', whose prefix is not declared", c)
+    if not NCNAME.match(local):
+        raise Unfit(f"has the type '{text[:60]}', which is no qualified name", c)
     return clark(namespace or "", local)
 
 
@@ -1344,7 +1347,7 @@ def without_comments(node: etree._Element) -> etree._Element:
     if next(node.iter(etree.Comment, etree.PI), None) is None:
         return node
     copied = etree.fromstring(
-        etree.tostring(node, with_tail=False),
+        etree.tostring(node, with_tail=False, encoding="UTF-8"),
         etree.XMLParser(remove_comments=True, remove_pis=True, resolve_entities=False),
     )
     return copied
@@ -1529,9 +1532,10 @@ def _step(
         return None
     shape = value.shape
     said = node.get(XSI_TYPE)
-    if said is not None and codec.mapping.schemas.has_type(name := _resolved(said, node)):
-        actual = codec.mapping.value(codec.mapping.schemas.type(name))
-        shape = actual.shape or shape
+    if said is not None:
+        with contextlib.suppress(Unfit, WsdlError):  # what is wrong with it is told elsewhere
+            actual = codec.mapping.value(codec.mapping.schemas.type(_resolved(said, node)))
+            shape = actual.shape or shape
     if shape.content is None:
         return None
     return _find_step(shape.content, str(child.tag), before)

@@ -40,9 +40,11 @@ class Scalar(NamedTuple):
 
 _SPACE: Final = re.compile(r"[ \t\r\n]+")
 _INTEGER: Final = re.compile(r"[+-]?[0-9]{1,4000}\Z")
+_MOST: Final = 10**4000
 _DECIMAL: Final = re.compile(r"[+-]?([0-9]{1,4000}(\.[0-9]{0,4000})?|\.[0-9]{1,4000})\Z")
 _FLOAT: Final = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,5})?\Z")
 _SPECIAL: Final = {"INF": math.inf, "+INF": math.inf, "-INF": -math.inf, "NaN": math.nan}
+_DIGITS: Final = {"true": "1", "false": "0"}
 _BOOLEAN: Final = {"true": True, "1": True, "false": False, "0": False}
 _CONTROL: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 _ZONE: Final = r"(Z|[+-](?:0\d|1[0-3]):[0-5]\d|[+-]14:00)?"
@@ -74,14 +76,14 @@ _NAME_START: Final = (
     "\u2070-\u218f\u2c00-\u2fef\u3001-\ud7ff\uf900-\ufdcf\ufdf0-\ufffd\U00010000-\U000effff"
 )
 _NAME_REST: Final = _NAME_START + r"\-.0-9\u00b7\u0300-\u036f\u203f-\u2040"
-_NCNAME: Final = re.compile(f"[{_NAME_START}][{_NAME_REST}]*\\Z")
+NCNAME: Final = re.compile(f"[{_NAME_START}][{_NAME_REST}]*\\Z")
 _NAMES: Final = {
     "Name": re.compile(f"[:{_NAME_START}][:{_NAME_REST}]*\\Z"),
     "NMTOKEN": re.compile(f"[:{_NAME_REST}]+\\Z"),
-    "NCName": _NCNAME,
-    "ID": _NCNAME,
-    "IDREF": _NCNAME,
-    "ENTITY": _NCNAME,
+    "NCName": NCNAME,
+    "ID": NCNAME,
+    "IDREF": NCNAME,
+    "ENTITY": NCNAME,
     "language": re.compile(r"[a-zA-Z]{1,8}(-[a-zA-Z0-9]{1,8})*\Z"),
 }
 RANGES: Final[dict[str, tuple[int | None, int | None]]] = {
@@ -216,15 +218,25 @@ def _integer(name: str) -> tuple[Decode, Encode]:
 
     def encode(value: Any) -> str:
         if type(value) is int:
-            return str(checked(value))
+            return _digits_of(checked(value))
         if type(value) is str and _INTEGER.match(value):
             return str(checked(int(value)))
-        if isinstance(value, Decimal | float) and value == value and -(10**30) < value < 10**30:  # noqa: SIM102
-            if value == int(value):
-                return str(checked(int(value)))
+        if (
+            isinstance(value, Decimal | float)
+            and math.isfinite(value)
+            and -(10**30) < value < 10**30
+            and value == int(value)
+        ):
+            return str(checked(int(value)))
         raise ValueError(f"must be a whole number, not {kind(value)}")
 
     return decode, encode
+
+
+def _digits_of(number: int) -> str:
+    if not -_MOST < number < _MOST:
+        raise ValueError("must not have more than 4000 digits")
+    return str(number)
 
 
 def _decode_decimal(text: str, at: etree._Element | None) -> Any:
@@ -241,7 +253,7 @@ def _encode_decimal(value: Any) -> str:
         if value.is_finite() and abs(value.adjusted()) < 4000:
             return format(value, "f")
     elif type(value) is int:
-        return str(value)
+        return _digits_of(value)
     elif isinstance(value, float) and math.isfinite(value):
         return format(Decimal(repr(value)), "f")
     raise ValueError(f"must be a decimal number, not {kind(value)}")
@@ -270,8 +282,10 @@ def _encode_float(value: Any) -> str:
         if math.isinf(value):
             return "INF" if value > 0 else "-INF"
         return repr(value)
-    elif (isinstance(value, Decimal) and value.is_finite()) or type(value) is int:
+    elif isinstance(value, Decimal) and value.is_finite():
         return str(value)
+    elif type(value) is int:
+        return _digits_of(value)
     raise ValueError(f"must be a number, 'INF', '-INF' or 'NaN', not {kind(value)}")
 
 
@@ -309,7 +323,7 @@ def _check_name(name: str, text: str) -> str:
 
 def _decode_qname(text: str, at: etree._Element | None) -> Any:
     prefix, colon, tag = text.rpartition(":")
-    if not _NCNAME.match(tag) or (colon and not _NCNAME.match(prefix)):
+    if not NCNAME.match(tag) or (colon and not NCNAME.match(prefix)):
         raise ValueError(f"must be a qualified name, not '{_short(text)}'")
     namespaces = at.nsmap if at is not None else {}
     namespace = namespaces.get(prefix if colon else None)
@@ -324,7 +338,7 @@ def _encode_qname(value: Any) -> str:
     if type(value) is not str:
         raise ValueError(f"must be a qualified name ('{{namespace}}name'), not {kind(value)}")
     namespace, tag = split(value)
-    if not _NCNAME.match(tag) or _CONTROL.search(namespace):
+    if not NCNAME.match(tag) or _CONTROL.search(namespace):
         raise ValueError(f"must be a qualified name ('{{namespace}}name'), not '{_short(value)}'")
     return f"\x00{value}\x00"
 
@@ -415,6 +429,8 @@ def _restricted(type_: SimpleType, decode: Decode, encode: Encode) -> Scalar:
         text = encode(value)
         if numeric and type(value) is str:
             text = _normal(value, space)
+        if type_.primitive == "boolean" and patterns and not matches(text):
+            text = _DIGITS[text]  # types that allow only 0 and 1 are common
         if patterns and "\x00" not in text and not matches(_normal(text, space)):
             raise ValueError(f"does not have the form it must have: '{_short(text)}'")
         if checks:
@@ -663,6 +679,8 @@ def kind(value: Any) -> str:
         return "an array"
     if isinstance(value, str):
         return f"the string '{_short(value)}'"
+    if isinstance(value, int) and not -_MOST < value < _MOST:
+        return "a number of more than 4000 digits"
     if isinstance(value, int | float | Decimal):
         return f"the number {_short(str(value))}"
     return f"a {type(value).__name__}"
