@@ -1,0 +1,149 @@
+"""Results as a page and as a plot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+from xml.sax.saxutils import escape  # noqa: TID251 - it writes, nothing is parsed
+
+Row = tuple[str, float]
+
+
+def page(result: dict[str, Any]) -> str:
+    """The page in Markdown."""
+    parts = ["# Results", ""]
+    if result["quick"]:
+        parts += ["**A quick run: it shows that the bench works, not how fast anything is.**", ""]
+    parts += [
+        f"Made {result['made']} by `bench/run.py`. Ratios count, not digits: another machine has "
+        "other digits. [How to read and repeat this](../README.md).",
+        "",
+        _machine(result),
+        "",
+    ]
+    if result["scenarios"]:
+        parts += ["![Ratios](latest.svg)", "", "## To nginx as reverse proxy", ""]
+        parts += [_ratios(result["scenarios"]), "", "## Figures", "", _figures(result["scenarios"])]
+    if "codec" in result:
+        parts += ["", "## The SOAP codec", "", codec_table(result["codec"])]
+    return "\n".join(parts) + "\n"
+
+
+def _machine(result: dict[str, Any]) -> str:
+    m, s = result["machine"], result["settings"]
+    cores = (
+        "one core for all" if m["one_core_for_all"] else "one for the contestant, one for the rest"
+    )
+    others = [
+        figures["others"]
+        for scenario in result["scenarios"]
+        for figures in scenario["medians"].values()
+        if "others" in figures
+    ]
+    noise = (
+        f"; others had up to {max(others):.0%} of the contestant's core (medians)" if others else ""
+    )
+    versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
+    return (
+        f"* Machine: {m['cores']} cores of {m['cpu']} ({cores}), {m['memory_gb']} GB, "
+        f"Linux {m['kernel']}, fsync {m['fsync_us']:,} µs{noise}\n"
+        f"* Versions: {versions}\n"
+        f"* {s['rounds']} rounds in turns, {s['seconds']} s each, {s['connections']} connections; "
+        f"{s['messages']:,} messages a queue; medians"
+    )
+
+
+def _ratios(scenarios: Sequence[dict[str, Any]]) -> str:
+    rows = []
+    for scenario in scenarios:
+        for name, ratio in scenario["to_nginx"].items():
+            if name != "backend":
+                keys = ("rate", "p50", "p99", "p999", "cpu", "memory", "start")
+                cells = [f"{ratio[key]:.2f}" if key in ratio else "" for key in keys]
+                rows.append([scenario["title"], name, *cells])
+    head = ["scenario", "who", "messages/s", "p50", "p99", "p99.9", "CPU", "memory", "start-up"]
+    return _table(head, rows)
+
+
+def _figures(scenarios: Sequence[dict[str, Any]]) -> str:
+    rows = []
+    formats = {"rate": ",.0f", "p50": ".2f", "p99": ".2f", "p999": ".2f", "cpu": ",.1f",
+               "busy": ".0%", "memory": ".0f", "start": ".2f"}  # fmt: skip
+    for scenario in scenarios:
+        for name, figures in scenario["medians"].items():
+            cells = [f"{figures[k]:{f}}" if k in figures else "" for k, f in formats.items()]
+            rates = scenario["rates"][name]
+            cells[0] += f" ({min(rates):,.0f} to {max(rates):,.0f})" if len(rates) > 1 else ""
+            cells.insert(5, f"{1e6 / figures['cpu']:,.0f}" if "cpu" in figures else "")
+            rows.append([scenario["title"], name, *cells])
+    head = ["scenario", "who", "messages/s", "p50 ms", "p99 ms", "p99.9 ms",
+            "CPU ms per 1,000", "messages per CPU second", "of its core", "RSS MB", "start-up s"]  # fmt: skip
+    return _table(head, rows)
+
+
+def codec_table(found: Sequence[dict[str, Any]]) -> str:
+    """The codec's figures in Markdown: microseconds, and how many times as fast as zeep."""
+    rows = []
+    for one in found:
+        for name, took in one["microseconds"].items():
+            times = one["times_zeep"].get(name, 1.0)
+            size = f"{one['size']} ({one['elements']:,} elements, {one['bytes']:,} B)"
+            rows.append([size, one["direction"], name, f"{took:,.1f}", f"{times:.1f}"])
+    return _table(["message", "", "who", "µs", "times as fast as zeep"], rows)
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * 2 + ["---:"] * (len(head) - 2), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+# --- the plot ------------------------------------------------------------------------------------
+
+_LABELS, _BARS, _LINE = 430, 380, 22
+
+
+def plot(result: dict[str, Any]) -> str:
+    """Bars as SVG: messages a second to nginx's, and the codec's speed to zeep's."""
+    groups: list[tuple[str, list[Row]]] = []
+    ratios = [
+        (f"{scenario['title'].partition(':')[0]} - {name}", ratio)
+        for scenario in result["scenarios"]
+        for name, ratio in scenario["to_nginx"].items()
+        if name != "backend"
+    ]
+    if ratios:
+        rates = [(label, ratio["rate"]) for label, ratio in ratios]
+        groups.append(("Messages a second; nginx as reverse proxy = 1", rates))
+        costs = [(label, 1 / ratio["cpu"]) for label, ratio in ratios]
+        groups.append(("Messages per CPU second; nginx as reverse proxy = 1", costs))
+    if "codec" in result:
+        speeds = [
+            (f"{one['direction']}, {one['size']} - {name}", times)
+            for one in result["codec"]
+            for name, times in one["times_zeep"].items()
+            if name.startswith("esb")
+        ]
+        groups.append(("SOAP codec; zeep = 1", speeds))
+    drawn, top = [], 10
+    for title, rows in groups:
+        drawn.append(f'<text x="10" y="{top + 16}" font-weight="bold">{escape(title)}</text>')
+        top += 28
+        longest = max(1.0, *(value for _, value in rows))
+        for label, value in rows:
+            middle, width = top + 15, value / longest * _BARS
+            drawn.append(
+                f'<text x="{_LABELS - 8}" y="{middle}" text-anchor="end">{escape(label)}</text>'
+            )
+            drawn.append(f'<rect x="{_LABELS}" y="{top + 3}" width="{width:.1f}" height="16"/>')
+            drawn.append(f'<text x="{_LABELS + width + 6:.1f}" y="{middle}">{value:.2f}</text>')
+            top += _LINE
+        one = _LABELS + _BARS / longest
+        bottom = top - len(rows) * _LINE
+        drawn.append(f'<line x1="{one:.1f}" x2="{one:.1f}" y1="{bottom}" y2="{top}"/>')
+        top += 14
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{_LABELS + _BARS + 70}" height="{top}" '
+        'font-family="sans-serif" font-size="13">\n'
+        "<style>rect {fill: #3b6ea5} line {stroke: #c33; stroke-dasharray: 4 3}</style>\n"
+        f'<rect width="100%" height="100%" style="fill: #fff"/>\n{chr(10).join(drawn)}\n</svg>\n'
+    )
