@@ -77,7 +77,8 @@ def _figures(scenarios: Sequence[dict[str, Any]]) -> str:
             cells.insert(5, f"{1e6 / figures['cpu']:,.0f}" if "cpu" in figures else "")
             rows.append([scenario["title"], name, *cells])
     head = ["scenario", "who", "messages/s", "p50 ms", "p99 ms", "p99.9 ms",
-            "CPU ms per 1,000", "messages per CPU second", "of its core", "RSS MB", "start-up s"]  # fmt: skip
+            "CPU ms per 1,000", "messages per CPU second", "of its core", "RSS MB",
+            "start-up s"]  # fmt: skip
     return _table(head, rows)
 
 
