@@ -126,7 +126,7 @@ class _Reading:
     root: etree._Element
     count: int = 0
     open: list[etree._Element] = field(default_factory=list)
-    _ids: dict[str, etree._Element] | None = None
+    _ids: dict[str, etree._Element | None] | None = None
 
     def _target(self, node: etree._Element, path: Path) -> etree._Element:
         """What a reference refers to, or the element itself."""
@@ -134,6 +134,8 @@ class _Reading:
             said = node.get("href")
             if said is not None and said.startswith("#"):
                 name = said[1:]
+            elif said is not None and not len(node) and not (node.text or "").strip():
+                raise _At(path, "refers to something outside of the message")
             else:
                 name = node.get(f"{{{_ENC['1.2']}}}ref", "") if said is None else ""
                 name = name or (node.get("ref", "") if said is None and not len(node) else "")
@@ -145,10 +147,12 @@ class _Reading:
                 for each in (top if top is not None else self.root).iter("*"):
                     for key in ("id", f"{{{_ENC['1.2']}}}id"):
                         if (own := each.get(key)) is not None:
-                            self._ids.setdefault(own, each)
+                            twice = self._ids.get(own, each) is not each
+                            self._ids[own] = None if twice else each
             found = self._ids.get(name)
             if found is None:
-                raise _At(path, f"refers to '{name[:60]}', which is not there")
+                fault = "is there more than once" if name in self._ids else "is not there"
+                raise _At(path, f"refers to '{name[:60]}', which {fault}")
             node = found
         raise _At(path, "is a reference to a reference to a reference and so on")
 
@@ -213,6 +217,7 @@ class _Reading:
         if shape.text is not None:
             data["#text"] = self._scalar(shape.text, node, path)
             return data
+        self._no_text(node, path)
         known: dict[str, Field] = {}
         for each_field in fields(shape.content):
             known.setdefault(each_field.element.local, each_field)
@@ -232,7 +237,20 @@ class _Reading:
                 data[accessor.key] = self.element(accessor.element, child, (*path, accessor.key))
         return data
 
+    def _no_text(self, node: etree._Element, path: Path) -> None:
+        texts = [node.text, *(child.tail for child in node)]
+        if any(text and not text.isspace() for text in texts):
+            raise _At(path, "must hold elements, not text")
+
     def _items(self, item: Type, node: etree._Element, path: Path) -> list[Any]:
+        self._no_text(node, path)
+        for enc in _ENC.values():
+            # To take such items one after the other would put them in places that are not theirs.
+            if node.get(f"{{{enc}}}offset") or any(c.get(f"{{{enc}}}position") for c in node):
+                raise _At(path, "is an array in part, which is not supported")
+            size = node.get(f"{{{enc}}}arrayType", "").rpartition("[")[2]
+            if "," in size or len((node.get(f"{{{enc}}}arraySize") or "").split()) > 1:
+                raise _At(path, "is an array of several dimensions, which is not supported")
         return [self.typed(item, child, (*path, i)) for i, child in enumerate(node)]
 
     def _type(self, said: str, node: etree._Element) -> Type | None:
@@ -376,6 +394,7 @@ class _Writing:
         self, type_: Type, local: str, data: list[Any], tag: str, path: Path, head: str
     ) -> None:
         codec, enc = self.owner.codec, self.owner._enc
+        array = codec.tag(f"{{{enc}}}Array")
         suffix, inner = "", type_
         while isinstance(inner, ComplexType) and inner.name is None and inner.array_of is not None:
             suffix += "[]"
@@ -386,9 +405,10 @@ class _Writing:
         if self.owner._version == "1.1":
             size = f'{codec.tag(f"{{{enc}}}arrayType")}="{name}[{len(data)}]"'
         else:
-            size = f'{codec.tag(f"{{{enc}}}itemType")}="{name}" '
+            # There it is the name of a type and no more: arrays of arrays hold arrays.
+            size = f'{codec.tag(f"{{{enc}}}itemType")}="{array if suffix else name}" '
             size += f'{codec.tag(f"{{{enc}}}arraySize")}="{len(data)}"'
-        self.out(f'<{tag}{head} xsi:type="{codec.tag(f"{{{enc}}}Array")}" {size}>')
+        self.out(f'<{tag}{head} xsi:type="{array}" {size}>')
         for number, one in enumerate(data):
             self.typed(type_, one, local, (*path, number))
         self.out(f"</{tag}>")

@@ -61,6 +61,12 @@ class MustUnderstand(BadMessage):
         self.names = tuple(names)
 
 
+class EncodingUnknown(BadMessage):
+    """The message says that it is encoded in a way nobody here reads."""
+
+    code = "soap-encoding"
+
+
 class SoapMessage(NamedTuple):
     """An envelope that was read; `header` and `body` are the elements of that name."""
 
@@ -118,7 +124,7 @@ def as_envelope(root: etree._Element, *, what: str = "the SOAP message") -> Soap
             header = child
         elif child.tag == f"{{{ns}}}Body" and body is None:
             body = child
-        elif body is None or version == "1.2":
+        elif body is None or version == "1.2" or etree.QName(child).namespace in NS.values():
             # SOAP 1.1 lets elements of other namespaces follow the Body.
             raise BadMessage(f"{what} has an element '{etree.QName(child).localname}' out of place")
     if body is None:
@@ -142,13 +148,28 @@ def must_understand(message: SoapMessage) -> Iterator[etree._Element]:
 def check_understood(message: SoapMessage, understood: frozenset[str]) -> None:
     """Raises MustUnderstand for blocks whose qualified name ("{ns}name") and whose namespace are
     both not among `understood`."""
-    missing = [
-        name.text
+    missing = {
+        name.text: None
         for name in map(etree.QName, must_understand(message))
         if name.text not in understood and (name.namespace or "") not in understood
-    ]
+    }
     if missing:
-        raise MustUnderstand(missing)
+        raise MustUnderstand(list(missing)[:20])
+
+
+def check_form(message: SoapMessage) -> None:
+    """Raises BadMessage for processing instructions, which SOAP forbids anywhere (SOAP 1.1,
+    section 3; SOAP 1.2 part 1, section 5), EncodingUnknown for an encodingStyle that is not SOAP's
+    own (SOAP 1.1, section 4.1.1; SOAP 1.2 part 1, sections 5.1.1 and 5.4.6)."""
+    root = message.body.getparent()
+    assert root is not None
+    around = (root.itersiblings(etree.PI), root.itersiblings(etree.PI, preceding=True))
+    if any(True for nodes in (root.iter(etree.PI), *around) for _ in nodes):
+        raise BadMessage("a SOAP message has no processing instructions")
+    styles = _STYLES[message.version](root)
+    for style in styles if isinstance(styles, list) else ():
+        if str(style).strip() and not _ENCODINGS & set(str(style).split()):
+            raise EncodingUnknown(f"the encodingStyle '{str(style)[:200]}' is not known")
 
 
 def strip_soap_attributes(message: SoapMessage) -> None:
@@ -167,6 +188,17 @@ _ATTRIBUTES: Final = (
     *(f"{{{ns}}}" for ns in NS.values()),
     "{http://docs.oasis-open.org/wss/2004/01/oasis-200401-wss-wssecurity-utility-1.0.xsd}Id",
 )
+
+
+_STYLES: Final = {
+    version: etree.XPath("descendant-or-self::*/@s:encodingStyle", namespaces={"s": ns})
+    for version, ns in NS.items()
+}
+_ENCODINGS: Final = {
+    "http://schemas.xmlsoap.org/soap/encoding/",
+    "http://www.w3.org/2003/05/soap-encoding",
+    "http://www.w3.org/2003/05/soap-envelope/encoding/none",
+}
 
 
 def write_envelope(version: Version, body: bytes, headers: Sequence[bytes] = ()) -> bytes:

@@ -21,7 +21,7 @@ from lxml import etree
 from pydantic import Field
 
 from esb.adapter import Build, Health
-from esb.envelope import Body, Envelope, Outcome, parse_content_type
+from esb.envelope import Body, Envelope, Headers, Outcome, parse_content_type
 from esb.errors import (
     BadMessage,
     Denied,
@@ -38,11 +38,13 @@ from esb_soap.call import Form, is_xml, len_of
 from esb_soap.endpoint import WsdlOptions, did_you_mean, load, offload, ports, usable
 from esb_soap.envelope import (
     ENVELOPES,
+    EncodingUnknown,
     MustUnderstand,
     SoapMessage,
     Version,
     VersionMismatch,
     as_envelope,
+    check_form,
     check_understood,
     content_type,
     read_envelope,
@@ -54,7 +56,16 @@ from esb_soap.envelope import (
 )
 from esb_soap.publish import Published
 from esb_soap.wsdl import Operation, Port
-from esb_web import Request, Response, Site, WebServer, problem, to_envelope, web_server
+from esb_web import (
+    Request,
+    Response,
+    Site,
+    WebServer,
+    problem,
+    status_of,
+    to_envelope,
+    web_server,
+)
 from esb_web.server import claim_path
 
 log = structlog.get_logger("esb.soap")
@@ -181,6 +192,7 @@ class SoapHost:
             handler=self._handle,
             max_body=options.max_body or 0,
             timeout=options.timeout or 0.0,
+            refused=self._refused,
         )
 
     async def start(self, step: Step) -> None:
@@ -201,7 +213,7 @@ class SoapHost:
     async def _handle(self, request: Request) -> Response:
         if request.method in ("GET", "HEAD"):
             return self._get(request)
-        version = self._version(request)
+        version = self._version(request.headers)
         operation: Operation | None = None
         try:
             message = await offload(len(request.body), self._parse, request)
@@ -237,9 +249,9 @@ class SoapHost:
         )
         return problem(error, instance=request.path)
 
-    def _version(self, request: Request) -> Version:
+    def _version(self, headers: Headers) -> Version:
         """The version to answer in as long as nothing is known but the content type."""
-        essence = parse_content_type(request.headers.get("content-type", "")).essence
+        essence = parse_content_type(headers.get("content-type", "")).essence
         told: Version = "1.2" if essence == "application/soap+xml" else "1.1"
         return told if told in self._dispatch else next(iter(self._dispatch))
 
@@ -250,6 +262,7 @@ class SoapHost:
         if kind.essence not in _MEDIA_TYPES:
             raise UnsupportedMedia(f"SOAP is text/xml or application/soap+xml, not {kind.essence}")
         message = read_envelope(request.body, charset=kind.params.get("charset"))
+        check_form(message)
         if message.version not in self._dispatch:
             served = " and ".join(self._dispatch)
             raise VersionMismatch(
@@ -333,6 +346,8 @@ class SoapHost:
             version = "1.1" if error.version else version
         elif isinstance(error, MustUnderstand):
             code, not_understood = "MustUnderstand", error.names
+        elif isinstance(error, EncodingUnknown) and version == "1.2":
+            code = "DataEncodingUnknown"
         elif isinstance(error, Fault):
             code = error.party
             detail = self._detail(error, operation)
@@ -351,6 +366,11 @@ class SoapHost:
         if isinstance(error, Transient) and error.retry_after is not None:
             headers.append(("retry-after", str(max(1, round(error.retry_after)))))
         return Response(status, headers, raw)
+
+    def _refused(self, error: EsbError, headers: Headers) -> Response:
+        """What the listener has against a request: a fault, with the status of HTTP's own."""
+        response = self._failed(error, self._version(headers), None)
+        return Response(status_of(error), response.headers, response.body)
 
     def _detail(self, error: Fault, operation: Operation | None) -> bytes:
         """The typed detail of a fault that the WSDL declares."""

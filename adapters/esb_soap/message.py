@@ -15,6 +15,7 @@ from lxml import etree
 
 from esb.errors import BadMessage
 from esb_soap.codec import bad_message, pointer_of
+from esb_soap.encoded import EncodedCodec
 from esb_soap.jsonschema import Emitter, Registry
 from esb_soap.xsd import Element, local_name
 
@@ -173,9 +174,10 @@ class Message:
     def _root(self, element: Element, children: list[etree._Element]) -> etree._Element:
         if len(children) == 1:
             return children[0]
-        # The SOAP encoding puts independent elements beside the one that counts.
+        # The SOAP encoding, and it alone, puts independent elements beside the one that counts.
+        encoded = isinstance(self.codec, EncodedCodec)
         roots = [child for child in children if child.tag == element.name]
-        others = [child for child in children if child.get("id") is None and child not in roots]
+        others = [c for c in children if c not in roots and not (encoded and c.get("id"))]
         if len(roots) != 1 or others:
             detail = f"the Body has {len(children)} elements instead of one"
             raise bad_message(self.what, [{"pointer": "", "detail": detail}])

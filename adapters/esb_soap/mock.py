@@ -513,7 +513,7 @@ def _replied(operation: Operation, reply: Any, place: _Place) -> Answer | None:
         if root.tag != output.element:
             raise BadMessage(f"the root element is {root.tag}, '{output.element}' is the output's")
         holder = etree.Element("Body")
-        holder.append(etree.fromstring(etree.tostring(root)))
+        holder.append(etree.fromstring(etree.tostring(root, encoding="UTF-8")))
         output.read(holder)
 
     return (lambda: made) if place.check(check, "reply") else None

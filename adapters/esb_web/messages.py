@@ -139,6 +139,9 @@ class Response:
 
 Handler = Callable[[Request], Awaitable[Response]]
 
+Refused = Callable[[EsbError, Headers], Response]
+"""Writes the answer to a request with these headers."""
+
 Described = Callable[[], tuple[dict[str, Any], Mapping[str, Any]]]
 """Makes an OpenAPI Operation Object, and the component schemas it refers to, when somebody asks:
 what has thousands of operations is served before it is documented."""
@@ -156,6 +159,8 @@ class Site:
     schemas: component schemas that `operation` refers to.
     api: base path of the API this belongs to ("/partners"), "" for the bus as a whole.
     title, description: of that API.
+    refused: writes what the listener itself has against a request (too large, no answer in time);
+        None for problem+json.
     """
 
     path: str
@@ -168,6 +173,7 @@ class Site:
     api: str = ""
     title: str = ""
     description: str = ""
+    refused: Refused | None = None
 
     def described(self) -> tuple[dict[str, Any], Mapping[str, Any]]:
         """The Operation Object, empty if there is none, and its component schemas."""

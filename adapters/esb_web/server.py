@@ -263,6 +263,7 @@ class WebServer:
         except UnicodeDecodeError:
             headers = Headers()
         path = raw_path.decode()
+        site: Site | None = None
         extra: Headerlist = []
         if self._cors is not None:
             origin = headers.get("origin")
@@ -323,7 +324,7 @@ class WebServer:
                 asked + (site.timeout or self.options.request_timeout),
             )
         except EsbError as e:
-            response = problem(e, instance=path)
+            response = _refusal(site, e, headers, path)
             if isinstance(e, _Draining):
                 response.headers.append(("connection", "close"))
             elif isinstance(e, _Misdirected):
@@ -349,7 +350,7 @@ class WebServer:
 
         def give_up() -> None:
             error = OutcomeUnknown("no answer in time; what was done is unknown")
-            answer = problem(error, instance=request.path)
+            answer = _refusal(site, error, request.headers, request.path)
             late.append(loop.create_task(_answer(send, answer, extra)))
 
         timer = loop.call_later(max(0.0, request.deadline - time.monotonic()) + _OVERTIME, give_up)
@@ -361,7 +362,7 @@ class WebServer:
             # Only `retire` and `close` cancel: the grace time is over.
             task.uncancel()
             error = OutcomeUnknown("the bus stopped before an answer came; what it did is unknown")
-            response = problem(error, instance=request.path)
+            response = _refusal(site, error, request.headers, request.path)
             response = Response(503, response.headers, response.body)
         except Exception:
             log.exception("handler failed", path=request.path, method=request.method)
@@ -525,6 +526,13 @@ class WebServer:
             ("access-control-allow-headers", ", ".join(cors.headers)),
             ("access-control-max-age", str(int(cors.max_age))),
         ]
+
+
+def _refusal(site: Site | None, error: EsbError, headers: Headers, path: str) -> Response:
+    """What the listener has against a request, written as its site does."""
+    if site is None or site.refused is None:
+        return problem(error, instance=path)
+    return site.refused(error, headers)
 
 
 class _Draining(Overloaded):
