@@ -308,8 +308,7 @@ class _Writing:
         elif value.kind == "any":
             self._any(data, tag, path)
         elif value.kind == "array":
-            assert value.item is not None
-            self._array(value.item, data, tag, path, head)
+            self._array(value, data, tag, path, head)
         elif value.kind == "scalar":
             assert value.simple is not None
             if say:
@@ -385,7 +384,11 @@ class _Writing:
         for number, item in enumerate(data[key]):
             self.element(element, item, tag, (*where, number))
 
-    def _array(self, item: Element, data: Any, tag: str, path: Path, head: str) -> None:
+    def _array(self, value: Value, data: Any, tag: str, path: Path, head: str) -> None:
+        item = value.item
+        assert item is not None
+        if value.dimensions > 1:
+            raise _At(path, "is an array of several dimensions, which is not supported")
         if not isinstance(data, list):
             raise _At(path, f"must be an array, not {kind(data)}")
         self._items(item.type, item.local, data, tag, path, head)

@@ -773,6 +773,8 @@ class Schemas:
             found = self._typed(step, schema, name)
             if isinstance(found, SimpleType):
                 return found
+            if found is UR_TYPE and schema.qname(step, name) in self.absent:
+                return BUILTINS[f"{_X}string"]
             raise schema.document.error(f"'{name}' is no simple type", step)
         for child in step.iterchildren(f"{_X}simpleType"):
             return self._simple(child, schema, None, f"{path}_item", None)
@@ -901,9 +903,6 @@ class Schemas:
         for attribute in made.attributes.values():
             if attribute.array_type is not None:
                 item, _, dimensions = attribute.array_type.rpartition("[")
-                while item.endswith("]"):
-                    item, _, inner = item.rpartition("[")
-                    dimensions = f"{inner}[{dimensions}"
                 made.array_of = (item, "[" + dimensions)
 
     def _simple_content(
@@ -943,6 +942,9 @@ class Schemas:
         self, made: ComplexType, use: etree._Element, schema: SchemaDocument, path: str
     ) -> None:
         found = self._referenced("attributeGroup", use, schema)
+        if found is None:
+            made.any_attribute = _ANY
+            return
         if found.original is not None:
             # A redefinition refers to itself for what it redefines.
             self._attributes(made, found.original.node, found.original.schema, path)
@@ -952,13 +954,16 @@ class Schemas:
             return
         self._attributes(made, found.node, found.schema, path)
 
-    def _referenced(self, kind: str, use: etree._Element, schema: SchemaDocument) -> _Definition:
+    def _referenced(
+        self, kind: str, use: etree._Element, schema: SchemaDocument
+    ) -> _Definition | None:
+        """The group that `use` refers to; None for one that can hold anything."""
         ref = use.get("ref")
         if ref is None:
             raise schema.document.error("ref is missing", use)
         name = schema.qname(use, ref)
         found = self._find(kind, name)
-        if found is None:
+        if found is None and not self._is_absent(kind, name):
             error = self._missing(kind, name)
             raise schema.document.error(error.message, use, error.hint)
         return found
@@ -1000,7 +1005,9 @@ class Schemas:
             term = _wildcard(node, schema)
         elif tag == f"{_X}group":
             found = self._referenced("group", node, schema)
-            made = self._nested(lambda: self._group_content(found))
+            if found is None:
+                return Particle(0, None, _ANY)
+            made = self._nested(partial(self._group_content, found))
             if made is None:
                 return None
             if (low, high) == (1, 1):
@@ -1078,11 +1085,15 @@ def _is_ncname(name: str) -> bool:
 
 
 def _occurs(node: etree._Element, schema: SchemaDocument) -> tuple[int, int | None]:
-    low, high = node.get("minOccurs", "1"), node.get("maxOccurs", "1")
     try:
-        return int(low), None if high.strip() == "unbounded" else int(high)
+        low = int(node.get("minOccurs", "1"))
+        said = node.get("maxOccurs", "1").strip()
+        high = None if said == "unbounded" else int(said)
     except ValueError as e:
         raise schema.document.error("minOccurs and maxOccurs must be numbers", node) from e
+    if low < 0 or (high is not None and high < low):
+        raise schema.document.error(f"maxOccurs {high} is less than minOccurs {low}", node)
+    return low, high
 
 
 def _wildcard(node: etree._Element, schema: SchemaDocument) -> Wildcard:

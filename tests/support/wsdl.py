@@ -62,11 +62,12 @@ def around(schema: str, folder: Path) -> Path:
 
 def element(xml: str) -> etree._Element:
     """The element that `xml` is, with the prefixes of NAMESPACES declared."""
-    [one] = _inside(xml)
+    [one] = inside(xml)
     return one
 
 
-def _inside(xml: str) -> etree._Element:
+def inside(xml: str) -> etree._Element:
+    """A Body or Header that holds `xml`, with the prefixes of NAMESPACES declared."""
     declared = " ".join(
         f'xmlns{":" * bool(prefix)}{prefix}="{uri}"' for prefix, uri in NAMESPACES.items()
     )
@@ -76,17 +77,22 @@ def _inside(xml: str) -> etree._Element:
 def canonical(xml: etree._Element | bytes) -> str:
     """XML as it is compared: whatever its prefixes are (Canonical XML 2.0), those in the text of
     <qname> too."""
-    text = (xml if isinstance(xml, bytes) else etree.tostring(xml)).decode()
-    types = [f"{{{XSI}}}type", *(f"{{{NAMESPACES[p]}}}{n}" for p, n in _QNAMED)]
+    root = etree.fromstring(xml if isinstance(xml, bytes) else etree.tostring(xml))
+    for node in root.iter(etree.Element):
+        if said := node.get(_ARRAY_TYPE):
+            # The name of a type, but with brackets behind it.
+            prefix, _, rest = said.partition(":")
+            node.set(_ARRAY_TYPE, f"{{{node.nsmap[prefix]}}}{rest}")
+    types = [f"{{{XSI}}}type", f"{{{NAMESPACES['enc']}}}itemType"]
     return etree.canonicalize(
-        text.strip(),
+        etree.tostring(root, encoding="unicode", with_tail=False),
         rewrite_prefixes=True,
         qname_aware_attrs=types,
         qname_aware_tags=["{urn:t}qname"],
     )
 
 
-_QNAMED = (("soapenc", "arrayType"), ("enc", "itemType"))
+_ARRAY_TYPE = f"{{{NAMESPACES['soapenc']}}}arrayType"
 
 
 def exact(data: Any) -> Any:
@@ -111,7 +117,7 @@ class Feature:
 
     def read(self, xml: str) -> Any:
         """The data of XML in the Body."""
-        return self.message.read(_inside(xml))
+        return self.message.read(inside(xml))
 
     def invalid(self, xml: bytes) -> list[str]:
         """What libxml2 has against a document."""
