@@ -28,7 +28,8 @@ class Asked:
 
 
 class Backend(ThreadingHTTPServer):
-    """`asked` holds the requests; `statuses` what to answer them with, 200 when it is empty."""
+    """`asked` holds the requests; `statuses` what to answer them with, 200 when it is empty;
+    `content` the type and the bytes of every answer."""
 
     daemon_threads = True
     request_queue_size = 256
@@ -36,6 +37,7 @@ class Backend(ThreadingHTTPServer):
     def __init__(self) -> None:
         self.asked: list[Asked] = []
         self.statuses: deque[int] = deque()
+        self.content = ("application/json", b'{"ok": true}')
         super().__init__(("127.0.0.1", 0), _Handler)
 
     @property
@@ -55,9 +57,9 @@ class _Handler(BaseHTTPRequestHandler):
         statuses = self.server.statuses
         status = statuses.popleft() if statuses else 200
         self.server.asked.append(Asked(self.command, self.path, self.headers, body))
-        content = b'{"ok": true}'
+        kind, content = self.server.content
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)
