@@ -1,0 +1,71 @@
+"""What the pages say is so: their YAML loads, their links lead somewhere, their commands exist."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import typer
+from support.bus import load_text
+
+from esb.cli import app
+
+PROJECT = Path(__file__).resolve().parent.parent
+PAGES = sorted(
+    path
+    for pattern in ("*.md", "docs/*.md", "examples/**/*.md", "bench/*.md")
+    for path in PROJECT.glob(pattern)
+)
+TO_COME = {"docs/soap-json.md", "bench/results/latest.md"}
+"""Pages that others refer to and that are not written yet."""
+
+README = (PROJECT / "README.md").read_text()
+
+
+def shown(path: Path) -> str:
+    return path.relative_to(PROJECT).as_posix()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=shown)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):
+        if "://" not in target:
+            found = (page.parent / target).resolve()
+            assert found.exists() or shown(found) in TO_COME, target
+
+
+def test_the_routes_in_the_readme_load(tmp_path: Path) -> None:
+    (tmp_path / "wsdl").mkdir()
+    shutil.copy(PROJECT / "examples/legacy/partner.wsdl", tmp_path / "wsdl")
+    (tmp_path / "order.schema.json").write_text("{}")
+    (tmp_path / "order.json.j2").write_text('{"number": {{ body.number | tojson }}}')
+    blocks = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+    assert len(blocks) == 2
+    for block in blocks:
+        assert load_text(block, tmp_path).diagnostics == []
+
+
+def test_the_make_targets_that_are_told_of_exist() -> None:
+    makefile = (PROJECT / "Makefile").read_text()
+    told = {
+        name
+        for page in PAGES
+        for name in re.findall(r"(?:`|^    )make (\w+)", page.read_text(), re.M)
+    }
+    assert {"run", "test", "bench"} <= told
+    for name in told:
+        assert re.search(rf"^{name}:", makefile, re.MULTILINE), name
+
+
+def test_the_commands_that_are_told_of_exist_and_each_is_told_of() -> None:
+    group = typer.main.get_command(app)
+    commands = set(group.list_commands(typer.Context(group)))  # type: ignore[attr-defined]
+    told = {
+        name
+        for page in PAGES
+        for name in re.findall(r"(?:`|^    (?:\$ )?)esb ([a-z]+)\b", page.read_text(), re.MULTILINE)
+    }
+    assert told <= commands
+    assert set(re.findall(r"^\| `esb ([a-z]+)", README, re.MULTILINE)) == commands
