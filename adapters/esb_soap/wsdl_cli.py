@@ -78,10 +78,14 @@ def inspect(file: File, as_json: AsJson = False, repair: Repair = None) -> None:
         typer.secho("\nfiles", bold=True)
         for path in wsdl.files:
             typer.echo(f"  {_relative(path, file)}")
-    if wsdl.skipped:
+    missing = [f"'{location}' is imported and not there" for location in _missing(wsdl)]
+    if wsdl.skipped or missing:
         typer.secho("\nnot used", bold=True)
-        for reason in dict.fromkeys(wsdl.skipped):
+        for reason in dict.fromkeys([*missing, *wsdl.skipped]):
             typer.secho(f"  {reason}", fg="yellow")
+    if wsdl.validator_problem:
+        typer.secho("\nnot validated", bold=True)
+        typer.secho(f"  libxml2 refuses the schemas: {wsdl.validator_problem}", fg="yellow")
 
 
 def _line(operation: Operation) -> str:
@@ -104,8 +108,15 @@ def _inspected(wsdl: Wsdl, file: Path) -> dict[str, Any]:
         "files": [_relative(path, file) for path in wsdl.files],
         "services": [_service(service) for service in wsdl.services.values()],
         "types": _types(wsdl),
+        "missing": _missing(wsdl),
         "skipped": list(dict.fromkeys(wsdl.skipped)),
+        "not_validated": wsdl.validator_problem,
     }
+
+
+def _missing(wsdl: Wsdl) -> list[str]:
+    """Locations that lead nowhere; what needs nothing from there works all the same."""
+    return list(dict.fromkeys(wsdl.documents.missing))
 
 
 def _service(service: Service) -> dict[str, Any]:

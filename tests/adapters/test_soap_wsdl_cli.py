@@ -80,7 +80,8 @@ class TestInspect:
     def test_for_programs(self) -> None:
         told = json.loads(output("inspect", PARTNER, "--json"))
         assert told.keys() == {
-            "file", "target_namespace", "documentation", "files", "services", "types", "skipped"
+            "file", "target_namespace", "documentation", "files", "services", "types", "missing",
+            "skipped", "not_validated",
         }  # fmt: skip
         [service] = told["services"]
         assert [(p["name"], p["soap"]) for p in service["ports"]] == [
@@ -106,6 +107,22 @@ class TestInspect:
         assert "there is no element 'drop'" in text
         [reason, *_] = json.loads(output("inspect", file, "--json"))["skipped"]
         assert reason.startswith("operation 'dropPartner': p.wsdl:")
+
+    def test_what_is_missing_and_what_is_not_validated(self, folder: Path) -> None:
+        file = copied(
+            folder, "p.wsdl",
+            ('<xsd:simpleType name="Kind">', '<xsd:include schemaLocation="gone.xsd"/>'
+             '<xsd:complexType name="Twice"><xsd:sequence>'
+             '<xsd:element name="a" type="xsd:int" minOccurs="0"/>'
+             '<xsd:element name="a" type="xsd:int"/></xsd:sequence></xsd:complexType>'
+             '<xsd:simpleType name="Kind">'),
+        )  # fmt: skip
+        text = output("inspect", file)
+        assert "not used\n  'gone.xsd' is imported and not there\n" in text
+        assert "not validated\n  libxml2 refuses the schemas: " in text
+        told = json.loads(output("inspect", file, "--json"))
+        assert told["missing"] == ["gone.xsd"]
+        assert "not determinist" in told["not_validated"]
 
 
 class TestOpenApi:
