@@ -13,6 +13,7 @@ What is not the same is an exception that names the operation, the direction and
 from __future__ import annotations
 
 import random
+import re
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -89,11 +90,17 @@ def certify(path: Path, repairs: Iterable[str] = ()) -> Report:
     prover = _Prover(wsdl)
     for _, port, operation in wsdl.operations():
         report.operations += 1
-        found = list(prover.operation(f"{port.name}.{operation.name}", operation))
+        name = f"{port.name}.{operation.name}"
+        try:
+            found = list(prover.operation(name, operation))
+        except WsdlError as e:
+            found = [Lossy(name, "", "", f"its types are wrong: {e}")]
         report.exceptions += found
         report.certified += not found
     return report
 
+
+_KEYS: Final = re.compile("key identity-constraint|keyref|unique identity-constraint|key-sequence")
 
 Problem = tuple[str, str]
 """A JSON pointer and what is wrong there."""
@@ -150,11 +157,12 @@ class _Prover:
             sampler = Sampler(self._wsdl.mapping, amount, random.Random(number))  # noqa: S311
             try:
                 data = sampler.message(message)
+                found = list(self._there_and_back(message, data, schema))
             except NoSample as e:
                 failure = str(e)
                 continue
             made += 1
-            yield from self._there_and_back(message, data, schema)
+            yield from found
         if not made:
             yield "", f"no data could be made up: {failure}"
 
@@ -211,7 +219,11 @@ class _Prover:
         known = self._wsdl.schemas.has_element(str(node.tag))
         if validator is None or not known:
             return []
-        return [("", f"{words}: {detail}") for _, detail in errors_of(validator, node)[:2]]
+        errors = [detail for _, detail in errors_of(validator, node)]
+        if errors and all(_KEYS.search(detail) for detail in errors):
+            # Which values are keys and refer to which is no matter of the mapping.
+            raise NoSample(f"its keys clash: {errors[0]}")
+        return [("", f"{words}: {detail}") for detail in errors[:2]]
 
     # --- XML first
 
@@ -244,10 +256,11 @@ class _Prover:
             instances = Instances(self._wsdl.mapping, number, noise=number % 2 == 1)
             try:
                 node = instances.element(element)
+                errors = self._invalid(node, "no valid instance was made")
             except NoSample as e:
                 failure = str(e)
                 continue
-            if element.is_global and (errors := self._invalid(node, "no valid instance was made")):
+            if element.is_global and errors:
                 failure = errors[0][1]
                 continue
             made += 1

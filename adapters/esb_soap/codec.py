@@ -17,7 +17,7 @@ from lxml import etree
 
 from esb.errors import BadMessage
 from esb_soap.documents import WsdlError
-from esb_soap.scalars import NCNAME, QNAME, RANGES, Scalar, kind, scalar
+from esb_soap.scalars import NCNAME, QNAME, RANGES, Scalar, is_text, kind, scalar
 from esb_soap.shape import (
     NIL_KEY,
     Field,
@@ -34,7 +34,6 @@ from esb_soap.shape import (
     slots,
 )
 from esb_soap.xsd import (
-    BUILTINS,
     XML,
     XSD,
     XSI,
@@ -544,10 +543,10 @@ class Codec:
         """The reverse of `read_any`; numbers and booleans say their type."""
         said = data.get("@xsi:type", data.get("@type")) if isinstance(data, dict) else None
         type_ = self.mapping.named(said) if isinstance(said, str) else None
-        if type_ is not None:
-            self._write_typed(type_, data, out, tag)
-        else:
+        if type_ is None or (isinstance(type_, ComplexType) and type_.is_any):
             self._write_untyped(data, out, tag, self._write_lax)
+        else:
+            self._write_typed(type_, data, out, tag)
 
     def _write_given(self, data: Any, out: Callable[[str], None], tag: str) -> None:
         if data is None or (isinstance(data, dict) and data.get(NIL_KEY) is True):
@@ -576,7 +575,7 @@ class Codec:
             )  # fmt: skip
             if name == "int" and not -(2**31) <= data < 2**31:
                 name = "long" if -(2**63) <= data < 2**63 else "integer"
-            type_ = BUILTINS[f"{{{XSD}}}{name}"]
+            type_ = self.mapping.schemas.type(f"{{{XSD}}}{name}")
             self._write_typed(type_, {"@type": f"xs:{name}", "#text": data}, out, tag)
             return
         head = ""
@@ -1435,7 +1434,8 @@ def _has_checks(type_: SimpleType) -> bool:
 def _decoder(type_: SimpleType) -> Callable[..., Any]:
     made: Scalar = scalar(type_)
     decode = made.decode
-    if type_.variety == "atomic" and type_.primitive in RANGES and not _has_checks(type_):
+    plain = not _has_checks(type_) and not is_text(type_)
+    if type_.variety == "atomic" and type_.primitive in RANGES and plain:
         low, high = RANGES[type_.primitive]
         least = low if low is not None else -(10**4000)
         most = high if high is not None else 10**4000

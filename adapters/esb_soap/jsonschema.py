@@ -13,7 +13,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any, Final
 
 from esb_soap.patterns import BadPattern, pattern
-from esb_soap.scalars import EXAMPLES, RANGES, scalar
+from esb_soap.scalars import EXAMPLES, RANGES, is_big, is_text, scalar
 from esb_soap.shape import (
     NIL_KEY,
     Field,
@@ -37,7 +37,6 @@ Json = dict[str, Any]
 
 _REF: Final = "#/components/schemas/"
 _NUMBER: Final = r"^[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)$"
-_SAFE: Final = 2**53
 _NULL: Final = {"type": "null"}
 _ANY: Final = {
     "description": "Any content; @type tells its type.",
@@ -493,7 +492,8 @@ def _simple(type_: SimpleType, emitter: Emitter) -> Json:
         values = [_decoded(type_, lexical) for lexical in facets.enumeration]
         if all(value is not None for value in values):
             kept = {k: v for k, v in made.items() if k in ("type", "format", "anyOf", "items")}
-            made = {**kept, "enum": [v for i, v in enumerate(values) if v not in values[:i]]}
+            # By what they look like: 1 and true are equal in Python.
+            made = {**kept, "enum": list({repr(value): value for value in values}.values())}
         if type_.value_docs:
             made["x-enum-descriptions"] = {
                 value: type_.value_docs[value]
@@ -574,9 +574,10 @@ def _integer(type_: SimpleType) -> Json:
     if high is not None and not bounds.keys() & {"maximum", "exclusiveMaximum"}:
         made["maximum"] = high
     made |= bounds
-    if high is None or high >= _SAFE or low is None or low <= -_SAFE:
-        # Not every client reads such numbers exactly, so text is as good.
-        made = {**made, "type": ["integer", "string"], "pattern": "^[+-]?[0-9]+$"}
+    if is_big(type_):
+        # Not every client reads such numbers exactly, so text is as good, or all there is.
+        made = {"type": "string"} if is_text(type_) else {**made, "type": ["integer", "string"]}
+        made["pattern"] = "^[+-]?[0-9]+$"
         if name in ("long", "unsignedLong"):
             made["format"] = "int64"
     elif name == "int":

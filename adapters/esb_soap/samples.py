@@ -89,9 +89,10 @@ class Sampler:
     def simple(self, type_: SimpleType) -> Any:
         """Data for a simple type. Raises NoSample."""
         if type_.facets.enumeration:
-            choices = list(type_.facets.enumeration)
+            choices = type_.facets.enumeration
             if self._amount == "random":
-                self._rng.shuffle(choices)
+                # Not shuffled: lists of all post codes are common.
+                choices = (*(self._rng.choice(choices) for _ in range(5)), *choices)
             for lexical in choices:
                 if lexical[:1] == "{" and type_.primitive in ("QName", "NOTATION"):
                     return lexical
@@ -120,7 +121,8 @@ class Sampler:
             raise NoSample("no member of the union has a value")
         if type_.primitive == "ID":
             self._ids += 1
-            return f"id{self._ids}"
+            if (found := _accepted(type_, f"id{self._ids}")) is not None:
+                return found[0]
         if type_.primitive in ("QName", "NOTATION"):
             return "{urn:example}name"
         candidates = list(_candidates(type_))

@@ -103,6 +103,9 @@ RANGES: Final[dict[str, tuple[int | None, int | None]]] = {
 }
 """The integer types, with their least and greatest values."""
 
+SAFE: Final = 2**53
+"""Up to here, on either side of zero, a double holds every integer."""
+
 _ARTICLE: Final = {"integer": "a whole number", "int": "a whole number", "long": "a whole number"}
 
 
@@ -115,16 +118,46 @@ def white_space(type_: SimpleType) -> str:
     return "replace" if type_.primitive == "normalizedString" else "collapse"
 
 
-@functools.cache
+def is_big(type_: SimpleType) -> bool:
+    """Whether it is an integer type with values that a double does not hold exactly."""
+    if type_.variety != "atomic" or type_.primitive not in RANGES:
+        return False
+    low, high = RANGES[type_.primitive]
+    facets = type_.facets
+    for bound in (facets.min_inclusive, facets.min_exclusive):
+        if bound is not None and _INTEGER.match(bound):
+            low = int(bound) if low is None else max(low, int(bound))
+    for bound in (facets.max_inclusive, facets.max_exclusive):
+        if bound is not None and _INTEGER.match(bound):
+            high = int(bound) if high is None else min(high, int(bound))
+    if facets.total_digits is not None and facets.total_digits <= 15:
+        return False
+    return low is None or high is None or low < -SAFE or high > SAFE
+
+
+def is_text(type_: SimpleType) -> bool:
+    """Whether its integers are strings in data, as they were asked for."""
+    return type_.big_as_text and is_big(type_)
+
+
 def scalar(type_: SimpleType) -> Scalar:
     """The codec of a simple type."""
-    if type_.variety == "union":
-        made = _union(type_)
-    elif type_.variety == "list":
-        made = _list(type_)
-    else:
-        made = _atomic(type_)
+    made: Scalar | None = type_.codec
+    if made is None:
+        if type_.variety == "union":
+            made = _union(type_)
+        elif type_.variety == "list":
+            made = _list(type_)
+        else:
+            made = _atomic(type_)
+        if is_text(type_):
+            made = _as_text(*made)
+        type_.codec = made
     return made
+
+
+def _as_text(decode: Decode, encode: Encode) -> Scalar:
+    return Scalar(lambda text, at: str(decode(text, at)), encode)
 
 
 def _atomic(type_: SimpleType) -> Scalar:

@@ -167,17 +167,31 @@ class Mapping:
         self._shapes: dict[int, Shape] = {}
         self._nil_shapes: dict[int, Shape] = {}
         self._anonymous: dict[int, str] = {}
+        self._named: dict[str, str] = {}
         self._alive: list[Type] = []
 
     # --- names
 
     @cached_property
     def _owners(self) -> dict[str, str]:
-        """Which type has a component's name plain: the first of that name."""
+        """Global types by the names that they have in data and components."""
         owners: dict[str, str] = {}
         for name in self.schemas.names("type"):
-            owners.setdefault(_clean(local_name(name)), name)
+            self._assign(name, owners)
         return owners
+
+    def _assign(self, qualified: str, owners: dict[str, str]) -> str:
+        """Give a type a name of its own: plain for the first of that name, else with its
+        namespace's; numbered where letters that components cannot have were all that differed."""
+        made = base = _clean(local_name(qualified))
+        if made in owners:
+            made = base = f"{base}_{self.alias(namespace_of(qualified))}"
+        numbers = count(2)
+        while made in owners:
+            made = f"{base}_{next(numbers)}"
+        owners[made] = qualified
+        self._named[qualified] = made
+        return made
 
     @cached_property
     def _aliases(self) -> dict[str, str]:
@@ -202,17 +216,18 @@ class Mapping:
 
     def alias(self, namespace: str) -> str:
         """A short name for a namespace of the WSDL's schemas."""
-        return self._aliases[namespace]
+        known = self._aliases.get(namespace)
+        if known is None:  # one that an import promised and that is not there
+            known = self._aliases[namespace] = f"ns{len(self._aliases) + 1}"
+        return known
 
     def name(self, type_: Type) -> str:
         """The name of a type, one for each, as "@type" and JSON Schema have it."""
         if type_.name is not None:
-            namespace, local = namespace_of(type_.name), _clean(local_name(type_.name))
-            if namespace == XSD:
-                return f"xs:{local}"
-            if self._owners.setdefault(local, type_.name) == type_.name:
-                return local
-            return f"{local}_{self.alias(namespace)}"
+            if namespace_of(type_.name) == XSD:
+                return f"xs:{local_name(type_.name)}"
+            owners = self._owners
+            return self._named.get(type_.name) or self._assign(type_.name, owners)
         name = self._anonymous.get(id(type_))
         if name is None:
             plain = name = _clean(type_.owner) or "Type"
@@ -228,8 +243,8 @@ class Mapping:
     def named(self, name: str) -> Type | None:
         """The type that a "@type" names: as `name` gives it, or qualified ("{ns}local")."""
         if name.startswith("xs:"):
-            found = BUILTINS.get(f"{{{XSD}}}{name[3:]}")
-            return found
+            qualified = f"{{{XSD}}}{name[3:]}"
+            return self.schemas.type(qualified) if qualified in BUILTINS else None
         if name.startswith("{"):
             return self.schemas.type(name) if self.schemas.has_type(name) else None
         owner = self._owners.get(name)
@@ -350,7 +365,7 @@ class Mapping:
         root = type_
         while root.base is not None:
             root = root.base
-        family = [root, *self.schemas.derived(root)]
+        family = [type_, root, *self.schemas.derived(root)]
         clash = any(local_name(name) == "type" for one in family for name in one.attributes)
         return TYPE_BESIDE if clash else TYPE
 
@@ -373,12 +388,17 @@ class Mapping:
     def _items(self, group: Group, scope: _Scope) -> tuple[Node, ...]:
         if group.kind != "choice":
             return tuple(self._keyed(item, scope) for item in group.items)
-        # The branches of a choice exclude each other, so they may use the same keys.
+        # The branches of a choice exclude each other, so they may use the same keys, unless an
+        # object could then be of two branches that write it differently.
         before, after = dict(scope.used), dict(scope.used)
-        items = []
+        items: list[Node] = []
         for item in group.items:
             scope.used = dict(before)
-            items.append(self._keyed(item, scope))
+            made = self._keyed(item, scope)
+            if any(_is_ambiguous(made, other) for other in items):
+                scope.used = dict(after)
+                made = self._keyed(item, scope)
+            items.append(made)
             for key, times in scope.used.items():
                 after[key] = max(after.get(key, 0), times)
         scope.used = after
@@ -461,6 +481,15 @@ def branch_of(node: Nodes, present: Collection[str]) -> int | None:
             if best is None or len(own & mine) > best[0]:
                 best = (len(own & mine), number)
     return best[1] if best is not None else None
+
+
+def _is_ambiguous(one: Node, other: Node) -> bool:
+    """Whether an object can be of either of two branches, but is written in another order."""
+    mine, theirs = list(keys(one)), list(keys(other))
+    both = set(mine) & set(theirs)
+    if len(both) < 2 or not is_satisfied(one, both) or not is_satisfied(other, both):
+        return False
+    return [key for key in mine if key in both] != [key for key in theirs if key in both]
 
 
 def is_nullable(node: Node) -> bool:

@@ -61,7 +61,7 @@ def compile_schemas(schemas: Schemas, documents: Documents) -> tuple[etree.XMLSc
         if next(schema.node.iterchildren(f"{_X}redefine"), None) is not None:
             return None, "it uses redefine"
         url = f"esb:///doc{number}.xsd"
-        root = etree.fromstring(etree.tostring(schema.node))
+        root = etree.fromstring(_bytes(schema.node))
         imported = set()
         for node in list(root.iterchildren(f"{_X}include", f"{_X}import")):
             namespace = node.get("namespace", "")
@@ -71,10 +71,10 @@ def compile_schemas(schemas: Schemas, documents: Documents) -> tuple[etree.XMLSc
                 imported.add(namespace)
                 node.set("schemaLocation", spaces[namespace])
         _add_imports(root, schema, imported, spaces)
-        written[url] = etree.tostring(root)
+        written[url] = _bytes(root)
         etree.SubElement(drivers[schema.target], f"{_X}include", schemaLocation=url)
     for namespace, driver in drivers.items():
-        written[spaces[namespace]] = etree.tostring(driver)
+        written[spaces[namespace]] = _bytes(driver)
     top = etree.Element(f"{_X}schema", targetNamespace=_ALL)
     for namespace, url in spaces.items():
         attributes = {"schemaLocation": url} | ({"namespace": namespace} if namespace else {})
@@ -82,22 +82,35 @@ def compile_schemas(schemas: Schemas, documents: Documents) -> tuple[etree.XMLSc
     parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False)
     parser.resolvers.add(_Memory(written))
     try:
-        root = etree.fromstring(etree.tostring(top), parser, base_url="esb:///all.xsd")
+        root = etree.fromstring(_bytes(top), parser, base_url="esb:///all.xsd")
         return etree.XMLSchema(root), ""
     except etree.XMLSchemaParseError as e:
         return None, str(e).partition(", line ")[0][:300]
 
 
+def _bytes(node: etree._Element) -> bytes:
+    # In ASCII, which is lxml's default, there is no way to write names in other letters.
+    return etree.tostring(node, encoding="UTF-8")
+
+
 def _add_stand_in(schema: etree._Element, kind: str, name: str) -> None:
     """Declare a component that is not there so that it allows anything."""
+    anything = {"minOccurs": "0", "maxOccurs": "unbounded", "processContents": "lax"}
     if kind == "type":
         made = etree.SubElement(schema, f"{_X}complexType", name=name, mixed="true")
         model = etree.SubElement(made, f"{_X}sequence")
-        anything = {"minOccurs": "0", "maxOccurs": "unbounded", "processContents": "lax"}
         etree.SubElement(model, f"{_X}any", anything)
         etree.SubElement(made, f"{_X}anyAttribute", processContents="lax")
-    elif kind in ("element", "attribute"):
-        etree.SubElement(schema, f"{_X}{kind}", name=name)
+    elif kind == "element":
+        etree.SubElement(schema, f"{_X}element", name=name, nillable="true")
+    elif kind == "group":
+        made = etree.SubElement(schema, f"{_X}group", name=name)
+        etree.SubElement(etree.SubElement(made, f"{_X}sequence"), f"{_X}any", anything)
+    elif kind == "attributeGroup":
+        made = etree.SubElement(schema, f"{_X}attributeGroup", name=name)
+        etree.SubElement(made, f"{_X}anyAttribute", processContents="lax")
+    elif kind == "attribute":
+        etree.SubElement(schema, f"{_X}attribute", name=name)
 
 
 def _add_imports(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import Final, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from lxml import etree
 
@@ -56,7 +56,8 @@ class Facets:
 
 @dataclass(eq=False, slots=True)
 class SimpleType:
-    """primitive: the local name of the nearest built-in type, for an atomic type."""
+    """primitive: the local name of the nearest built-in type, for an atomic type. big_as_text:
+    whether integers that a double cannot hold are strings in data. codec: for `scalars`."""
 
     name: str | None
     variety: Literal["atomic", "list", "union"]
@@ -68,6 +69,8 @@ class SimpleType:
     documentation: str = ""
     owner: str = ""
     value_docs: dict[str, str] = field(default_factory=dict)
+    big_as_text: bool = False
+    codec: Any = field(default=None, repr=False)
 
     @property
     def is_builtin(self) -> bool:
@@ -244,7 +247,7 @@ _DERIVED: Final = {  # built-in types by their base (XML Schema part 2, section 
 }  # fmt: skip
 
 
-def _builtins() -> dict[str, SimpleType]:
+def _builtins(*, big_as_text: bool) -> dict[str, SimpleType]:
     made: dict[str, SimpleType] = {}
     for local, base in _DERIVED.items():
         white: Literal["preserve", "replace", "collapse"] = "collapse"
@@ -254,8 +257,9 @@ def _builtins() -> dict[str, SimpleType]:
             white = "replace"
         facets = Facets(white_space=white)
         made[_X + local] = SimpleType(
-            _X + local, "atomic", primitive=local, facets=facets, base=made.get(_X + base)
-        )
+            _X + local, "atomic", primitive=local, facets=facets, base=made.get(_X + base),
+            big_as_text=big_as_text,
+        )  # fmt: skip
     for local in ("NMTOKENS", "IDREFS", "ENTITIES"):
         item = made[_X + local[:-1] if local != "ENTITIES" else _X + "ENTITY"]
         made[_X + local] = SimpleType(
@@ -264,7 +268,7 @@ def _builtins() -> dict[str, SimpleType]:
     return made
 
 
-BUILTINS: Final = _builtins()
+BUILTINS: Final = _builtins(big_as_text=False)
 """Built-in simple types by qualified name."""
 
 _ANY: Final = Wildcard(None, frozenset(), "lax")
@@ -349,16 +353,17 @@ class _Definition:
 class Schemas:
     """All schemas of a WSDL.
 
-    `documents` finds what they import. Every method that looks something up raises WsdlError if it
-    is not there or is wrong.
+    `documents` finds what they import; big_as_text: as in SimpleType. Every method that looks
+    something up raises WsdlError if it is not there or is wrong.
     """
 
-    def __init__(self, documents: Documents) -> None:
+    def __init__(self, documents: Documents, *, big_as_text: bool = False) -> None:
         self._documents = documents
         self.all: list[SchemaDocument] = []
         self._seen: set[tuple[etree._Element, str]] = set()
         self._found: dict[tuple[str, str], _Definition] = {}
-        self._types: dict[str, Type] = {ANY_TYPE: UR_TYPE, **BUILTINS}
+        builtins = _builtins(big_as_text=True) if big_as_text else BUILTINS
+        self._types: dict[str, Type] = {ANY_TYPE: UR_TYPE, **builtins}
         self._elements: dict[str, Element] = {}
         self.absent: dict[str, str] = {}
         """Components that an import promised and nothing is there for, with their kinds."""
@@ -470,7 +475,7 @@ class Schemas:
         made = self._types.get(name)
         if made is None:
             if self._alias(name):
-                return BUILTINS[_X + _SOAPENC_NAMES.get(local_name(name), local_name(name))]
+                return self._types[_X + _SOAPENC_NAMES.get(local_name(name), local_name(name))]
             found = self._find("type", name)
             if found is None:
                 if self._is_absent("type", name):
@@ -830,6 +835,7 @@ class Schemas:
             members=base.members,
             base=base,
             value_docs=value_docs or base.value_docs,
+            big_as_text=base.big_as_text,
         )
 
     # --- complex types

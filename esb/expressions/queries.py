@@ -90,7 +90,9 @@ def compile_xpath(source: str, what: str, namespaces: Mapping[str, str]) -> Quer
         if not isinstance(found, list) or not all(isinstance(f, etree._Element) for f in found):
             raise RouteFailure("elements() needs an XPath that finds elements")
         # Written and read, each is a document of its own that keeps the prefixes its values use.
-        return [etree.fromstring(etree.tostring(f, with_tail=False)) for f in found]
+        return [
+            etree.fromstring(etree.tostring(f, with_tail=False, encoding="UTF-8")) for f in found
+        ]
 
     convert = {"xpath": first, "xpath_all": every, "elements": detached}[what]
     return run
