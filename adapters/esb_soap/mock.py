@@ -1,5 +1,4 @@
-"""`call: mock`, a SOAP service made up from its WSDL (EIP: Test Message, in the place of the real
-service).
+"""`call: mock`, a SOAP service made up from its WSDL, in the place of the real one.
 
     routes:
       partners:
@@ -316,7 +315,7 @@ def covers(wanted: Any, found: Any) -> bool:
 
 def _comparable(value: Any) -> Any:
     if isinstance(value, bool):
-        return str(value)  # else True would be 1
+        return bool, value  # else True would be 1
     return Decimal(repr(value)) if isinstance(value, float) else value
 
 
@@ -376,11 +375,11 @@ class MockCaller:
             chosen = rule.behaviour.over(chosen)
         if chosen.delay is not None:
             await asyncio.sleep(self._random.uniform(chosen.delay.first, chosen.delay.longest))
-        if asked_for := envelope.headers.get(HEADER):
-            raise self._mock.fault(operation, str(asked_for))
         if chosen.fail and self._random.random() < chosen.fail:
-            raise Fault("the mock fails as often as it was told to", party="receiver")
+            raise Fault("the mock was told to fail now and then", party="receiver")
         with usable(operation.name):
+            if asked_for := envelope.headers.get(HEADER):
+                raise self._mock.fault(operation, str(asked_for))
             if operation.output is None:
                 if chosen.answer is not None:
                     chosen.answer()

@@ -81,36 +81,39 @@ def mock(
                 raise typer.BadParameter(f"'{value}' is not OP=FAULT", param_hint="--fault")
             else:
                 options[key] = told
-    folders = [wsdl.resolve().parent]
-    if replies is not None:
-        folders.append(replies.resolve())
-        for file in sorted(replies.iterdir() if show else folders[-1].iterdir()):
-            if file.name == "replies.yaml":
-                options["replies"] = str(file)
-            elif file.suffix in (".json", ".xml") and "." not in file.stem:
-                operation = operations.setdefault(file.stem, {})
-                if "fault" not in operation:  # what was asked for by hand counts
-                    operation["reply"] = str(file)
-    if record is not None:
-        options["record"] = {"folder": record[0], "url": record[1]}
-    if operations:
-        options["operations"] = operations
     try:
         loaded = load_wsdl(wsdl, repairs=repair or ())
         served = layout(loaded, at or default_path(wsdl))
-        routes = mock_routes(
-            wsdl if show else wsdl.resolve(),
-            at,
-            understood=understood or (),
-            repair=repair or (),
-            loaded=loaded,
-            **options,
-        )
     except ValueError as e:
         raise typer.BadParameter(str(e), param_hint="--repair") from e
     except WsdlError as e:
         typer.secho(str(e) + (f" ({e.hint})" if e.hint else ""), fg="red", err=True)
         raise typer.Exit(1) from e
+    folders = [wsdl.resolve().parent]
+    if replies is not None:
+        folders.append(replies.resolve())
+        known = {name for one in served for name in one.operations}
+        for file in sorted(replies.iterdir() if show else folders[-1].iterdir()):
+            if file.name == "replies.yaml":
+                options["replies"] = str(file)
+            elif file.suffix in (".json", ".xml") and file.stem in known:
+                own = operations.setdefault(file.stem, {})
+                if "fault" not in own:  # what was asked for by hand counts
+                    own["reply"] = str(file)
+            elif "." not in file.stem:
+                typer.echo(f"{file.name} has the name of no operation: it is for rules", err=True)
+    if record is not None:
+        options["record"] = {"folder": record[0], "url": record[1]}
+    if operations:
+        options["operations"] = operations
+    routes = mock_routes(
+        wsdl if show else wsdl.resolve(),
+        at,
+        understood=understood or (),
+        repair=repair or (),
+        loaded=loaded,
+        **options,
+    )
     if show:
         import yaml
 

@@ -18,7 +18,9 @@ from lxml import etree
 from support.examples import BIN
 from support.peers import HERE, PARTNER_WSDL, with_session_header
 from support.processes import Answer, Process, free_ports, request
+from typer.testing import CliRunner
 
+from esb.cli import app
 from esb.errors import BadMessage, ConfigError
 from esb.testing import Running, running
 from esb_soap.envelope import content_type, read_envelope, read_fault, write_envelope
@@ -347,6 +349,7 @@ replies:
         asked = {"a": 1, "b": [{"c": Decimal("1.10"), "d": None}], "e": "x"}
         for wanted in ({}, {"a": 1.0}, {"b": [{"c": 1.1}]}, {"b": [{"d": None}]}, asked):
             assert covers(wanted, asked), wanted
+        assert not covers({"a": True}, {"a": "True"})
         for wanted in ({"a": True}, {"a": "1"}, {"b": []}, {"b": [{"c": 1.2}]}, {"z": 1}, [asked]):
             assert not covers(wanted, asked), wanted
 
@@ -557,10 +560,6 @@ class TestCommand:
         (folder / "two.json").rename(folder / "getPartner.json")
         rules = (folder / "replies.yaml").read_text().replace("two.json", "getPartner.json")
         (folder / "replies.yaml").write_text(rules)
-        for name in ("three.xml", "four.xml", "asked.json"):  # for rules alone
-            (folder / name).rename(folder / f"rule.{name}")
-            rules = (folder / "replies.yaml").read_text().replace(name, f"rule.{name}")
-            (folder / "replies.yaml").write_text(rules)
         (port,) = free_ports(1)
         command = [BIN / "esb", "mock", PARTNER_WSDL, "--port", str(port), "--at", "/p",
                    "--replies", folder]  # fmt: skip
@@ -570,31 +569,51 @@ class TestCommand:
             service = client(url)
             assert service.getPartner(id=50).name == "two"
             assert service.getPartner(id=5000).name == "big"
+            assert service.getPartner(id=3).name == "three"
+            assert "three.xml has the name of no operation" in process.output
             assert process.stop() == 0
 
-    def test_mistakes(self, tmp_path: Path) -> None:
+    def test_recording(self, tmp_path: Path) -> None:
         (port,) = free_ports(1)
-        for options, told in (
+        with mocked() as real:
+            record = ["--record", "kept", f"{real.url}/partner"]
+            command = [BIN / "esb", "mock", PARTNER_WSDL, "--port", str(port), *record]
+            with Process(command, cwd=tmp_path) as process:
+                url = f"http://127.0.0.1:{port}/partner"
+                process.wait_for(f"{url}?wsdl")
+                name = client(url).getPartner(id=1).name
+                assert process.stop() == 0
+        assert (tmp_path / "kept" / "getPartner.1.request.json").read_text() == '{"id":1}'
+        command = [BIN / "esb", "mock", PARTNER_WSDL, "--port", str(port), "--seed", "1",
+                   "--replies", "kept"]  # fmt: skip
+        with Process(command, cwd=tmp_path) as process:
+            process.wait_for(f"{url}?wsdl")
+            assert client(url).getPartner(id=1).name == name
+            assert process.stop() == 0
+
+    @pytest.mark.parametrize(
+        ("options", "told"),
+        [
             (["--fault", "getPartner=NotFound"], "did you mean 'PartnerNotFound'"),
             (["--fault", "getPartnr=Server"], "did you mean 'getPartner'"),
             (["--fault", "Server"], "is not OP=FAULT"),
             (["--delay", "5"], "a duration is a number with its unit"),
             (["--fail", "getPartner=ten"], "a rate is a percentage"),
             (["--record", "kept", "nowhere"], "pattern"),
-        ):
-            command = [BIN / "esb", "mock", PARTNER_WSDL, "--port", str(port), *options]
-            with Process(command, cwd=tmp_path) as process:
-                assert process.wait() != 0
-                assert re.search(told, process.output), process.output
+            (["--repair", "everything"], "there is no repair 'everything'"),
+        ],
+    )
+    def test_mistakes(self, options: list[str], told: str) -> None:
+        got = CliRunner().invoke(app, ["mock", str(PARTNER_WSDL), *options])
+        assert got.exit_code in (1, 2)
+        assert re.search(told, got.output)
 
-    def test_print(self, tmp_path: Path) -> None:
-        (tmp_path / "p.wsdl").write_bytes(PARTNER_WSDL.read_bytes())
-        command = [BIN / "esb", "mock", "p.wsdl", "--print", "--fail", "1%"]
-        with Process(command, cwd=tmp_path) as process:
-            assert process.wait() == 0
-            (tmp_path / "routes.yaml").write_text(process.output)
-        with Process([BIN / "esb", "check", "routes.yaml"], cwd=tmp_path) as process:
-            assert process.wait() == 0, process.output
+    def test_print(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        Path("p.wsdl").write_bytes(PARTNER_WSDL.read_bytes())
+        got = CliRunner().invoke(app, ["mock", "p.wsdl", "--print", "--fail", "1%"])
+        Path("routes.yaml").write_text(got.stdout)
+        assert CliRunner().invoke(app, ["check", "routes.yaml"]).exit_code == 0
 
 
 REAL = {
