@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
@@ -54,7 +54,9 @@ def expose(
         raise typer.Exit(1) from e
     api = Api.of(wsdl, loaded, at=at, url=url)
     if show:
-        typer.echo(_yaml(api, loaded), nl=False)
+        # As it was named, for a file of routes that is written here.
+        options = {**api.options, "wsdl": wsdl.as_posix()}
+        typer.echo(_yaml(api.name, options, loaded), nl=False)
         return
     typer.echo(f"documentation: http://{host}:{port}{api.options['at'].rstrip('/')}/docs", err=True)
     ctx.obj(
@@ -147,9 +149,9 @@ async def _nothing(_request: object) -> Any:
     raise AssertionError("this site is never mounted")
 
 
-def _yaml(api: Api, loaded: Wsdl) -> str:
-    lines = ["expose:", f"  {api.name}:"]
-    lines += [f"    {key}: {_plain(value)}" for key, value in api.options.items()]
+def _yaml(name: str, options: Mapping[str, Any], loaded: Wsdl) -> str:
+    lines = ["expose:", f"  {name}:"]
+    lines += [f"    {key}: {_plain(value)}" for key, value in options.items()]
     lines.append("    operations:  # verb and path of each; take out what should not be changed")
     seen: set[str] = set()
     for service in loaded.services.values():

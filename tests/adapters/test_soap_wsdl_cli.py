@@ -174,6 +174,18 @@ class TestOpenApi:
         assert "validation error" not in result.output
 
 
+def test_expose_prints_what_loads_from_here(folder: Path) -> None:
+    (folder / "wsdl").mkdir()
+    copied(folder, "wsdl/p.wsdl")
+    (folder / "wsdl" / "p.wsdl").write_text("\n" + PARTNER.read_text())
+    args = ["expose", "wsdl/p.wsdl", "--print", "--repair", "before-xml"]
+    printed = CliRunner().invoke(app, args)
+    assert printed.exit_code == 0, printed.output
+    project = load_text(printed.stdout, folder)
+    assert project.diagnostics == []
+    assert len(project.routes) == 4
+
+
 class TestSample:
     def test_all_of_an_operation(self) -> None:
         text = output("sample", PARTNER, "getPartner")
