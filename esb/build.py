@@ -167,7 +167,8 @@ class Builder:
         elif raw is None and _is_model(model) and not _is_root(model):
             raw = {}
         try:
-            return TypeAdapter(model).validate_python(raw, context=_FROM_YAML)
+            context = None if self.fixed else _FROM_YAML  # what a section made is no YAML any more
+            return TypeAdapter(model).validate_python(raw, context=context)
         except ValidationError as e:
             failed = False
             for error in e.errors(include_url=False):

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from esb.adapter import Adapter, Role
-from esb_soap.call import CallOptions, SendOptions, SoapCaller
+from esb_soap.call import CallOptions, SendOptions, SoapCaller, SoapConnection
 from esb_soap.host import HostOptions, SoapHost
-from esb_web import ClientOptions
 
 adapter = Adapter(
     source=Role(HostOptions, SoapHost),
     sink=Role(SendOptions, SoapCaller),
     caller=Role(CallOptions, SoapCaller),
-    connection=ClientOptions,
+    connection=SoapConnection,
 )
 
 __all__ = ["adapter"]

@@ -15,7 +15,7 @@ gets one back.
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
 from lxml import etree
 from pydantic import AfterValidator, Field
@@ -25,6 +25,8 @@ from esb.envelope import NO_BODY, Body, Envelope, Outcome, parse_content_type
 from esb.errors import (
     BadMessage,
     BadReply,
+    Denied,
+    EsbError,
     Fault,
     OutcomeUnknown,
     Transient,
@@ -32,6 +34,7 @@ from esb.errors import (
 )
 from esb.options import Duration
 from esb.xml import parse_xml
+from esb_soap.addressing import WSA, Addressing, check_related, is_addressing, request_headers
 from esb_soap.bind import Binder, InputFields
 from esb_soap.endpoint import Found, WsdlOptions, did_you_mean, load, offload, operation, usable
 from esb_soap.envelope import (
@@ -39,6 +42,7 @@ from esb_soap.envelope import (
     MEDIA_TYPE,
     MustUnderstand,
     SoapMessage,
+    Version,
     as_envelope,
     check_understood,
     content_type,
@@ -49,6 +53,7 @@ from esb_soap.envelope import (
     strip_soap_attributes,
     write_envelope,
 )
+from esb_soap.security import SECURITY, ClientSecurity, check_reply, refused_credentials
 from esb_soap.wsdl import FaultMessage, WsdlError
 from esb_web import ClientOptions, ClientReply, OutboundHeaders, error_of, web_client
 
@@ -72,8 +77,21 @@ def _address(value: str) -> str:
     return value
 
 
-class SoapClientOptions(WsdlOptions, ClientOptions):
-    """How a SOAP service is reached: its WSDL, and the options of every HTTP endpoint."""
+class SoapConnection(ClientOptions):
+    """What a connection to SOAP services holds: the options of every HTTP endpoint, and SOAP's."""
+
+    security: ClientSecurity | None = Field(
+        None, description="WS-Security to send: user name and password, a time."
+    )
+    addressing: Addressing | Literal["none"] | None = Field(
+        None,
+        description="The version of WS-Addressing whose headers are sent, or none; what the WSDL "
+        "asks for if left out.",
+    )
+
+
+class SoapRequestOptions(SoapConnection):
+    """How a SOAP service is asked."""
 
     url: Annotated[str, AfterValidator(_address)] = Field(
         "", description="Where the service is, instead of the address in the WSDL."
@@ -92,6 +110,16 @@ class SoapClientOptions(WsdlOptions, ClientOptions):
         [],
         description="Names ({namespace}name) or namespaces of SOAP headers in replies that may be "
         "marked mustUnderstand though the WSDL does not declare them.",
+    )
+
+
+class SoapClientOptions(WsdlOptions, SoapRequestOptions):
+    """How a SOAP service is reached: its WSDL, and the options of every HTTP endpoint."""
+
+    soap: Version | None = Field(
+        None,
+        description="The SOAP version to speak: at a port of that version or, where the WSDL has "
+        "none, at any. Else that of the port.",
     )
 
 
@@ -125,6 +153,16 @@ class CallOptions(SendOptions):
     )
 
 
+class _Request(NamedTuple):
+    """What was sent. reply: the form in which its reply is wanted; message_id: what the reply must
+    relate to, if it says so; forwarded: whether it has credentials that came with the message."""
+
+    raw: bytes
+    reply: Form = "data"
+    message_id: str = ""
+    forwarded: bool = False
+
+
 class SoapCaller:
     """A SOAP operation as RequestReply and as Sink; see CallOptions."""
 
@@ -136,7 +174,13 @@ class SoapCaller:
             self._inputs = InputFields(loaded.schemas(self._operation).input, loaded.components)
         except WsdlError as e:
             raise build.problem(str(e), "operation", code="wsdl", hint=e.hint) from e
-        self._version = self._found.port.soap_version
+        self._version = options.soap or self._found.port.soap_version
+        if self._version != self._found.port.soap_version and self._operation.use == "encoded":
+            build.problem(
+                f"the WSDL describes '{self._operation.name}' for SOAP "
+                f"{self._found.port.soap_version} only", "soap", code="wsdl",
+                hint="its encoding differs between the versions",
+            )  # fmt: skip
         self._url = options.url or self._found.port.address or ""
         if not re.match(r"https?://[^/\s]", self._url):
             build.problem(
@@ -145,6 +189,14 @@ class SoapCaller:
             )  # fmt: skip
         self._reply = options.reply if isinstance(options, CallOptions) else None
         self._understood = frozenset(options.understood)
+        self._security = options.security
+        self._check_security = self._security is not None and SECURITY not in self._understood
+        if self._security is not None:
+            self._understood |= {SECURITY}
+        asked = options.addressing or self._found.port.addressing
+        self._addressing: Addressing | None = None if asked == "none" else asked
+        if self._addressing is not None:
+            self._understood |= {WSA[self._addressing]}
         self._bind = self._binder(options, build)
         self._own_headers: Renderer | None = None
         if options.soap_headers:
@@ -188,19 +240,19 @@ class SoapCaller:
         Raises Fault for a fault, typed if the WSDL declares it; BadMessage if the message does not
         fit the operation; BadReply if the reply does not; else what the HTTP client raises.
         """
-        sent, as_sent = await offload(len_of(envelope.body), self._write, envelope)
-        reply = await self._exchange(envelope, sent)
+        request = await offload(len_of(envelope.body), self._write, envelope)
+        reply = await self._exchange(envelope, request.raw)
         if self._operation.output is None:
-            await offload(len(reply.body), self._check_taken, reply)
+            await offload(len(reply.body), self._check_taken, reply, request)
             return envelope.reply(NO_BODY).replace(outcome=Outcome.ACCEPTED)
-        body = await offload(len(reply.body), self._read, reply, self._reply or as_sent)
+        body = await offload(len(reply.body), self._read, reply, request)
         return envelope.reply(body, facts={"operation": self._operation.name})
 
     async def send(self, envelope: Envelope) -> None:
         """Ask the operation and leave out its reply; raises as `call` does."""
-        sent, _ = await offload(len_of(envelope.body), self._write, envelope)
-        reply = await self._exchange(envelope, sent)
-        await offload(len(reply.body), self._check_taken, reply)
+        request = await offload(len_of(envelope.body), self._write, envelope)
+        reply = await self._exchange(envelope, request.raw)
+        await offload(len(reply.body), self._check_taken, reply, request)
 
     async def _exchange(self, envelope: Envelope, sent: bytes) -> ClientReply:
         headers = self._http_headers(envelope, "POST")
@@ -216,13 +268,22 @@ class SoapCaller:
 
     # --- the request
 
-    def _write(self, envelope: Envelope) -> tuple[bytes, Form]:
-        """The bytes of the request, and the form in which its reply is wanted."""
+    def _write(self, envelope: Envelope) -> _Request:
+        headers, message_id = self._template_headers(envelope), ""
+        if self._addressing is not None:
+            message_id, blocks = request_headers(
+                self._addressing,
+                self._operation.actions.input,
+                self._url,
+                replies=self._operation.output is not None,
+            )
+            headers += blocks
+        if self._security is not None:
+            headers.append(self._security.header())
         with usable(self._operation.name):
-            return self._written(envelope)
+            return self._written(envelope, headers)._replace(message_id=message_id)
 
-    def _written(self, envelope: Envelope) -> tuple[bytes, Form]:
-        headers = self._template_headers(envelope)
+    def _written(self, envelope: Envelope, headers: list[bytes]) -> _Request:
         body = envelope.body
         kind = parse_content_type(body.content_type).essence
         if kind.startswith("multipart/"):
@@ -233,7 +294,7 @@ class SoapCaller:
                 if root.tag in ENVELOPES or etree.QName(root).localname == "Envelope":
                     return self._pass_on(as_envelope(root, what="the body"), body, headers)
                 self._check_element(root, "the body")
-                return write_envelope(self._version, serialize(root), headers), "data"
+                return _Request(write_envelope(self._version, serialize(root), headers))
         data = None if body.is_empty else _data(body, kind)
         if kind == _FORM and isinstance(data, dict):
             # Form fields are text, as parameters are.
@@ -243,26 +304,29 @@ class SoapCaller:
         elif data is None:
             data = {}
         written = self._operation.input.write(data)
-        return write_envelope(self._version, written.body, [*written.headers, *headers]), "data"
+        return _Request(write_envelope(self._version, written.body, [*written.headers, *headers]))
 
-    def _pass_on(
-        self, message: SoapMessage, body: Body, headers: list[bytes]
-    ) -> tuple[bytes, Form]:
+    def _pass_on(self, message: SoapMessage, body: Body, headers: list[bytes]) -> _Request:
         content = message.content
         if content is not None or self._operation.input.element is not None:
             self._check_element(content, "the Body of the envelope")
         if message.version == self._version and not headers and body.is_written:
             charset = parse_content_type(body.content_type).params.get("charset", "utf-8")
             if charset.lower() in ("utf-8", "utf8", "us-ascii") and _declares_utf8(body.raw):
-                return body.raw, "envelope"
+                return _Request(body.raw, "envelope", forwarded=_has_security(message))
         blocks = list(message.header.iterchildren("*")) if message.header is not None else []
+        if self._security is not None:  # the bus's own credentials, in the place of the caller's
+            blocks = [block for block in blocks if block.tag != SECURITY]
+        if self._addressing is not None:
+            blocks = [block for block in blocks if not is_addressing(block.tag)]
         if message.version != self._version and blocks:
             raise BadMessage(
                 f"the envelope is SOAP {message.version} and the service takes {self._version}"
             )
         children = b"".join(serialize(child) for child in message.body.iterchildren("*"))
         kept = [serialize(block) for block in blocks]
-        return write_envelope(self._version, children, [*kept, *headers]), "envelope"
+        raw = write_envelope(self._version, children, [*kept, *headers])
+        return _Request(raw, "envelope", forwarded=SECURITY in (block.tag for block in blocks))
 
     def _check_element(self, element: etree._Element | None, what: str) -> None:
         expected = self._operation.input.element
@@ -293,7 +357,7 @@ class SoapCaller:
 
     # --- the reply
 
-    def _message(self, reply: ClientReply) -> SoapMessage | None:
+    def _message(self, reply: ClientReply, request: _Request) -> SoapMessage | None:
         """The envelope of a reply that is no fault, None for an answer without content.
 
         Raises Fault for a fault whatever the status, else what the status says, else BadReply for
@@ -322,10 +386,10 @@ class SoapCaller:
             raise said or _bad(str(e), reply) from e
         fault = message.fault
         if fault is not None:
-            error = self._fault(fault, message, reply.status)
+            error = self._fault(fault, message, reply.status, forwarded=request.forwarded)
             if (
                 isinstance(said, Transient | OutcomeUnknown)
-                and not error.name
+                and not (isinstance(error, Fault) and error.name)
                 and (reply.status in (429, 503, 504))
             ):
                 # A gateway in front of the service speaks SOAP too; try again as it says.
@@ -339,9 +403,13 @@ class SoapCaller:
             check_understood(message, self._understood | set(declared))
         except MustUnderstand as e:
             raise _bad(f"in the reply, {e}") from e
+        if self._check_security:
+            check_reply(message)
+        if request.message_id:
+            check_related(message, request.message_id)
         return message
 
-    def _check_taken(self, reply: ClientReply) -> None:
+    def _check_taken(self, reply: ClientReply, request: _Request) -> None:
         if self._operation.output is None and 200 <= reply.status < 300:
             # Only a fault would matter: what else servers put there is of no interest.
             if b"Fault" not in reply.body:
@@ -351,12 +419,12 @@ class SoapCaller:
             except BadMessage:
                 return
             if message.fault is not None:
-                raise self._fault(message.fault, message, reply.status)
+                raise self._fault(message.fault, message, reply.status, forwarded=request.forwarded)
             return
-        self._message(reply)
+        self._message(reply, request)
 
-    def _read(self, reply: ClientReply, form: Form) -> Body:
-        message = self._message(reply)
+    def _read(self, reply: ClientReply, request: _Request) -> Body:
+        message, form = self._message(reply, request), self._reply or request.reply
         output = self._operation.output
         assert output is not None
         if message is None:
@@ -378,10 +446,18 @@ class SoapCaller:
             raise _bad(f"the reply does not fit the WSDL: {e}") from e
         return _ReplyBody(data, content)
 
-    def _fault(self, element: etree._Element, message: SoapMessage, status: int) -> Fault:
+    def _fault(
+        self, element: etree._Element, message: SoapMessage, status: int, *, forwarded: bool
+    ) -> EsbError:
         """The error that a fault stands for: named if the WSDL declares it, by the element in its
-        detail or, where that is empty, by its code."""
+        detail or, where that is empty, by its code. One about credentials is the caller's fault
+        only if they are the caller's."""
         fault = read_fault(element)
+        refused = refused_credentials(fault.code, *fault.subcodes)
+        if refused and forwarded:
+            denied = Denied("the service refused the WS-Security header of the message")
+            denied.add_note(serialize(element)[:2000].decode("utf-8", "replace"))
+            return denied
         name, type_, data = "", "", None
         for detail in fault.detail:
             declared = self._faults.get(str(detail.tag))
@@ -417,9 +493,11 @@ class SoapCaller:
             "node": fault.node,
         }
         error = Fault(
-            fault.reason[:1000] or f"the service answered with a fault {fault.code}".rstrip(),
+            "the service refused the WS-Security header of the bus"
+            if refused  # what it says may name the bus's user
+            else fault.reason[:1000] or f"the service answered with a fault {fault.code}".rstrip(),
             name=name,
-            party=fault.party,
+            party="receiver" if refused else fault.party,
             type=type_,
             data=data,
             info={"soap": {k: v for k, v in soap.items() if v}, "upstream_status": status},
@@ -442,6 +520,10 @@ class _ReplyBody(Body):
         if self._element is not None and parse_content_type(content_type).essence in _XML_TYPES:
             return Body(serialize(self._element), f"{content_type}; charset=utf-8")
         return super().written_as(content_type)
+
+
+def _has_security(message: SoapMessage) -> bool:
+    return message.header is not None and message.header.find(SECURITY) is not None
 
 
 def generic(element: etree._Element) -> Any:

@@ -48,6 +48,12 @@ class WsdlOptions(Options):
         description="Common defects of the WSDL to repair when it is read, the file stays as it "
         f"is: {', '.join(REPAIRS)}.",
     )
+    int64: Literal["number", "string"] = Field(
+        "number",
+        description="What integers are in JSON that a double cannot hold exactly (xs:long, "
+        "xs:integer and the like): numbers, or strings for callers that would round them. Both are "
+        "taken.",
+    )
 
 
 class Found(NamedTuple):
@@ -98,15 +104,17 @@ class Loaded:
 class _Latest:
     """The WSDL of a file as it is now: read again when one of its files has changed."""
 
-    def __init__(self, path: Path, root: Path, repairs: Sequence[str]) -> None:
+    def __init__(self, path: Path, root: Path, options: WsdlOptions) -> None:
         self._path = path
         self._root = root
-        self._repairs = repairs
+        self._repairs = options.repair
+        self._int64 = options.int64
         self._loaded: Loaded | None = None
 
     def get(self) -> Loaded:
         if self._loaded is None or not self._loaded.is_current:
-            self._loaded = Loaded(load_wsdl(self._path, self._root, self._repairs))
+            wsdl = load_wsdl(self._path, self._root, self._repairs, self._int64)
+            self._loaded = Loaded(wsdl)
         return self._loaded
 
 
@@ -119,8 +127,8 @@ def load(build: Build, options: WsdlOptions, *path: str | int) -> Loaded:
     Raises BuildFailed."""
     file = build.file(options.wsdl, *path)
     latest = build.shared(
-        ("wsdl", str(file), *options.repair),
-        lambda: _Latest(file, build.root(file), options.repair),
+        ("wsdl", str(file), options.int64, *options.repair),
+        lambda: _Latest(file, build.root(file), options),
     )
     try:
         loaded = latest.get()
@@ -134,9 +142,12 @@ def load(build: Build, options: WsdlOptions, *path: str | int) -> Loaded:
 
 
 def ports(
-    build: Build, wsdl: Wsdl, options: WsdlOptions, *at: str | int
+    build: Build, wsdl: Wsdl, options: WsdlOptions, *at: str | int, other_versions: bool = False
 ) -> list[tuple[Service, Port]]:
     """The ports that the options, which lie `at`, leave open; in the WSDL's order, never none.
+
+    other_versions: where no port is of the SOAP version asked for, those of the other will do: a
+        client can speak a version that the WSDL does not mention.
 
     Raises BuildFailed, with a hint, for a service, port or version that the WSDL lacks.
     """
@@ -163,7 +174,10 @@ def ports(
             )  # fmt: skip
     if options.soap is not None:
         versions = sorted({port.soap_version for _, port in found})
+        every = found
         found = [(service, port) for service, port in found if port.soap_version == options.soap]
+        if not found and other_versions:
+            return every
         if not found:
             raise build.problem(
                 f"the WSDL has no port for SOAP {options.soap}", *at, "soap", code="wsdl",
@@ -177,7 +191,7 @@ def operation(build: Build, wsdl: Wsdl, options: WsdlOptions, name: str) -> Foun
 
     Raises BuildFailed, with a hint, if there is none or if several services have it.
     """
-    candidates = ports(build, wsdl, options)
+    candidates = ports(build, wsdl, options, other_versions=True)
     found = [
         Found(service, port, port.operations[name])
         for service, port in candidates

@@ -61,6 +61,21 @@ class MustUnderstand(BadMessage):
         self.names = tuple(names)
 
 
+class HeaderFault(BadMessage):
+    """A header block of the sender's is wrong, or one is missing.
+
+    subcodes: what the block's specification calls that, qualified names from the general to the
+        special; block: an element, serialized, that its specification adds as the detail.
+    """
+
+    code = "soap-header"
+
+    def __init__(self, detail: str, *subcodes: str, block: bytes = b"") -> None:
+        super().__init__(detail)
+        self.subcodes = subcodes
+        self.block = block
+
+
 class EncodingUnknown(BadMessage):
     """The message says that it is encoded in a way nobody here reads."""
 
@@ -132,16 +147,23 @@ def as_envelope(root: etree._Element, *, what: str = "the SOAP message") -> Soap
     return SoapMessage(version, header, body)
 
 
-def must_understand(message: SoapMessage) -> Iterator[etree._Element]:
-    """The header blocks that ask whoever gets the message to understand them
-    (SOAP 1.1, sections 4.2.2 and 4.2.3; SOAP 1.2 part 1, sections 2.2 and 5.2.3)."""
+def blocks_for_us(message: SoapMessage) -> Iterator[etree._Element]:
+    """The header blocks that are meant for whoever gets the message, not for a node in between
+    (SOAP 1.1, section 4.2.2; SOAP 1.2 part 1, section 2.2)."""
     if message.header is None:
         return
-    ns = NS[message.version]
-    role = "actor" if message.version == "1.1" else "role"
+    role = f"{{{NS[message.version]}}}" + ("actor" if message.version == "1.1" else "role")
     for block in message.header.iterchildren("*"):
-        wants = (block.get(f"{{{ns}}}mustUnderstand") or "").strip()
-        if wants in ("1", "true") and (block.get(f"{{{ns}}}{role}") or "").strip() in _NEXT:
+        if (block.get(role) or "").strip() in _NEXT:
+            yield block
+
+
+def must_understand(message: SoapMessage) -> Iterator[etree._Element]:
+    """The header blocks that ask whoever gets the message to understand them
+    (SOAP 1.1, section 4.2.3; SOAP 1.2 part 1, section 5.2.3)."""
+    wants = f"{{{NS[message.version]}}}mustUnderstand"
+    for block in blocks_for_us(message):
+        if (block.get(wants) or "").strip() in ("1", "true"):
             yield block
 
 
@@ -336,23 +358,30 @@ def write_fault(
     subcodes: Sequence[str] = (),
     actor: str = "",
     not_understood: Sequence[str] = (),
+    headers: Sequence[bytes] = (),
     lang: str = "en",
 ) -> bytes:
     """A whole envelope with a fault.
 
     code: "sender", "receiver", or a code that has the same name in both versions
-    ("MustUnderstand", "VersionMismatch"). subcodes: qualified names "{ns}name"; SOAP 1.1 has no
-    place for them. detail: serialized elements. not_understood: names of the header blocks of a
-    MustUnderstand fault, told in NotUnderstood headers (SOAP 1.2 part 1, section 5.4.8). A
-    VersionMismatch fault says which versions are read (section 5.4.7).
+    ("MustUnderstand", "VersionMismatch"). subcodes: qualified names "{ns}name", from the outer to
+    the inner; in SOAP 1.1 the inner one is the code, as WS-Security (1.1, section 12) and
+    WS-Addressing (1.0 SOAP binding, section 6) want it. detail: serialized elements.
+    not_understood: names of the header blocks of a MustUnderstand fault, told in NotUnderstood
+    headers (SOAP 1.2 part 1, section 5.4.8). headers: more header blocks. A VersionMismatch fault
+    says which versions are read (section 5.4.7).
     """
     value = _CODES.get(code, {}).get(version, code)
     text = xml_text(reason)
-    headers: list[bytes] = []
+    headers = list(headers)
     if code == "VersionMismatch":
         headers.append(_UPGRADE)
     if version == "1.1":
-        parts = f"<faultcode>soap:{value}</faultcode><faultstring>{text}</faultstring>"
+        told = f"<faultcode>soap:{value}</faultcode>"
+        if subcodes:
+            ns, _, local = subcodes[-1].rpartition("}")
+            told = f'<faultcode xmlns:c="{escape(ns[1:])}">c:{escape(local)}</faultcode>'
+        parts = f"{told}<faultstring>{text}</faultstring>"
         if actor:
             parts += f"<faultactor>{xml_text(actor)}</faultactor>"
         body = parts.encode()

@@ -6,7 +6,8 @@
       operations: {getPartner: GET /:id, createPartner: POST /}
       faults: {PartnerNotFound: 404}
 
-becomes a route `partners.<operation>` each, from `http` to `call: soap`. An operation that is not
+becomes a route `partners.<operation>` each, from `http` to `call: soap`. An operation can have
+options of its own: `createPartner: {at: POST /, timeout: 60s}`. An operation that is not
 listed is `POST <at>/<operation>`: always right, whatever it does. The service's name is put
 before the operation's where two services have one of the same name.
 """
@@ -20,14 +21,14 @@ from functools import cached_property
 from typing import Annotated, Any, Final
 
 import structlog
-from pydantic import AfterValidator, RootModel
+from pydantic import AfterValidator, BeforeValidator, RootModel
 from pydantic import Field as Option
 
 from esb.adapter import Build, BuildFailed, Expanded, Section
 from esb_soap.bind import Field, InputFields
-from esb_soap.call import SoapClientOptions
+from esb_soap.call import SoapClientOptions, SoapRequestOptions
 from esb_soap.endpoint import Found, Loaded, did_you_mean, load, ports
-from esb_soap.wsdl import WsdlError
+from esb_soap.wsdl import Version, WsdlError
 
 log = structlog.get_logger("esb.soap")
 
@@ -49,17 +50,34 @@ def _base(value: str) -> str:
     return value.rstrip("/")
 
 
+class ExposedOperation(SoapRequestOptions):
+    """One operation of an API: what is said here counts instead of what the API says."""
+
+    at: str = Option("", description="Method and path, GET /:id; POST /<operation> if left out.")
+
+
+def _operation(value: Any) -> Any:
+    return {"at": value} if isinstance(value, str) else value
+
+
 class ExposeApi(SoapClientOptions):
     """A SOAP service as a REST API: JSON, documented by OpenAPI, faults as problem+json."""
 
     at: Annotated[str, AfterValidator(_base)] = Option(
         description="The path of the API, such as /partners."
     )
-    operations: dict[str, str] = Option(
+    operations: dict[
+        str,
+        Annotated[
+            ExposedOperation,
+            BeforeValidator(_operation, json_schema_input_type=str | ExposedOperation),
+        ],
+    ] = Option(
         {},
         description="Method and path of operations: {getPartner: GET /:id}. Path parameters, and "
         "with GET and DELETE all that is asked for in the query, are the input's fields of that "
-        "name. An operation that is not listed is POST /<operation>.",
+        "name. An operation that is not listed is POST /<operation>. One with options of its own "
+        "has its method and path under `at`.",
     )
     only_listed: bool = Option(
         False, description="Leave out the operations that are not listed under `operations`."
@@ -105,7 +123,7 @@ class _Api:
         self._operations: dict[str, Found] = {}
         self._paths: dict[str, str] = {}
         found: dict[tuple[str, str], Found] = {}
-        for service, port in ports(build, wsdl, options, name):
+        for service, port in ports(build, wsdl, options, name, other_versions=True):
             for operation in port.operations.values():
                 one = Found(service, port, operation)
                 found.setdefault((service.name, operation.name), one)
@@ -119,22 +137,19 @@ class _Api:
         self._several = len(services) > 1
         self._title = options.title or (next(iter(services)) if len(services) == 1 else name)
         self._about = options.description or wsdl.documentation
-        self._client = {
-            key: getattr(options, key)
-            for key in options.model_fields_set
-            if key in SoapClientOptions.model_fields and key not in ("service", "port", "soap")
-        }
+        self._client = _given(options)
+        for said in {"repair", "int64"} & options.model_fields_set:
+            self._client[said] = getattr(options, said)
         if options.connection is not None:
             self._client["connection"] = options.connection
 
     def routes(self) -> Iterator[Expanded]:
         """An ordinary route for each operation."""
         options, name = self._options, self._name
-        for listed in options.operations:
-            if listed not in self._operations:
-                self._build.problem(
-                    f"the WSDL has no operation '{listed}'", name, "operations", listed,
-                    code="wsdl", key=True, hint=did_you_mean(listed, self._operations),
+        for unknown in options.operations.keys() - self._operations.keys():
+            self._build.problem(
+                    f"the WSDL has no operation '{unknown}'", name, "operations", unknown,
+                    code="wsdl", key=True, hint=did_you_mean(unknown, self._operations),
                 )  # fmt: skip
         declared = {f for one in self._operations.values() for f in one.operation.faults}
         for fault in options.faults:
@@ -144,40 +159,48 @@ class _Api:
                     code="wsdl", key=True, hint=did_you_mean(fault, declared),
                 )  # fmt: skip
         for key, found in self._operations.items():
-            spelled = options.operations.get(key)
-            if spelled is None and options.only_listed:
+            listed = options.operations.get(key)
+            if listed is None and options.only_listed:
                 continue
-            at: tuple[str, ...] = (name,) if spelled is None else (name, "operations", key)
+            at: tuple[str, ...] = (name,) if listed is None else (name, "operations", key)
             try:
-                yield self._route(key, found, spelled, at)
+                yield self._route(key, found, listed, at)
             except BuildFailed:
                 continue
 
-    def _route(self, key: str, found: Found, spelled: str | None, at: tuple[str, ...]) -> Expanded:
+    def _route(
+        self, key: str, found: Found, listed: ExposedOperation | None, at: tuple[str, ...]
+    ) -> Expanded:
         options = self._options
         try:
             self._loaded.schemas(found.operation)
         except WsdlError as e:
-            if spelled is None:
+            if listed is None:
                 log.warning("not exposed", api=self._name, operation=key, reason=str(e))
                 raise BuildFailed(str(e)) from e
             raise self._build.problem(str(e), *at, code="wsdl", hint=e.hint) from e
         method, path = "POST", self._paths[key]
-        if spelled is not None:
-            method, path = self._spelled(spelled, at)
+        if listed is not None and listed.at:
+            method, path = self._spelled(listed.at, at)
         described = _Described(
-            key, found, self._loaded, method, path, options.faults, self._several
-        )
+            key, found, self._loaded, method, path, options.faults, self._several,
+            options.soap or found.port.soap_version,
+        )  # fmt: skip
         parameters = described.path_parameters
-        if spelled is not None:
+        if listed is not None:
             self._check(described, at)
         soap: dict[str, Any] = {
             **self._client,
+            **(_given(listed) if listed is not None else {}),
             "wsdl": options.wsdl,
             "service": found.service.name,
             "port": found.port.name,
             "operation": found.operation.name,
         }
+        if listed is not None and listed.headers:
+            soap["headers"] = _merged(options.headers, listed.headers)
+        if options.soap not in (None, found.port.soap_version):
+            soap["soap"] = options.soap
         if method in ("GET", "DELETE"):
             soap["bind"] = True
         elif parameters:
@@ -244,11 +267,13 @@ class _Described:
         path: str,
         faults: Mapping[str, int],
         several: bool,
+        version: Version,
     ) -> None:
         self._key = key
         self._found = found
         self._faults = faults
         self._several = several
+        self._version = version
         self.has_body = method not in ("GET", "DELETE")
         self.path_parameters: list[str] = _PARAMETER.findall(path)
         self._schemas = loaded.schemas(found.operation)
@@ -308,7 +333,7 @@ class _Described:
         made["x-soap"] = {
             "service": found.service.name,
             "operation": operation.name,
-            "version": found.port.soap_version,
+            "version": self._version,
         }
         return made
 
@@ -361,6 +386,20 @@ class _Described:
             }
             for status, faults in sorted(by_status.items())
         }
+
+
+def _given(options: SoapRequestOptions) -> dict[str, Any]:
+    """The options for a call that were said."""
+    return {
+        key: getattr(options, key)
+        for key in options.model_fields_set
+        if key in SoapRequestOptions.model_fields
+    }
+
+
+def _merged(headers: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str]:
+    names = {name.lower() for name in own}
+    return {**{n: v for n, v in headers.items() if n.lower() not in names}, **own}
 
 
 def _content(schema: Any) -> dict[str, Any]:

@@ -8,13 +8,16 @@ route as data; what the route answers is written by the WSDL's types. Errors bec
     Fault otherwise                       blamed on whom the far side blamed
     BadMessage, Denied                    Client, Sender
     VersionMismatch, MustUnderstand       the faults of that name
+    HeaderFault                           Client, Sender, with the code of the header's own standard
     anything else                         Server, Receiver
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final, Literal
 
 import structlog
 from lxml import etree
@@ -34,11 +37,13 @@ from esb.errors import (
 )
 from esb.options import Duration, Size
 from esb.step import Step
+from esb_soap.addressing import WSA, Addressed, detail_header, is_addressing, read_addressing
 from esb_soap.call import Form, is_xml, len_of
 from esb_soap.endpoint import WsdlOptions, did_you_mean, load, offload, ports, usable
 from esb_soap.envelope import (
     ENVELOPES,
     EncodingUnknown,
+    HeaderFault,
     MustUnderstand,
     SoapMessage,
     Version,
@@ -55,6 +60,7 @@ from esb_soap.envelope import (
     xml_text,
 )
 from esb_soap.publish import Published
+from esb_soap.security import XMLENC, Guard, HostSecurity, Nonces, security_header, timestamp
 from esb_soap.wsdl import Operation, Port
 from esb_web import (
     Request,
@@ -70,6 +76,8 @@ from esb_web.server import claim_path
 
 log = structlog.get_logger("esb.soap")
 
+_XOP: Final = "{http://www.w3.org/2004/08/xop/include}Include"
+_LIFETIME: Final = 300.0  # seconds that the Timestamp of an answer is good for
 _MEDIA_TYPES: Final = ("text/xml", "application/soap+xml", "application/xml", "")
 
 
@@ -87,6 +95,14 @@ class HostOptions(WsdlOptions):
         [],
         description="Names ({namespace}name) or namespaces of SOAP headers that may be marked "
         "mustUnderstand though the WSDL does not declare them.",
+    )
+    security: HostSecurity | None = Field(
+        None, description="WS-Security: who may ask. Everybody if left out."
+    )
+    addressing: Literal["accept", "require", "ignore"] = Field(
+        "accept",
+        description="WS-Addressing headers: accept checks and answers them where a request has "
+        "them, require refuses requests without.",
     )
     max_body: Size | None = Field(None, description="Largest request, instead of the listener's.")
     timeout: Duration | None = Field(
@@ -109,37 +125,55 @@ class Dispatch:
             if operation.soap_action:
                 self._by_action.setdefault(operation.soap_action, operation)
 
-    def find(self, message: SoapMessage, action: str) -> Operation:
-        """The operation whose input is in the Body; the action must not name another one.
+    def find(
+        self, message: SoapMessage, action: str, addressed: Addressed | None = None
+    ) -> Operation:
+        """The operation whose input is in the Body; neither the action (SOAPAction) nor that of
+        WS-Addressing may name another one.
 
-        Raises NoSuchOperation, or BadMessage where the action contradicts the Body.
+        Raises NoSuchOperation, or BadMessage where an action contradicts the Body.
         """
         content = message.content
         element = str(content.tag) if content is not None else None
         found = self._by_element.get(element, [])
         if len(found) > 1:
             # Several operations take the same element: only the action tells them apart.
-            by_action = [operation for operation in found if operation.soap_action == action]
+            said = {action, addressed.action if addressed is not None else ""} - {""}
+            by_action = [
+                operation
+                for operation in found
+                if operation.soap_action in said or operation.actions.input in said
+            ]
             if not by_action:
                 names = ", ".join(operation.name for operation in found)
                 raise BadMessage(f"the action must say which operation is meant: {names}")
-            return by_action[0]
+            found = by_action
         if not found:
             raise NoSuchOperation(self._unknown(content))
         operation = found[0]
-        if action and action != operation.soap_action:
+        own = {operation.soap_action, operation.actions.input}
+        if addressed is not None and addressed.action not in own:
+            shown = addressed.action[:200]
+            raise addressed.not_supported(
+                f"the action '{shown}' is not that of '{operation.name}', which the Body is for"
+            )
+        if action and action not in own:
             named = self._by_action.get(action)
             if named is not None or operation.soap_action:
                 other = f"means '{named.name}'" if named is not None else "is not known"
-                raise BadMessage(
-                    f"the action '{action[:200]}' {other}, the Body is for '{operation.name}'"
-                )
+                text = f"the action '{action[:200]}' {other}, the Body is for '{operation.name}'"
+                raise addressed.mismatch(text) if addressed is not None else BadMessage(text)
+            if addressed is not None:
+                text = "SOAPAction is neither empty nor the action of the addressing header"
+                raise addressed.mismatch(text)
         return operation
 
     def _unknown(self, content: etree._Element | None) -> str:
         if content is None:
             return "the Body is empty, which no operation takes"
         name = etree.QName(content)
+        if (name.namespace or "").startswith(XMLENC):
+            return "the Body is encrypted (XML Encryption), which is not supported"
         known = {
             etree.QName(element).localname: etree.QName(element).namespace or ""
             for element in self._by_element
@@ -152,6 +186,15 @@ class Dispatch:
             )
         hint = did_you_mean(name.localname, known)
         return f"no operation takes the element '{name.localname}'" + (f": {hint}" if hint else "")
+
+
+@dataclass(slots=True)
+class _Exchange:
+    """What is known of a request so far; an error is told accordingly."""
+
+    version: Version
+    operation: Operation | None = None
+    addressed: Addressed | None = None
 
 
 class SoapHost:
@@ -185,6 +228,14 @@ class SoapHost:
         self._source = f"soap:{build.route}"
         self._form = options.body
         self._understood = frozenset(options.understood)
+        self._addressing = options.addressing
+        if self._addressing != "ignore":
+            self._understood |= set(WSA.values())
+        self._guard: Guard | None = None
+        if options.security is not None:
+            channel = f"soap nonces of {build.route}"
+            nonces = build.shared((channel,), lambda: Nonces(build.store, channel))
+            self._guard = Guard(options.security, nonces)
         self._step: Step | None = None
         self._site = Site(
             path=options.path,
@@ -198,6 +249,8 @@ class SoapHost:
     async def start(self, step: Step) -> None:
         """Serve the path from now on."""
         self._step = step
+        if self._guard is not None:
+            await self._guard.start()
         self._server.mount(self._site)
 
     async def stop(self, grace: float) -> None:
@@ -213,31 +266,61 @@ class SoapHost:
     async def _handle(self, request: Request) -> Response:
         if request.method in ("GET", "HEAD"):
             return self._get(request)
-        version = self._version(request.headers)
-        operation: Operation | None = None
+        known = _Exchange(self._version(request.headers))
         try:
             message = await offload(len(request.body), self._parse, request)
-            version = message.version
-            action = _action(request, version)
-            operation = self._dispatch[version].find(message, action)
+            known.version = message.version
+            user = await self._guard.admit(message) if self._guard is not None else ""
+            action = _action(request, message.version)
+            operation = self._operation(message, action, known)
             body = await offload(len(request.body), self._read, operation, message, request)
             envelope = to_envelope(request, source=self._source, type="soap.request")
             facts = {"operation": operation.name, "action": action, "service": self._service}
+            if known.addressed is not None:
+                facts |= {
+                    "action": known.addressed.action,
+                    "message_id": known.addressed.message_id,
+                }
             envelope = envelope.replace(
-                body=body, subject=operation.name, params={**envelope.params, "soap": facts}
+                body=body,
+                subject=operation.name,
+                params={**envelope.params, "soap": facts},
+                principal=user or envelope.principal,
             )
             assert self._step is not None
             answer = await self._step(envelope)
             if operation.one_way or operation.output is None:
                 return Response(202)
-            size = len_of(answer.body)
-            raw = await offload(size, self._write, operation, version, envelope, answer)
+            raw = await offload(len_of(answer.body), self._write, known, envelope, answer)
         except EsbError as e:
-            return self._failed(e, version, operation)
+            return self._failed(e, known)
         except Exception:
             log.exception("handler failed", path=request.path)
-            return self._failed(EsbError(""), version, operation)
-        return Response(200, [("content-type", content_type(version))], raw)
+            return self._failed(EsbError(""), known)
+        if known.addressed is not None and known.addressed.silent:
+            return Response(202)
+        return Response(200, [("content-type", content_type(known.version))], raw)
+
+    def _operation(self, message: SoapMessage, action: str, known: _Exchange) -> Operation:
+        """The operation that is asked for, by everything that says so."""
+        addressed = read_addressing(message) if self._addressing != "ignore" else None
+        known.addressed = addressed
+        if addressed is not None:
+            addressed.check()
+        elif self._addressing == "require":
+            code = f"{{{WSA['2005/08']}}}MessageAddressingHeaderRequired"
+            raise HeaderFault("the addressing header 'Action' is required", code)
+        operation = self._dispatch[message.version].find(message, action, addressed)
+        known.operation = operation
+        if (
+            addressed is not None
+            and not addressed.message_id
+            and operation.output is not None
+            and addressed.version == "2005/08"
+        ):
+            # Without it no answer can say what it answers (WS-Addressing 1.0 Metadata, 5.1.1).
+            raise addressed.missing("MessageID")
+        return operation
 
     def _get(self, request: Request) -> Response:
         url = f"{request.scheme}://{request.host}{request.base_path}{request.raw_path}"
@@ -274,24 +357,36 @@ class SoapHost:
     def _read(self, operation: Operation, message: SoapMessage, request: Request) -> Body:
         declared = set(operation.input.header_elements)
         check_understood(message, self._understood | declared)
+        envelope = Body(request.body, request.headers.get("content-type", "text/xml"))
+        if self._guard is not None and self._form == "envelope":
+            # Without the credentials, which were in it.
+            root = message.body.getroottree().getroot()
+            envelope = Body(serialize(root), content_type(message.version))
         strip_soap_attributes(message)
-        with usable(operation.name):
-            data = operation.input.read(message.body, message.header)
+        try:
+            with usable(operation.name):
+                data = operation.input.read(message.body, message.header)
+        except BadMessage as e:
+            if next(message.body.iter(_XOP), None) is not None:
+                text = "the message refers to attachments (xop:Include), which are not supported"
+                raise UnsupportedMedia(text) from e
+            raise
         if self._form == "data":
             return Body.of(data)
         if self._form == "envelope":
-            return Body(request.body, request.headers.get("content-type", "text/xml"))
+            return envelope
         content = message.content
         return Body(serialize(content) if content is not None else b"", "application/xml")
 
     # --- the answer
 
-    def _write(
-        self, operation: Operation, version: Version, request: Envelope, answer: Envelope
-    ) -> bytes:
+    def _write(self, known: _Exchange, request: Envelope, answer: Envelope) -> bytes:
         """The envelope of an answer. Raises RouteFailure for one that does not fit the WSDL."""
+        operation = known.operation
+        assert operation is not None
         output = operation.output
         assert output is not None
+        blocks = self._blocks(known, operation.actions.output)
         if answer.outcome is Outcome.DEAD:
             raise RouteFailure("the message could not be processed; it was set aside")
         body = answer.body
@@ -300,7 +395,7 @@ class SoapHost:
         try:
             kind = parse_content_type(body.content_type).essence
             if is_xml(body, kind):
-                return self._as_it_is(operation, version, body)
+                return self._as_it_is(operation, known.version, body, blocks)
             data = {} if body.is_empty else body.data
             with usable(operation.name):
                 written = output.write(data)
@@ -313,28 +408,42 @@ class SoapHost:
             error = RouteFailure(reason)
             log.error(reason, route=self._source, reason=str(e), errors=e.errors[:5])
             raise error from e
-        return write_envelope(version, written.body, written.headers)
+        return write_envelope(known.version, written.body, [*written.headers, *blocks])
 
-    def _as_it_is(self, operation: Operation, version: Version, body: Body) -> bytes:
+    def _blocks(self, known: _Exchange, action: str) -> list[bytes]:
+        """The header blocks of an answer that follow from those of the request."""
+        blocks = known.addressed.reply(action) if known.addressed is not None else []
+        if self._guard is not None and self._guard.timestamp:
+            blocks.append(security_header(timestamp(datetime.now(UTC), _LIFETIME)))
+        return blocks
+
+    def _as_it_is(
+        self, operation: Operation, version: Version, body: Body, blocks: list[bytes]
+    ) -> bytes:
         """An answer that is XML: the output's element, or a whole envelope."""
         root = body.data
         expected = operation.output.element if operation.output is not None else None
         if root.tag not in ENVELOPES:
             if root.tag != expected:
                 raise BadMessage(f"the root element is {root.tag}, not {expected}")
-            return write_envelope(version, serialize(root))
+            return write_envelope(version, serialize(root), blocks)
         message = as_envelope(root, what="the answer")
         content = message.content
         if message.fault is None and (content.tag if content is not None else None) != expected:
             raise BadMessage(f"the Body does not hold {expected}")
-        if message.version != version:
+        if message.version != version or blocks:
             children = [serialize(child) for child in message.body.iterchildren("*")]
-            return write_envelope(version, b"".join(children))
+            if message.version == version and message.header is not None:
+                own = [b for b in message.header.iterchildren("*") if not is_addressing(b.tag)]
+                blocks = [*map(serialize, own), *blocks]
+            return write_envelope(version, b"".join(children), blocks)
         written: bytes = etree.tostring(root, encoding="utf-8", xml_declaration=True)
         return written
 
-    def _failed(self, error: EsbError, version: Version, operation: Operation | None) -> Response:
+    def _failed(self, error: EsbError, known: _Exchange) -> Response:
         """The fault that an error is told as."""
+        version, addressed = known.version, known.addressed
+        blocks = self._blocks(known, self._fault_action(error, known))
         code, status = "receiver", 500
         detail = b""
         subcodes: Sequence[str] = ()
@@ -350,7 +459,13 @@ class SoapHost:
             code = "DataEncodingUnknown"
         elif isinstance(error, Fault):
             code = error.party
-            detail = self._detail(error, operation)
+            detail = self._detail(error, known.operation)
+        elif isinstance(error, HeaderFault):
+            code, subcodes = "sender", error.subcodes
+            if version == "1.2":
+                detail = error.block
+            elif error.block:
+                blocks.append(detail_header(error.block))
         elif isinstance(error, BadMessage | Denied):
             code = "sender"
             if isinstance(error, BadMessage):
@@ -360,17 +475,31 @@ class SoapHost:
         if isinstance(error, UnsupportedMedia):
             status = 415
         raw = write_fault(
-            version, code, reason, detail=detail, subcodes=subcodes, not_understood=not_understood
-        )
+            version, code, reason, detail=detail, subcodes=subcodes, not_understood=not_understood,
+            headers=blocks,
+        )  # fmt: skip
         headers = [("content-type", content_type(version))]
         if isinstance(error, Transient) and error.retry_after is not None:
             headers.append(("retry-after", str(max(1, round(error.retry_after)))))
+        if addressed is not None and addressed.silent_fault:
+            # Nobody wants to read it, but whoever asked must know that it was not done.
+            return Response(status, headers[1:])
         return Response(status, headers, raw)
 
     def _refused(self, error: EsbError, headers: Headers) -> Response:
         """What the listener has against a request: a fault, with the status of HTTP's own."""
-        response = self._failed(error, self._version(headers), None)
+        response = self._failed(error, _Exchange(self._version(headers)))
         return Response(status_of(error), response.headers, response.body)
+
+    def _fault_action(self, error: EsbError, known: _Exchange) -> str:
+        if known.addressed is None:
+            return ""
+        if isinstance(error, Fault) and known.operation is not None:
+            declared = known.operation.actions.faults.get(error.name)
+            if declared is not None:
+                return declared
+        of_addressing = isinstance(error, HeaderFault) and is_addressing(error.subcodes[0])
+        return known.addressed.fault_action(of_addressing=of_addressing)
 
     def _detail(self, error: Fault, operation: Operation | None) -> bytes:
         """The typed detail of a fault that the WSDL declares."""

@@ -21,6 +21,7 @@ from typing import Any, Final, Literal
 
 from lxml import etree
 
+from esb_soap.addressing import Actions, Addressing, actions_of, asked_for
 from esb_soap.codec import Codec, locate
 from esb_soap.documents import Document, Documents, WsdlError
 from esb_soap.encoded import EncodedCodec
@@ -58,7 +59,8 @@ _HTTP_TRANSPORTS: Final = (
 @dataclass(frozen=True, eq=False)
 class Operation:
     """An operation of a SOAP port. `output` is None where it is one-way; `soap_action` is "" where
-    there is none. Overloaded operations have the input's name added: "get_byName"."""
+    there is none; `actions` are those of WS-Addressing. Overloaded operations have the input's name
+    added: "get_byName"."""
 
     name: str
     documentation: str
@@ -69,17 +71,20 @@ class Operation:
     input: Message
     output: Message | None
     faults: dict[str, FaultMessage]
+    actions: Actions = field(default_factory=Actions)
 
 
 @dataclass(frozen=True, eq=False)
 class Port:
-    """A SOAP port. `address` is "" where the WSDL gives none."""
+    """A SOAP port. `address` is "" where the WSDL gives none; `addressing` is the version of
+    WS-Addressing that it asks for, None if it does not."""
 
     name: str
     documentation: str
     address: str
     soap_version: Version
     operations: dict[str, Operation]
+    addressing: Addressing | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,16 +150,22 @@ class Wsdl:
                     yield service, port, operation
 
 
-def load_wsdl(path: Path, root: Path | None = None, repairs: Iterable[str] = ()) -> Wsdl:
+def load_wsdl(
+    path: Path,
+    root: Path | None = None,
+    repairs: Iterable[str] = (),
+    int64: Literal["number", "string"] = "number",
+) -> Wsdl:
     """Load a WSDL and what it imports: files below `root` (any relative path if left out) and the
-    standard schemas of the catalogue, never the network. `repairs` are made, by name.
+    standard schemas of the catalogue, never the network. `repairs` are made, by name. int64: what
+    integers that a double cannot hold are in data that are read; both are written.
 
     Raises WsdlError for one that cannot be read, or has no operation that can be used; its hint
     names the repairs that may help. ValueError for a repair that there is not.
     """
     documents = Documents(root, repairs)
     try:
-        return _Reader(path, documents).wsdl
+        return _Reader(path, documents, int64).wsdl
     except WsdlError as e:
         e.hint = documents.hint(e)
         raise
@@ -163,11 +174,11 @@ def load_wsdl(path: Path, root: Path | None = None, repairs: Iterable[str] = ())
 class _Reader:
     """One WSDL being read."""
 
-    def __init__(self, path: Path, documents: Documents) -> None:
+    def __init__(self, path: Path, documents: Documents, int64: str) -> None:
         main = documents.load(path)
         if main.root.tag != f"{_WSDL}definitions":
             raise _no_wsdl(main)
-        schemas = Schemas(documents)
+        schemas = Schemas(documents, big_as_text=int64 == "string")
         self._definitions: list[Document] = []
         self._index: dict[tuple[str, str], tuple[etree._Element, Document]] = {}
         self.wsdl = Wsdl(
@@ -258,7 +269,7 @@ class _Reader:
                 address = (child.get("location") or "").strip()
         try:
             binding, where = self._lookup("binding", node.get("binding", ""), node, document)
-            self._binding(binding, where, service, name, address, _documentation(node))
+            self._binding(binding, where, service, name, address, _documentation(node), node)
         except WsdlError as e:
             self.skip(f"port '{name}'", e)
 
@@ -270,6 +281,7 @@ class _Reader:
         name: str,
         address: str,
         documentation: str,
+        *port: etree._Element,
     ) -> None:
         soap = _soap_binding(node)
         if soap is None:
@@ -308,7 +320,8 @@ class _Reader:
             except WsdlError as e:
                 self.skip(f"operation '{operation_name}'", e)
         if operations:
-            service.ports[name] = Port(name, documentation, address, version, operations)
+            asked = asked_for(node, *port)
+            service.ports[name] = Port(name, documentation, address, version, operations, asked)
 
     def skip(self, what: str, problem: WsdlError) -> None:
         """Note what cannot be used, and what could be done about it."""
@@ -456,6 +469,7 @@ class _OperationReader:
             request,
             response,
             self._faults(bound, abstract),
+            actions_of(abstract, action),
         )
 
     def _direction(

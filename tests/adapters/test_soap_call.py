@@ -485,7 +485,7 @@ class TestBuild:
             ({"operation": "zzzz"}, "there are: createPartner, dropPartner, findPartners"),
             ({"service": "PartnrService"}, "service: .*did you mean 'PartnerService'"),
             ({"port": "PartnerPort"}, "port: .*did you mean 'PartnerPort1"),
-            ({"port": "PartnerPort11", "soap": "1.2"}, r"soap: .*there is one for SOAP 1\.1"),
+            ({"wsdl": "rpc.wsdl", "operation": "add", "soap": "1.2"}, r"soap: .*SOAP 1\.1 only"),
             ({"wsdl": "absent.wsdl"}, "no file absent.wsdl"),
             ({"wsdl": "server.php"}, "wsdl: "),
             ({"bind": ["idd"]}, "bind.0: .*no input 'idd'.*did you mean 'id'"),

@@ -244,3 +244,98 @@ class TestRealWsdls:
         assert routes, name
         few = dict(list(routes.items())[:5])
         OpenAPIV31SpecValidator(documented(few)).validate()
+
+
+class TestOptionsOfOneOperation:
+    def test_they_count_instead_of_those_of_the_api(self) -> None:
+        routes = expanded(
+            timeout="3s", headers={"X-Api": "a", "X-Both": "a"}, auth={"bearer": "general"},
+            operations={
+                "getPartner": {"at": "GET /:id", "timeout": "60s", "headers": {"x-both": "o"}},
+                "createPartner": {"security": {"username": "ada", "password": "s3cret"}},
+            },
+        )  # fmt: skip
+        get, create, find = (
+            soap(routes[f"partners.{name}"])
+            for name in ("getPartner", "createPartner", "findPartners")
+        )
+        assert (get["timeout"], create["timeout"], find["timeout"]) == (60.0, 3.0, 3.0)
+        assert get["headers"] == {"X-Api": "a", "x-both": "o"}
+        assert create["headers"] == find["headers"] == {"X-Api": "a", "X-Both": "a"}
+        assert create["security"].username == "ada"
+        assert "security" not in find
+        assert http(routes["partners.getPartner"])["path"] == "/partners/:id"
+        assert http(routes["partners.createPartner"])["path"] == "/partners/createPartner"
+        assert "s3cret" not in repr(routes)
+
+    def test_listed_without_a_path_is_listed(self) -> None:
+        routes = expanded(operations={"dropPartner": {"timeout": "1s"}}, only_listed=True)
+        assert list(routes) == ["partners.dropPartner"]
+
+    def test_they_load(self, tmp_path: Path) -> None:
+        shutil.copy(HERE / "partner.wsdl", tmp_path)
+        text = """\
+            connections:
+              legacy: {soap: {url: "http://127.0.0.1:1", headers: {X-A: a}}}
+            expose:
+              partners:
+                wsdl: partner.wsdl
+                at: /partners
+                connection: legacy
+                timeout: 3s
+                soap: "1.2"
+                operations:
+                  getPartner: GET /:id
+                  createPartner:
+                    at: POST /
+                    timeout: 60s
+                    headers: {X-B: "{{ body.partner.name }}"}
+                    auth: {basic: {username: ada, password: "${PASSWORD}"}}
+                    security: {username: ada, password: "${PASSWORD}", type: digest, timestamp: 5m}
+            """
+        assert load_text(text, tmp_path, environ={"PASSWORD": "s3cret"}).diagnostics == []
+
+    def test_mistakes_are_told_at_their_line(self, tmp_path: Path) -> None:
+        shutil.copy(HERE / "partner.wsdl", tmp_path)
+        text = """\
+            expose:
+              partners:
+                wsdl: partner.wsdl
+                at: /partners
+                operations:
+                  getPartner: {at: GTE /:id}
+                  createPartner: {at: POST /, timeout: 60}
+                  dropPartner:
+                    headers: {Host: x}
+                  findPartners: {tiemout: 3s}
+            """
+        wrong = "\n".join(
+            line for line in text.splitlines() if "find" not in line and "60" not in line
+        )
+        project = load_text(wrong, tmp_path)
+        assert [(d.line, d.message) for d in project.diagnostics] == [
+            (6, "'GTE' is no method"), (7, "Host cannot be set here")
+        ]  # fmt: skip
+        project = load_text(text, tmp_path)
+        assert [(d.line, d.code) for d in project.diagnostics] == [
+            (7, "value"),
+            (10, "unknown-key"),
+        ]
+
+
+class TestAnotherVersion:
+    ONLY_11 = re.compile(r'<wsdl:port name="PartnerPort12".*?</wsdl:port>', re.DOTALL)
+
+    def test_a_version_that_the_wsdl_does_not_mention(self, tmp_path: Path) -> None:
+        wsdl = self.ONLY_11.sub("", (HERE / "partner.wsdl").read_text())
+        (tmp_path / "partner.wsdl").write_text(wsdl)
+        routes = expanded(FakeBuild(tmp_path), soap="1.2", url="http://127.0.0.1:1/x")
+        options = soap(routes["partners.getPartner"])
+        assert (options["port"], options["soap"]) == ("PartnerPort11", "1.2")
+        described = documented(routes)["paths"]["/partners/getPartner"]["post"]
+        assert described["x-soap"]["version"] == "1.2"
+
+    def test_one_that_it_mentions_is_taken_at_its_port(self) -> None:
+        options = soap(expanded(soap="1.2")["partners.getPartner"])
+        assert options["port"] == "PartnerPort12"
+        assert "soap" not in options
