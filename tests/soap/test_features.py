@@ -277,6 +277,10 @@ SAME: list[tuple[str, Any, str]] = [
         '<any a="b"><u:e>x</u:e></any><any>say <u:b>it</u:b> loud</any>'
         '<simple xsi:type="xs:date">2026-11-24</simple></it>',
     ),
+    ("any-type", {"some": {"@type": "{http://www.w3.org/2001/XMLSchema}anyType", "@a": "b"}},
+     '<it><some xsi:type="xs:anyType" a="b"/></it>'),
+    ("any-type", {"some": {"@xsi:type": None, "@type": "x", "#text": "y"}},
+     '<it><some type="x">y</some></it>'),
     ("any-type", {"simple": "text"}, "<it><simple>text</simple></it>"),
     # --- extension, restriction, abstract types
     ("extension", {"who": [{"name": "a"}]}, "<it><who><name>a</name></who></it>"),
