@@ -145,6 +145,10 @@ def main() -> int:
     sys.stdout.flush()
     while processes.alive():
         processes.asked.wait(0.3)
+    for name, process in zip(("the legacy service", "the bus"), processes.running, strict=True):
+        if process.poll() is not None and not processes.asked.is_set():
+            how = f"status {process.returncode}" if process.returncode >= 0 else "a signal"
+            print(f"{name} ended by itself, with {how}", file=sys.stderr, flush=True)
     return processes.stop()
 
 

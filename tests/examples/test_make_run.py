@@ -84,6 +84,14 @@ def test_a_signal_stops_both(without_broker: Run, number: signal.Signals) -> Non
             request("GET", url)
 
 
+def test_whoever_ends_alone_is_named_and_ends_the_other(without_broker: Run) -> None:
+    legacy, bus = without_broker.process.children
+    os.kill(bus, signal.SIGKILL)
+    assert without_broker.process.wait() == signal.SIGKILL
+    assert "the bus ended by itself, with a signal" in without_broker.process.output
+    assert not Path(f"/proc/{legacy}").exists()
+
+
 def test_a_port_that_is_taken_is_told(without_broker: Run, tmp_path: Path) -> None:
     admin, legacy = free_ports(2)
     taken = without_broker.bus.rpartition(":")[2]

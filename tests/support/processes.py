@@ -94,6 +94,12 @@ class Process:
             error.add_note(f"the program wrote:\n{self.output[-5000:]}")
         self._output.close()
 
+    @property
+    def children(self) -> list[int]:
+        """The processes that it has started, the oldest first."""
+        pid = self._process.pid
+        return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to it alone."""
         self._process.send_signal(number)
