@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.fake_build import FakeBuild
 from support.wsdl import FEATURES, Feature, around, canonical, element, exact
 
+from esb_soap.endpoint import WsdlOptions, load
+from esb_soap.expose import ExposeOptions, expand
 from esb_soap.wsdl import load_wsdl
 
 
@@ -77,3 +81,20 @@ def test_it_holds_for_what_is_made_of_them(tmp_path: Path) -> None:
     assert exact(it.read(xml)) == exact(data)
     assert it.refused_by_schema(data) == ""
     assert b">7</" in it.write(data)
+
+
+def test_an_api_passes_it_on_and_documents_it(tmp_path: Path) -> None:
+    shutil.copy(FEATURES / "numbers.wsdl", tmp_path)
+    raw = {"wsdl": "numbers.wsdl", "at": "/n", "int64": "string"}
+    build: Any = FakeBuild(tmp_path)
+    [route] = expand(ExposeOptions.model_validate({"n": raw}), build)
+    [step] = route.route["steps"]
+    assert step["call"]["soap"]["int64"] == "string"
+    loaded = load(build, WsdlOptions(wsdl="numbers.wsdl", int64="string"), "wsdl")
+    [operation] = [operation for _, _, operation in loaded.wsdl.operations()]
+    loaded.schemas(operation)
+    assert loaded.components["it"]["properties"]["long"] == {
+        "type": "string",
+        "format": "int64",
+        "pattern": "^[+-]?[0-9]+$",
+    }
