@@ -20,7 +20,8 @@ import structlog
 from esb.adapter import Build, Health
 from esb.errors import EsbError, Unreachable
 from esb.options import Range
-from esb_amqp.client import Address, Channel, Connection
+from esb_amqp.client import Channel, Connection
+from esb_amqp.wire import Address
 
 log = structlog.get_logger("esb.amqp")
 

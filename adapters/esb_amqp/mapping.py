@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from esb.envelope import NO_BODY, Body, Envelope, Headers, Outcome, new_id
 from esb_amqp.client import Delivery
-from esb_amqp.wire import Properties, as_time
+from esb_amqp.properties import Properties, as_time
 
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
 _LINE = re.compile(r"[\r\n\0]")
@@ -100,7 +100,7 @@ def from_delivery(delivery: Delivery, queue: str) -> Envelope:
         id=properties.message_id if _PLAIN.match(properties.message_id) else new_id(),
         source=f"amqp:{queue}",
         type=properties.type or "message",
-        time=sent if isinstance(sent, datetime) else datetime.now(UTC),
+        time=sent or datetime.now(UTC),
         subject=delivery.routing_key,
         correlation_id=properties.correlation_id if _PLAIN.match(properties.correlation_id) else "",
         headers=Headers.trusted(pairs),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,10 +12,12 @@ from pydantic import AfterValidator, Discriminator, Field, SecretStr, Tag, model
 
 from esb.adapter import Build
 from esb.options import Backoff, Duration, Options, Range
-from esb_amqp.client import Address
 from esb_amqp.link import Settings
+from esb_amqp.wire import Address
 
 _PORTS = {"amqp": 5672, "amqps": 5671}
+# What aio-pika takes in names; the specification (1.1, domains) has still less, RabbitMQ has more.
+_ODD = re.compile(r"[^a-zA-Z0-9-_.:@#,/+ ]")
 
 
 def parse_url(url: str) -> Address:
@@ -49,10 +52,21 @@ def _checked_url(url: SecretStr) -> SecretStr:
 def _short(text: str) -> str:
     if len(text.encode()) > 255:
         raise ValueError("AMQP names have at most 255 bytes")
+    if odd := _ODD.search(text):
+        raise ValueError(
+            f"{odd[0]!r} cannot be in an AMQP name: letters, digits, blanks and -_.:@#,/+ can"
+        )
+    return text
+
+
+def _exchange(text: str) -> str:
+    if len(text) > 127:
+        raise ValueError("names of AMQP exchanges have at most 127 characters")
     return text
 
 
 Name = Annotated[str, Field(min_length=1), AfterValidator(_short)]
+ExchangeName = Annotated[Name, AfterValidator(_exchange)]
 
 
 class Tls(Options):
@@ -159,7 +173,7 @@ def _tls_context(build: Build, files: dict[str, str]) -> ssl.SSLContext:
 class Binding(Options):
     """One binding of a queue to an exchange."""
 
-    exchange: Name = Field(description="The exchange to bind to.")
+    exchange: ExchangeName = Field(description="The exchange to bind to.")
     routing_key: str = Field("", description="Binding key; `*` and `#` count in topic exchanges.")
     type: Literal["direct", "fanout", "topic", "headers"] | None = Field(
         None, description="Declare the exchange too, durable and of this type."
@@ -282,7 +296,7 @@ class SourceOptions(ConnectionOptions):
 class TargetOptions(ConnectionOptions):
     """Where to publish, and what."""
 
-    exchange: Name | None = Field(None, description="The exchange to publish to.")
+    exchange: ExchangeName | None = Field(None, description="The exchange to publish to.")
     routing_key: str = Field("", description="Its routing key: text with {{ }}.")
     queue: str | None = Field(
         None, description="Instead of an exchange: the queue to publish to, text with {{ }}."
@@ -317,6 +331,8 @@ class TargetOptions(ConnectionOptions):
             raise ValueError(f"declare has the wrong type for this target: {kinds}")
         if self.declare is not None and "{{" in (self.queue or ""):
             raise ValueError("a queue whose name is text with {{ }} cannot be declared")
+        if self.declare is not None:
+            _short(self.queue or "")
         return self
 
 

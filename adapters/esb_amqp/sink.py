@@ -29,7 +29,7 @@ PROBLEM: Final = "application/problem+json"
 
 async def declare_queue(channel: Channel, name: str, declaration: QueueDeclaration) -> None:
     """Declare a queue and its bindings."""
-    await channel.declare_queue(
+    queue = await channel.declare_queue(
         name,
         durable=declaration.durable,
         exclusive=declaration.exclusive,
@@ -39,7 +39,7 @@ async def declare_queue(channel: Channel, name: str, declaration: QueueDeclarati
     for binding in declaration.bind:
         if binding.type is not None:
             await channel.declare_exchange(binding.exchange, binding.type)
-        await channel.bind_queue(name, binding.exchange, binding.routing_key, binding.arguments)
+        await channel.bind_queue(queue, binding.exchange, binding.routing_key, binding.arguments)
 
 
 class _Target:

@@ -105,9 +105,6 @@ class AmqpSource:
         )
 
     def _on_delivery(self, delivery: Delivery) -> None:
-        if self._stopping.is_set():
-            delivery.channel.nack(delivery.tag)
-            return
         task = asyncio.ensure_future(self._handle(delivery))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -115,14 +112,16 @@ class AmqpSource:
     async def _handle(self, delivery: Delivery) -> None:
         """Run the step on one message and settle it."""
         try:
-            if self._turn is None:
+            if self._stopping.is_set():
+                await delivery.channel.nack(delivery.tag)
+            elif self._turn is None:
                 await self._run(delivery)
             else:
                 # After a loss the message comes again while its first run may still be going on.
                 async with self._turn:
                     await self._run(delivery)
         except asyncio.CancelledError:
-            delivery.channel.nack(delivery.tag)
+            await delivery.channel.nack(delivery.tag)
             raise
 
     async def _run(self, delivery: Delivery) -> None:
@@ -148,12 +147,12 @@ class AmqpSource:
     ) -> None:
         channel, tag = delivery.channel, delivery.tag
         if failure is None:
-            channel.ack(tag)
+            await channel.ack(tag)
             if self._failures:
                 self._failures.pop(_identity(delivery), None)
         elif isinstance(failure, Permanent) and self._options.reject == "dead":
             log.warning("message refused", **self._about(envelope), reason=failure.detail)
-            channel.reject(tag)
+            await channel.reject(tag)
         else:
             await self._hold(delivery, envelope, failure)
 
@@ -180,7 +179,7 @@ class AmqpSource:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(pause):
                 await self._stopping.wait()
-        delivery.channel.nack(delivery.tag)
+        await delivery.channel.nack(delivery.tag)
 
     # --- answering ---
 

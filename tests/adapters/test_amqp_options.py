@@ -9,8 +9,8 @@ import pytest
 from pydantic import ValidationError
 from support.bus import load_text
 
-from esb_amqp.client import Address
 from esb_amqp.options import CallerOptions, SinkOptions, SourceOptions, parse_url
+from esb_amqp.wire import Address
 
 SECRET = "s3cr3t"
 
@@ -62,6 +62,15 @@ def test_an_address_shows_no_credentials() -> None:
         (SourceOptions, {}, "queue"),
         (SourceOptions, {"queue": ""}, "at least 1 character"),
         (SourceOptions, {"queue": "q" * 256}, "at most 255 bytes"),
+        (SourceOptions, {"queue": "a=b"}, "'=' cannot be in an AMQP name"),
+        (SourceOptions, {"queue": "kůň"}, "'ů' cannot be"),
+        (SinkOptions, {"queue": "a=b", "declare": {}}, "'=' cannot be in an AMQP name"),
+        (SinkOptions, {"exchange": "e" * 128}, "at most 127 characters"),
+        (
+            SourceOptions,
+            {"queue": "q", "declare": {"bind": [{"exchange": "a*"}]}},
+            "'\\*' cannot be in an AMQP name",
+        ),
         (SourceOptions, {"queue": "q", "prefetch": 0}, "greater than or equal to 1"),
         (SourceOptions, {"queue": "q", "prefetsch": 1}, "prefetsch"),
         (SourceOptions, {"queue": "q", "heartbeat": 30}, "a number with its unit"),

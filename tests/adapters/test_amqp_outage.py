@@ -24,7 +24,15 @@ from support.waiting import until
 
 from esb.adapter import BuildFailed
 from esb.envelope import Body, Envelope
-from esb.errors import EsbError, Overloaded, TimedOut, TooLarge, Transient, Unreachable
+from esb.errors import (
+    EsbError,
+    Overloaded,
+    Rejected,
+    TimedOut,
+    TooLarge,
+    Transient,
+    Unreachable,
+)
 
 COUNT = 10_000
 
@@ -296,6 +304,32 @@ async def test_a_confirm_that_is_lost_is_told_as_unknown_and_safe(broker: Broker
         wire.cut()
         with pytest.raises(TimedOut, match="before it confirmed"):
             await sending
+
+
+async def test_a_late_return_is_no_other_messages(broker: Broker) -> None:
+    """The same message, given up on its way to nobody and now sent to somebody."""
+    exchange, queue = unique("exchange"), unique("orders")
+    async with through(broker) as (wire, made), outside_view(broker.url) as view:
+        options = {"exchange": exchange, "declare": {"type": "direct"}}
+        hasty = made.sink(**options, routing_key="nobody", timeout="200ms")
+        patient = made.sink(**options, routing_key="somebody")
+        await made.open()
+        await until(lambda: all(thing.health().up for thing in made.build.objects.values()))
+        await view.channel.declare_queue(queue, durable=True)
+        await view.bind(queue, exchange, "somebody")
+        with pytest.raises(Rejected):
+            await hasty.send(message(id="the-same"))
+        wire.freeze()
+        with pytest.raises(TimedOut):
+            await hasty.send(message(id="the-same"))
+        sending = asyncio.ensure_future(patient.send(message(id="the-same")))
+        await asyncio.sleep(0.05)
+        assert not sending.done()
+        wire.thaw()
+        # It is there, and its sender hears at least nothing that is not so.
+        with pytest.raises(TimedOut, match="another message with the same id"):
+            await sending
+        assert (await view.take(queue)).message_id == "the-same"
 
 
 # --- what a broker refuses ------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from esb.errors import (
 )
 from esb_amqp.client import Connection
 from esb_amqp.options import parse_url
-from esb_amqp.wire import Properties
+from esb_amqp.properties import Properties
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 

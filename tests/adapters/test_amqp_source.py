@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import struct
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -11,16 +12,19 @@ from typing import Any
 
 import aio_pika
 import pytest
-from support.amqp import Endpoints, endpoints
+import structlog
+from pamqp.commands import Basic
+from support.amqp import UNREADABLE, Endpoints, endpoints
 from support.broker import Rabbit, unique
 from support.contract import Recorder, started
 from support.waiting import until
 
+import esb.codecs  # noqa: F401 - what a bus has
 from esb.envelope import Body, Envelope, Headers, Outcome
 from esb.errors import BadMessage, Permanent, Transient
 from esb_amqp.client import Connection
 from esb_amqp.options import parse_url
-from esb_amqp.wire import Properties
+from esb_amqp.properties import Properties
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -151,6 +155,36 @@ async def test_what_a_stranger_writes_stops_nothing(
     assert odd.attempt == 1
     assert odd.reply_to == ""
     assert odd.id not in ("forged", "")
+    assert await rabbit.ready(queue) == 0
+
+
+class Raw(Basic.Properties):
+    """Properties of any bytes, as no client would write them."""
+
+    def __init__(self, flags: int, raw: bytes) -> None:
+        super().__init__()
+        self._written = struct.pack(">H", flags) + raw
+
+    def marshal(self) -> bytes:
+        return self._written
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+async def test_what_the_library_cannot_read_is_left_out_and_told(
+    rabbit: Rabbit, made: Endpoints, name: str
+) -> None:
+    """Else the connection would go down with each redelivery, and the queue stop for good."""
+    queue = await rabbit.queue()
+    flag, raw = UNREADABLE[name]
+    below = await rabbit.channel.get_underlay_channel()
+    await below.basic_publish(b"odd", routing_key=queue, properties=Raw(flag, raw))
+    await rabbit.put(queue, b"next", message_id="m-2")
+    with structlog.testing.capture_logs() as logs:
+        odd, following = await consumed(made, queue, 2, prefetch=1)
+    assert (odd.body.raw, following.body.raw) == (b"odd", b"next")
+    assert following.id == "m-2"
+    assert not odd.params["amqp"]["redelivered"]
+    assert [entry["properties"] for entry in logs if "properties" in entry] == [[name]]
     assert await rabbit.ready(queue) == 0
 
 
@@ -486,7 +520,10 @@ async def test_an_answer_that_cannot_be_written_is_told(rabbit: Rabbit, made: En
 
     await source.start(step)
     reply = await asked(rabbit, queue, b"?")
-    assert json.loads(reply.body)["type"] == "urn:esb:problem:unsupported-media-type"
+    problem = json.loads(reply.body)
+    # The route's fault, not the sender's.
+    assert (problem["status"], problem["type"]) == (500, "urn:esb:problem:route-failure")
+    assert "application/x-nobody-writes-this" in problem["detail"]
 
 
 async def test_only_allowed_queues_are_answered(rabbit: Rabbit, made: Endpoints) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import struct
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -70,3 +71,17 @@ async def endpoints(url: str, **options: Any) -> AsyncIterator[Endpoints]:
         yield made
     finally:
         await made.close()
+
+
+def a_table(raw: bytes) -> bytes:
+    """A field table (AMQP 0-9-1, section 4.2.5.5) of these bytes."""
+    return struct.pack(">I", len(raw)) + raw
+
+
+UNREADABLE: dict[str, tuple[int, bytes]] = {
+    "content_type": (1 << 15, b"\x02\xff\xfe"),
+    "headers": (1 << 13, a_table(b"\x01\xffV")),
+    "message_id": (1 << 7, b"\x02\xffx"),
+    "timestamp": (1 << 6, struct.pack(">Q", 2**62)),
+}
+"""By name: flag and bytes of properties that RabbitMQ takes and pamqp cannot read."""
