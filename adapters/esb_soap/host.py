@@ -138,12 +138,8 @@ class Dispatch:
         found = self._by_element.get(element, [])
         if len(found) > 1:
             # Several operations take the same element: only the action tells them apart.
-            said = {action, addressed.action if addressed is not None else ""} - {""}
-            by_action = [
-                operation
-                for operation in found
-                if operation.soap_action in said or operation.actions.input in said
-            ]
+            said = addressed.action if addressed is not None else action
+            by_action = [op for op in found if said in (op.soap_action, op.actions.input)]
             if not by_action:
                 names = ", ".join(operation.name for operation in found)
                 raise BadMessage(f"the action must say which operation is meant: {names}")
