@@ -391,6 +391,11 @@ class Builder:
             return _never
 
     def file(self, name: str, *path: str | int) -> Path:
+        if "://" in name:
+            raise self.problem(
+                f"{name} is no file, and loading touches no network", *path, code="missing-file",
+                hint="bring it into the project and name it there",
+            )  # fmt: skip
         folders = [self.document.folder, self.load.root / "transforms"]
         inside = [self.load.root, self.document.folder]
         for folder in folders:

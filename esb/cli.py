@@ -171,8 +171,9 @@ def send(
         _fail(e.diagnostics)
     except EsbError as e:
         typer.secho(f"not sent ({e.code}): {e.detail}", fg="red", err=True)
-        for note in getattr(e, "__notes__", ()):
-            typer.echo(f"  {note}", err=True)
+        found = [f"{one['pointer'] or '/'}: {one['detail']}" for one in getattr(e, "errors", ())]
+        for line in (*found, *getattr(e, "__notes__", ())):
+            typer.echo(f"  {line}", err=True)
         raise typer.Exit(1) from e
     if answer is None:
         typer.echo(f"taken, as message {envelope.id}", err=True)

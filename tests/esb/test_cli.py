@@ -268,6 +268,10 @@ def test_send_knows_the_connections_of_the_project(tmp_path: Path) -> None:
     told = done.stderr.splitlines()
     assert told[0] == "not sent (unreachable): the service cannot be reached"
     assert re.fullmatch(r"  POST http://127\.0\.0\.1:1/orders: .*refused.*", told[1])
+    soap = "{soap: {wsdl: calculator.wsdl, operation: Add}}"
+    (tmp_path / "calculator.wsdl").write_bytes(WSDL.read_bytes())
+    done = esb("send", soap, '{"a": "x"}', cwd=tmp_path)
+    assert [line.partition(":")[0] for line in done.stderr.splitlines()[1:]] == ["  /a", "  /b"]
     wrong = esb("send", "{http: {connection: [}}", "{}", cwd=tmp_path)
     assert wrong.stderr.splitlines()[1:] == ["1 mistake"]
 

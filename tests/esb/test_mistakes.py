@@ -274,6 +274,12 @@ MISTAKES: dict[str, tuple[str, str, str]] = {
     "absent WSDL": ("missing-file", "calculator.wsdl", f"""{ROUTE}
               - call: {{soap: {{wsdl: calculater.wsdl, operation: Add}}}} #!
         """),
+    "a WSDL from the network": ("missing-file", "bring it into the project", f"""{ROUTE}
+              - call:
+                  soap:
+                    wsdl: http://127.0.0.1:1/calculator.wsdl #!
+                    operation: Add
+        """),
     "absent WSDL operation": ("", "did you mean 'Add'", f"""{ROUTE}
               - call: {{soap: {{wsdl: calculator.wsdl, operation: Ad}}}} #!
         """),
