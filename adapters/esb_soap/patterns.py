@@ -6,6 +6,7 @@ Python's `re` gets an equal expression; JSON Schema gets one where ECMA 262 can 
 
 from __future__ import annotations
 
+import random
 import re
 import sys
 import unicodedata
@@ -81,6 +82,10 @@ class Pattern:
         """The expression for JSON Schema; None where ECMA 262 has no equal one."""
         inner = _ecma(self._tree)
         return None if inner is None else f"^(?:{inner})$"
+
+    def any(self, rng: random.Random) -> str:
+        """Some text that matches."""
+        return _drawn(self._tree, rng)
 
     def sample(self, least: int = 0, most: int | None = None) -> str:
         """A text that matches, `least` to `most` characters long if that is easily done."""
@@ -357,6 +362,24 @@ def _sample(tree: _Choice, extra: int) -> str:
                 else _member(piece.atom.python)
             )
     return text
+
+
+def _drawn(tree: _Choice, rng: random.Random) -> str:
+    text = ""
+    for piece in rng.choice(tree.branches):
+        most = piece.low + 2 if piece.high is None else min(piece.high, piece.low + 2)
+        for _ in range(rng.randint(piece.low, most)):
+            if isinstance(piece.atom, _Choice):
+                text += _drawn(piece.atom, rng)
+            else:
+                text += rng.choice(_members(piece.atom.python) or _member(piece.atom.python) or " ")
+    return text
+
+
+@lru_cache(maxsize=4096)
+def _members(python: str) -> str:
+    compiled = re.compile(python)
+    return "".join(c for c in _TRIED if compiled.fullmatch(c))
 
 
 @lru_cache(maxsize=4096)

@@ -6,6 +6,7 @@ of the same types.
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Iterator
 from decimal import Decimal, InvalidOperation
@@ -121,8 +122,9 @@ class Sampler:
             raise NoSample("no member of the union has a value")
         if type_.primitive == "ID":
             self._ids += 1
-            if (found := _accepted(type_, f"id{self._ids}")) is not None:
-                return found[0]
+            for lexical in (f"id{self._ids}", *_drawn(type_, self._rng)):
+                if (found := _accepted(type_, lexical)) is not None:
+                    return found[0]
         if type_.primitive in ("QName", "NOTATION"):
             return "{urn:example}name"
         candidates = list(_candidates(type_))
@@ -303,6 +305,7 @@ class Sampler:
 
     def _random(self, type_: SimpleType) -> Iterator[str]:
         rng, name = self._rng, type_.primitive
+        yield from _drawn(type_, rng)
         if name in RANGES:
             low, high = RANGES[name]
             least = max(
@@ -323,6 +326,14 @@ class Sampler:
             yield rng.choice(["true", "false"])
         elif name == "base64Binary":
             yield rng.choice(["", "AAEC", "aGVsbG8=", "/w=="])
+
+
+def _drawn(type_: SimpleType, rng: random.Random) -> Iterator[str]:
+    """Texts of the form that a type must have."""
+    for alternatives in type_.facets.patterns[-1:]:
+        for _ in range(3):
+            with contextlib.suppress(BadPattern):
+                yield pattern(rng.choice(alternatives)).any(rng)
 
 
 def _at_least_once(node: Node) -> Node:

@@ -52,8 +52,10 @@ SCHEMAS = {
           <xs:attribute name="type" type="xs:string"/>
         </xs:extension></xs:complexContent></xs:complexType></xs:element>""",
     "ids with a form": """
-        <xs:element name="it"><xs:simpleType><xs:restriction base="xs:ID">
-          <xs:pattern value="[A-Z]{3}_[0-9]{2}"/></xs:restriction></xs:simpleType></xs:element>""",
+        <xs:element name="it"><xs:complexType><xs:sequence>
+          <xs:element name="a" minOccurs="2" maxOccurs="3"><xs:simpleType>
+            <xs:restriction base="xs:ID"><xs:pattern value="[A-Z]{3}_[0-9]{9}"/></xs:restriction>
+          </xs:simpleType></xs:element></xs:sequence></xs:complexType></xs:element>""",
     "a pattern of braces": r"""
         <xs:element name="it"><xs:simpleType><xs:restriction base="xs:string">
           <xs:pattern value="\{....-..\}"/></xs:restriction></xs:simpleType></xs:element>""",
