@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from lxml import etree
 from support.wsdl import NAMESPACES, Feature, canonical, element, exact, feature_of
 
 from esb.codecs.json import loads
@@ -88,11 +87,9 @@ def test_an_example_is_so(example: Example, tmp_path: Path) -> None:
         assert body is not None
         assert exact(it.message.read(body, header)) == exact(data)
         written = it.message.write(data)
-        assert canonical(b"<b>" + written.body + b"</b>") == canonical(bare(body))
+        assert canonical(inside_of("Body", written.body)) == canonical(body)
         if header is not None:
-            assert canonical(b"<b>" + b"".join(written.headers) + b"</b>") == canonical(
-                bare(header)
-            )
+            assert canonical(inside_of("Header", *written.headers)) == canonical(header)
 
 
 @pytest.mark.parametrize("example", [e for e in EXAMPLES if not e.values[0].xml])
@@ -117,7 +114,7 @@ def without_indentation(xml: str) -> str:
     return re.sub(r">\s+<", "><", xml.strip())
 
 
-def bare(node: etree._Element) -> bytes:
-    """An element without its name; what it declares it keeps, for the names in attributes."""
-    node.tag = "b"
-    return etree.tostring(node, with_tail=False)
+def inside_of(name: str, *written: bytes) -> bytes:
+    return (
+        f'<e:{name} xmlns:e="{NAMESPACES["env"]}">{b"".join(written).decode()}</e:{name}>'.encode()
+    )
