@@ -2,20 +2,23 @@
 2005/08 with its SOAP and WSDL bindings, and the submission of 2004/08).
 
 Answers go back on the connection that asked: the addresses `anonymous` and `none` are all that is
-taken, any other is refused. A bus that sends to wherever a message says is a way into its network.
+taken, and what an operator allows. A bus that sends to wherever a message says is a way into its
+network.
 """
 
 from __future__ import annotations
 
+import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from lxml import etree
 
 from esb.errors import BadReply
-from esb_soap.envelope import HeaderFault, SoapMessage, blocks_for_us, xml_text
+from esb_soap.envelope import HeaderFault, SoapMessage, blocks_for_us, serialize, xml_text
 
 Addressing = Literal["2005/08", "2004/08"]
 """A version of WS-Addressing, by the month in its namespace."""
@@ -29,7 +32,7 @@ _ANONYMOUS: Final[dict[Addressing, str]] = {
     "2005/08": WSA["2005/08"] + "/anonymous",
     "2004/08": WSA["2004/08"] + "/role/anonymous",
 }
-_NONE: Final = WSA["2005/08"] + "/none"
+NONE: Final = WSA["2005/08"] + "/none"
 _WSDL: Final = "http://schemas.xmlsoap.org/wsdl/"
 _METADATA: Final = (
     "http://www.w3.org/2007/05/addressing/metadata",
@@ -173,23 +176,31 @@ class Addressed(NamedTuple):
     twice: str = ""
 
     @property
-    def silent(self) -> bool:
-        """Whether no reply is wanted."""
-        return self._address("ReplyTo") == _NONE
+    def reply_to(self) -> str:
+        """Where the reply is wanted: an URL, "" for the connection that asked, or NONE."""
+        return self._wanted("ReplyTo")
 
     @property
-    def silent_fault(self) -> bool:
-        """Whether no fault is wanted: FaultTo says so or, without it, ReplyTo."""
-        return self._address("FaultTo" if "FaultTo" in self.blocks else "ReplyTo") == _NONE
+    def fault_to(self) -> str:
+        """Where a fault is wanted: as FaultTo says or, without it, ReplyTo."""
+        return self._wanted(self._fault_block)
+
+    @property
+    def _fault_block(self) -> str:
+        return "FaultTo" if "FaultTo" in self.blocks else "ReplyTo"
+
+    def _wanted(self, name: str) -> str:
+        address = self._address(name)
+        return "" if address == _ANONYMOUS[self.version] else address
 
     def _address(self, name: str) -> str:
         block = self.blocks.get(name)
         found = block.find(f"{{{WSA[self.version]}}}Address") if block is not None else None
         return _text(found) if found is not None else ""
 
-    def check(self) -> None:
+    def check(self, allowed: Callable[[str], bool]) -> None:
         """Raises HeaderFault for headers that are not as the specification says, or that send
-        answers elsewhere (WS-Addressing 1.0 SOAP Binding, section 6.4)."""
+        answers where it is not `allowed` (WS-Addressing 1.0 SOAP Binding, section 6.4)."""
         if self.twice:
             raise self._invalid(self.twice, "InvalidCardinality", f"there are two '{self.twice}'")
         for name in ("ReplyTo", "FaultTo"):
@@ -198,10 +209,8 @@ class Addressed(NamedTuple):
             address = self._address(name)
             if not address:
                 raise self._invalid(name, "MissingAddressInEPR", f"'{name}' has no Address")
-            if address not in (_ANONYMOUS[self.version], _NONE):
-                text = (
-                    f"'{name}' can only be anonymous or none: answers go back where they came from"
-                )
+            if address not in (_ANONYMOUS[self.version], NONE) and not allowed(address):
+                text = f"'{name}' must be anonymous or none: answers go back where they came from"
                 raise self._invalid(name, "OnlyAnonymousAddressSupported", text)
         if not self.action:
             raise self.missing("Action")
@@ -249,23 +258,75 @@ class Addressed(NamedTuple):
         ns = WSA[self.version]
         return HeaderFault(text, *(f"{{{ns}}}{code}" for code in codes), block=block.encode())
 
-    def reply(self, action: str) -> list[bytes]:
-        """The header blocks of the answer."""
-        version = self.version
+    def answer(self, action: str, *, fault: bool, elsewhere: bool) -> list[bytes]:
+        """The header blocks of the reply or fault. elsewhere: whether it may be sent where the
+        request says."""
+        version, name = self.version, self._fault_block if fault else "ReplyTo"
+        to = self._wanted(name) if elsewhere else ""
         written = [
             _block(version, "Action", action),
             _block(version, "MessageID", _new_id()),
-            _block(version, "To", _ANONYMOUS[version]),
+            _block(version, "To", to or _ANONYMOUS[version]),
         ]
         if 0 < len(self.message_id) <= _LONGEST:
             written.append(_block(version, "RelatesTo", self.message_id))
-        return written
+        return written + (self._parameters(name) if to not in ("", NONE) else [])
+
+    def _parameters(self, name: str) -> list[bytes]:
+        """What the address wants to see again (WS-Addressing 1.0 SOAP Binding, section 2.2); never
+        headers that would mean something to SOAP, WS-Addressing or WS-Security."""
+        ns = WSA[self.version]
+        holders = (f"{{{ns}}}ReferenceParameters", f"{{{ns}}}ReferenceProperties")
+        wanted = [
+            one
+            for holder in self.blocks[name].iterchildren(*holders)
+            for one in holder.iterchildren("*")
+        ]
+        if self.version == "2005/08":
+            for one in wanted:
+                one.set(f"{{{ns}}}IsReferenceParameter", "true")
+        return [serialize(one) for one in wanted if not _MEANT.match(str(one.tag))]
 
     def fault_action(self, *, of_addressing: bool = False) -> str:
         """The action of a fault that no WSDL declares."""
         if self.version == "2004/08" or of_addressing:
             return WSA[self.version] + "/fault"
         return WSA[self.version] + "/soap/fault"
+
+
+_MEANT: Final = re.compile(r"\{http://(schemas\.xmlsoap\.org|www\.w3\.org|docs\.oasis-open\.org)/")
+
+
+class Allowed:
+    """The addresses below some URLs. Raises ValueError for what is no such URL."""
+
+    def __init__(self, urls: Iterable[str]) -> None:
+        self._places = [_place(url) for url in urls]
+
+    def __call__(self, address: str) -> bool:
+        """Whether `address` is one: same scheme, host and port, and a path at or below."""
+        try:
+            origin, path = _place(address)
+        except ValueError:
+            return False
+        return any(
+            origin == known and (path == base or path.startswith(base.rstrip("/") + "/"))
+            for known, base in self._places
+        )
+
+
+def _place(url: str) -> tuple[tuple[str, str, int], str]:
+    """The origin and path of an URL, if all who read it read the same."""
+    parts: SplitResult = urlsplit(url)
+    if (
+        not re.fullmatch(r"https?://[!-~]+", url)
+        or not parts.hostname
+        or re.search(r"[@\\#]", url)
+        or {".", ".."} & set(unquote(parts.path).replace("\\", "/").split("/"))
+    ):
+        raise ValueError("an address is a URL like https://partner.example/answers")
+    port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+    return (parts.scheme, parts.hostname, port), parts.path or "/"
 
 
 def detail_header(block: bytes) -> bytes:

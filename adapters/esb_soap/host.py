@@ -17,11 +17,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import structlog
 from lxml import etree
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from esb.adapter import Build, Health
 from esb.envelope import Body, Envelope, Headers, Outcome, parse_content_type
@@ -31,13 +31,22 @@ from esb.errors import (
     EsbError,
     Fault,
     NoSuchOperation,
+    OutcomeUnknown,
     RouteFailure,
     Transient,
     UnsupportedMedia,
 )
 from esb.options import Duration, Size
 from esb.step import Step
-from esb_soap.addressing import WSA, Addressed, detail_header, is_addressing, read_addressing
+from esb_soap.addressing import (
+    NONE,
+    WSA,
+    Addressed,
+    Allowed,
+    detail_header,
+    is_addressing,
+    read_addressing,
+)
 from esb_soap.call import Form, is_xml, len_of
 from esb_soap.endpoint import WsdlOptions, did_you_mean, load, offload, ports, usable
 from esb_soap.envelope import (
@@ -54,6 +63,7 @@ from esb_soap.envelope import (
     content_type,
     read_envelope,
     serialize,
+    soap_action,
     strip_soap_attributes,
     write_envelope,
     write_fault,
@@ -63,13 +73,16 @@ from esb_soap.publish import Published
 from esb_soap.security import XMLENC, Guard, HostSecurity, Nonces, security_header, timestamp
 from esb_soap.wsdl import Operation, Port
 from esb_web import (
+    ClientOptions,
     Request,
     Response,
     Site,
     WebServer,
+    error_of,
     problem,
     status_of,
     to_envelope,
+    web_client,
     web_server,
 )
 from esb_web.server import claim_path
@@ -79,6 +92,11 @@ log = structlog.get_logger("esb.soap")
 _XOP: Final = "{http://www.w3.org/2004/08/xop/include}Include"
 _LIFETIME: Final = 300.0  # seconds that the Timestamp of an answer is good for
 _MEDIA_TYPES: Final = ("text/xml", "application/soap+xml", "application/xml", "")
+
+
+def _addresses(value: list[str]) -> list[str]:
+    Allowed(value)
+    return value
 
 
 class HostOptions(WsdlOptions):
@@ -103,6 +121,11 @@ class HostOptions(WsdlOptions):
         "accept",
         description="WS-Addressing headers: accept checks and answers them where a request has "
         "them, require refuses requests without.",
+    )
+    reply_to: Annotated[list[str], AfterValidator(_addresses)] = Field(
+        [],
+        description="URLs at or below which WS-Addressing's ReplyTo and FaultTo may be; answers "
+        "are then sent there, and the request is answered 202 once they have been taken.",
     )
     max_body: Size | None = Field(None, description="Largest request, instead of the listener's.")
     timeout: Duration | None = Field(
@@ -191,6 +214,7 @@ class _Exchange:
     version: Version
     operation: Operation | None = None
     addressed: Addressed | None = None
+    checked: bool = False  # whether answers may go where `addressed` says
 
 
 class SoapHost:
@@ -227,6 +251,8 @@ class SoapHost:
         self._addressing = options.addressing
         if self._addressing != "ignore":
             self._understood |= set(WSA.values())
+        self._allowed = Allowed(options.reply_to)
+        self._client = web_client(build, ClientOptions()) if options.reply_to else None
         self._guard: Guard | None = None
         if options.security is not None:
             channel = f"soap nonces of {build.route}"
@@ -288,21 +314,64 @@ class SoapHost:
             if operation.one_way or operation.output is None:
                 return Response(202)
             raw = await offload(len_of(answer.body), self._write, known, envelope, answer)
+            if known.addressed is not None and known.addressed.reply_to:
+                await self._send(known, known.addressed.reply_to, raw, request.deadline)
+                return Response(202)
         except EsbError as e:
-            return self._failed(e, known)
+            return await self._refuse(e, known, request.deadline)
         except Exception:
             log.exception("handler failed", path=request.path)
-            return self._failed(EsbError(""), known)
-        if known.addressed is not None and known.addressed.silent:
-            return Response(202)
+            return await self._refuse(EsbError(""), known, request.deadline)
         return Response(200, [("content-type", content_type(known.version))], raw)
+
+    async def _refuse(self, error: EsbError, known: _Exchange, deadline: float | None) -> Response:
+        """Tell an error where that is wanted; to whoever asked, if it cannot be told there."""
+        response = self._failed(error, known)
+        address = known.addressed.fault_to if known.addressed is not None else ""
+        if address == NONE:
+            # Nobody wants to read it, but whoever asked must know that it was not done.
+            return Response(response.status)
+        if address and known.checked:
+            try:
+                await self._send(known, address, response.body, deadline)
+            except EsbError:
+                return response
+            return Response(202)
+        return response
+
+    async def _send(
+        self, known: _Exchange, address: str, raw: bytes, deadline: float | None
+    ) -> None:
+        """Send an answer to an address that was allowed; return once it has been taken.
+
+        Raises OutcomeUnknown: the request was done, only its answer is lost.
+        """
+        if address == NONE:
+            return
+        assert self._client is not None
+        headers = [("Content-Type", content_type(known.version))]
+        if known.version == "1.1":
+            headers.append(("SOAPAction", soap_action("")))
+        try:
+            reply = await self._client.request(
+                "POST", address, headers=headers, body=raw, deadline=deadline, want_body=False
+            )
+            error = error_of(reply, idempotent=False)
+            if error is not None:
+                raise error
+        except EsbError as e:
+            log.warning("an answer could not be sent where it was wanted", route=self._source,
+                        address=address, reason=str(e))  # fmt: skip
+            known.checked = False  # so that this at least is told
+            raise OutcomeUnknown("the answer could not be sent where it was wanted") from e
 
     def _operation(self, message: SoapMessage, action: str, known: _Exchange) -> Operation:
         """The operation that is asked for, by everything that says so."""
         addressed = read_addressing(message) if self._addressing != "ignore" else None
         known.addressed = addressed
         if addressed is not None:
-            addressed.check()
+            addressed.check(self._allowed)
+            known.checked = True
         elif self._addressing == "require":
             code = f"{{{WSA['2005/08']}}}MessageAddressingHeaderRequired"
             raise HeaderFault("the addressing header 'Action' is required", code)
@@ -406,9 +475,11 @@ class SoapHost:
             raise error from e
         return write_envelope(known.version, written.body, [*written.headers, *blocks])
 
-    def _blocks(self, known: _Exchange, action: str) -> list[bytes]:
+    def _blocks(self, known: _Exchange, action: str, *, fault: bool = False) -> list[bytes]:
         """The header blocks of an answer that follow from those of the request."""
-        blocks = known.addressed.reply(action) if known.addressed is not None else []
+        blocks = []
+        if known.addressed is not None:
+            blocks = known.addressed.answer(action, fault=fault, elsewhere=known.checked)
         if self._guard is not None and self._guard.timestamp:
             blocks.append(security_header(timestamp(datetime.now(UTC), _LIFETIME)))
         return blocks
@@ -438,8 +509,8 @@ class SoapHost:
 
     def _failed(self, error: EsbError, known: _Exchange) -> Response:
         """The fault that an error is told as."""
-        version, addressed = known.version, known.addressed
-        blocks = self._blocks(known, self._fault_action(error, known))
+        version = known.version
+        blocks = self._blocks(known, self._fault_action(error, known), fault=True)
         code, status = "receiver", 500
         detail = b""
         subcodes: Sequence[str] = ()
@@ -477,9 +548,6 @@ class SoapHost:
         headers = [("content-type", content_type(version))]
         if isinstance(error, Transient) and error.retry_after is not None:
             headers.append(("retry-after", str(max(1, round(error.retry_after)))))
-        if addressed is not None and addressed.silent_fault:
-            # Nobody wants to read it, but whoever asked must know that it was not done.
-            return Response(status, headers[1:])
         return Response(status, headers, raw)
 
     def _refused(self, error: EsbError, headers: Headers) -> Response:

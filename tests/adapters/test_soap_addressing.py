@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import zeep
 from lxml import etree
+from pydantic import ValidationError
 from support.fake_build import FakeBuild
 from support.peers import HERE, PARTNER_WSDL
 from support.soap import GET, NS, S11, S12, hosted, soap
@@ -21,7 +22,7 @@ from zeep.wsa import WsAddressingPlugin
 from esb.envelope import Body, Envelope, Outcome
 from esb.errors import BadReply, Fault, Transient
 from esb_soap import adapter
-from esb_soap.addressing import actions_of, asked_for
+from esb_soap.addressing import Allowed, actions_of, asked_for
 from esb_soap.envelope import read_envelope, read_fault
 from esb_soap.wsdl import load_wsdl
 
@@ -465,6 +466,101 @@ class TestIn:
             status, raw = await client.post(soap(GET, header=header))
             assert status == 200
             assert len(raw) < 10_000
+
+
+class TestAnswersElsewhere:
+    @pytest.mark.parametrize(
+        ("address", "taken"),
+        [
+            ("http://partner.example/answers", True),
+            ("http://PARTNER.example:80/answers?x=1", True),
+            ("http://partner.example/answers/7", True),
+            ("http://partner.example/answers-of-others", False),
+            ("http://partner.example/", False),
+            ("https://partner.example/answers", False),
+            ("http://partner.example:8080/answers", False),
+            ("http://partner.example.evil.example/answers", False),
+            ("http://partner.example@evil.example/answers", False),
+            ("http://evil.example\\@partner.example/answers", False),
+            ("http://partner.example/answers/../admin", False),
+            ("http://partner.example/answers/%2e%2E/admin", False),
+            ("http://partner.example/answers/..%5cadmin", False),
+            ("http://partner.example/answers\n/x", False),
+            ("http://partner.example/answers#x", False),
+            ("http://partner.example:port/answers", False),
+            ("http:///answers", False),
+            ("file:///answers", False),
+            ("", False),
+        ],
+    )
+    def test_which(self, address: str, taken: bool) -> None:
+        assert Allowed(["http://partner.example/answers"])(address) == taken
+
+    @pytest.mark.parametrize("ns", [WSA, OLD])
+    async def test_the_reply_is_sent_there(self, ns: str) -> None:
+        async with service("", 202) as there, hosted(reply_to=[there.url]) as client:
+            parameters = (
+                '<a:ReferenceParameters><k:key xmlns:k="urn:k">7</k:key><a:To>urn:x</a:To>'
+                "</a:ReferenceParameters>"
+            )
+            header = request(ns, ReplyTo=there.url + "/in").replace(
+                "</a:Address>", f"</a:Address>{parameters}"
+            )
+            assert await client.post(soap(GET, header=header)) == (202, b"")
+            sent = of(there.raw, ns)
+            assert sent.pop("MessageID")
+            assert sent == {"Action": ANSWER, "RelatesTo": "urn:uuid:1", "To": there.url + "/in"}
+            message = read_envelope(there.raw)
+            assert message.content is not None
+            assert message.content.tag == f"{{{NS}}}getPartnerResponse"
+            assert message.header is not None
+            (key,) = message.header.iterfind("{urn:k}key")
+            assert (key.get(f"{{{WSA}}}IsReferenceParameter") == "true") == (ns == WSA)
+            assert there.head.get("content-type").startswith("text/xml")
+
+    async def test_a_fault_is_sent_there(self) -> None:
+        async with (
+            service("", 202) as there,
+            hosted(Transient("later"), reply_to=[there.url]) as client,
+        ):
+            header = request(ReplyTo=ANONYMOUS[WSA], FaultTo=there.url)
+            assert await client.post(soap(GET, header=header)) == (202, b"")
+            message = read_envelope(there.raw)
+            assert message.fault is not None
+            assert read_fault(message.fault).reason == "later"
+            assert of(there.raw)["To"] == there.url
+
+    async def test_what_cannot_be_sent_there_is_told_here(self) -> None:
+        async with service("", 500) as there, hosted(reply_to=[there.url]) as client:
+            fault = await client.fault(soap(GET, header=request(ReplyTo=there.url)))
+            assert "could not be sent" in fault.reason
+            assert len(client.seen) == 1
+
+    async def test_nowhere_else(self) -> None:
+        async with (
+            service("", 202) as there,
+            service("", 202) as other,
+            hosted(reply_to=[there.url]) as client,
+        ):
+            for values in (
+                {"ReplyTo": other.url},
+                {"ReplyTo": there.url, "FaultTo": other.url},
+                {"FaultTo": there.url, "ReplyTo": other.url},
+            ):
+                status, raw = await client.post(soap(GET, header=request(**values)))
+                message = read_envelope(raw)
+                assert (status, message.fault is not None) == (500, True)
+                assert of(raw)["To"] == ANONYMOUS[WSA]
+            assert (there.raw, other.raw, client.seen) == (b"", b"", [])
+
+    @pytest.mark.parametrize(
+        "wrong", ["partner.example", "ftp://x/", "http://a@b/", "http://x/../"]
+    )
+    def test_options_that_are_wrong(self, wrong: str) -> None:
+        role = adapter.source
+        assert role is not None
+        with pytest.raises(ValidationError, match="an address is a URL"):
+            role.options.model_validate({"wsdl": "x", "path": "/", "reply_to": [wrong]})
 
 
 class TestZeepAsks:
