@@ -37,7 +37,7 @@ SIZES = {"small": 2, "1,000 elements": 140, "100 KB": 430}
 
 
 def run(*, quick: bool = False) -> list[dict[str, Any]]:
-    """Microseconds by contestant, medians of rounds in turns; one entry for each size and
+    """CPU microseconds by contestant, medians of rounds in turns; one entry for each size and
     direction, with the ratios to zeep's time."""
     client: Any = Client(str(orders.WSDL))  # type: ignore[no-untyped-call]
     found = []
@@ -121,7 +121,10 @@ def _same(one: object, other: object, what: str) -> None:
 
 
 def _measure(jobs: dict[str, Job], rounds: int, seconds: float) -> dict[str, float]:
-    """Seconds a call, the median of `rounds`, in each of which all take their turn."""
+    """Seconds a call, the median of `rounds`, in each of which all take their turn.
+
+    CPU seconds: what the clock shows when nobody else is at work, and still true when somebody is.
+    """
     counts = {name: max(1, int(seconds / _once(job, 1))) for name, job in jobs.items()}
     took: dict[str, list[float]] = {name: [] for name in jobs}
     for _ in range(rounds):
@@ -131,10 +134,10 @@ def _measure(jobs: dict[str, Job], rounds: int, seconds: float) -> dict[str, flo
 
 
 def _once(job: Job, count: int) -> float:
-    began = time.perf_counter()
+    began = time.process_time()
     for _ in range(count):
         job()
-    return (time.perf_counter() - began) / count
+    return (time.process_time() - began) / count
 
 
 def main() -> int:

@@ -37,7 +37,7 @@ def versions() -> dict[str, str]:
     wrk = subprocess.run(["wrk", "-v"], capture_output=True, text=True, check=False).stdout
     found = {name: version(name) for name in _PACKAGES}
     commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=_PROJECT, capture_output=True, text=True
+        ["git", "describe", "--always", "--dirty"], cwd=_PROJECT, capture_output=True, text=True
     ).stdout.strip()
     if commit:
         found["esb"] += f" ({commit})"
