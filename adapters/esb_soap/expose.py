@@ -84,8 +84,9 @@ class ExposeApi(SoapClientOptions):
     )
     faults: dict[str, Annotated[int, AfterValidator(_status)]] = Option(
         {},
-        description="Status by the name of a fault: {PartnerNotFound: 404}. Else a fault that "
-        "blames the sender is 422 if the WSDL declares it and 400 if not, any other 502.",
+        description="Status by the name of a fault: {PartnerNotFound: 404}. Else a fault "
+        "that the WSDL declares is 422; of the others one that blames the sender is 400, any other "
+        "502.",
     )
     title: str = Option("", description="Name of the API; the service's if left out.")
     description: str = Option(
@@ -369,10 +370,7 @@ class _Described:
                 },
                 "required": ["type", "title", "status"],
             }
-            # Left to itself, a fault is 422 if the service blames the sender and 502 if not.
-            statuses = (self._faults[name],) if name in self._faults else (422, 502)
-            for status in statuses:
-                by_status.setdefault(status, []).append((name, schema))
+            by_status.setdefault(self._faults.get(name, 422), []).append((name, schema))
         return {
             str(status): {
                 "description": f"Fault {' or '.join(name for name, _ in faults)}.",

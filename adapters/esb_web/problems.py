@@ -58,9 +58,10 @@ def status_of(error: EsbError, faults: Mapping[str, int] | None = None) -> int:
     if isinstance(error, Fault):
         if faults and error.name in faults:
             return faults[error.name]
-        if error.party == "sender":
-            return 422 if error.name else 400
-        return 502
+        if error.name:
+            # Whom it blames says nothing: stacks of Java and .NET blame the server for all of them.
+            return 422
+        return 400 if error.party == "sender" else 502
     if isinstance(error, NoSuchOperation) and error.allowed:
         return 405
     if isinstance(error, Denied) and error.authenticated:

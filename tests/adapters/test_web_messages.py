@@ -173,7 +173,7 @@ TABLE: list[tuple[EsbError, int]] = [
     (BadMessage("x"), 400), (TooLarge("x"), 413), (UnsupportedMedia("x"), 415),
     (NoSuchOperation("x"), 404), (NoSuchOperation("x", ["GET"]), 405), (Denied("x"), 401),
     (Denied("x", authenticated=True), 403), (RouteFailure("x"), 500), (Fault("x"), 502),
-    (Fault("x", name="A"), 502), (Fault("x", party="sender"), 400),
+    (Fault("x", name="A"), 422), (Fault("x", party="sender"), 400),
     (Fault("x", party="sender", name="A"), 422), (Fault("x", party="sender", name="Known"), 404),
     (Fault("x", name="Known"), 404), (Rejected("x"), 502), (Rejected("x", status=404), 502),
     (BadReply("x"), 502), (OutcomeUnknown("x"), 504), (Unreachable("x"), 503), (TimedOut("x"), 504),
