@@ -42,6 +42,9 @@ from esb_soap.xsd import (
 MAX_VALUES: Final = 200_000
 """Values of one message, those that several refer to counted each time."""
 
+MAX_DEPTH: Final = 200
+"""How deep values may be in each other, by what they refer to."""
+
 _ENC: Final = {
     "1.1": "http://schemas.xmlsoap.org/soap/encoding/",
     "1.2": "http://www.w3.org/2003/05/soap-encoding",
@@ -162,19 +165,25 @@ class _Reading:
 
     def typed(self, type_: Type, node: etree._Element, path: Path) -> Any:
         """The data of a value of a type."""
-        self.count += 1
-        if self.count > MAX_VALUES:
-            raise _At(path, f"the message has more than {MAX_VALUES} values")
         node = self._target(node, path)
-        if any(node is one for one in self.open) or len(self.open) > 200:
-            raise _At(path, "contains itself, which data cannot")
-        if (node.get(NIL) or node.get(_NULL) or "").strip() in _TRUE:
-            return None
-        self.open.append(node)
+        self._enter(node, path)
         try:
+            if (node.get(NIL) or node.get(_NULL) or "").strip() in _TRUE:
+                return None
             return self._value(self.owner.mapping.value(type_), type_, node, path)
         finally:
             self.open.pop()
+
+    def _enter(self, node: etree._Element, path: Path) -> None:
+        """A value is being read: they are counted, and none may be inside of itself."""
+        self.count += 1
+        if self.count > MAX_VALUES:
+            raise _At(path, f"the message has more than {MAX_VALUES} values")
+        if any(node is one for one in self.open):
+            raise _At(path, "contains itself, which data cannot")
+        if len(self.open) > MAX_DEPTH:
+            raise _At(path, f"is nested deeper than {MAX_DEPTH}")
+        self.open.append(node)
 
     def _value(self, value: Value, type_: Type, node: etree._Element, path: Path) -> Any:
         if value.kind == "any":
@@ -259,6 +268,15 @@ class _Reading:
         schemas = self.owner.mapping.schemas
         return schemas.type(name) if schemas.has_type(name) else None
 
+    def _part(self, node: etree._Element, path: Path) -> Any:
+        """One of the elements in a value that nobody says a type of."""
+        node = self._target(node, path)
+        self._enter(node, path)
+        try:
+            return self._any(node, path)
+        finally:
+            self.open.pop()
+
     def _any(self, node: etree._Element, path: Path) -> Any:
         """A value whose type only the message says: strings are strings, all else has "@type"."""
         mapping = self.owner.mapping
@@ -273,8 +291,7 @@ class _Reading:
         if found is None or found.name == f"{{{XSD}}}anyType":
             if not len(node):
                 return node.text or ""
-            parts = [{str(c.tag): self._any(self._target(c, path), path)} for c in node]
-            return {"$any": parts}
+            return {"$any": [{str(c.tag): self._part(c, path)} for c in node]}
         if found.name == f"{{{XSD}}}string":
             return self._scalar(BUILTINS[f"{{{XSD}}}string"], node, path)
         value = mapping.value(found)
