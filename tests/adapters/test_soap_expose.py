@@ -252,7 +252,10 @@ class TestOptionsOfOneOperation:
             timeout="3s", headers={"X-Api": "a", "X-Both": "a"}, auth={"bearer": "general"},
             operations={
                 "getPartner": {"at": "GET /:id", "timeout": "60s", "headers": {"x-both": "o"}},
-                "createPartner": {"security": {"username": "ada", "password": "s3cret"}},
+                "createPartner": {
+                    "security": {"username": "ada", "password": "s3cret"},
+                    "tls": {"cert": "bus.pem", "key": "bus.key"},
+                },
             },
         )  # fmt: skip
         get, create, find = (
@@ -263,7 +266,8 @@ class TestOptionsOfOneOperation:
         assert get["headers"] == {"X-Api": "a", "x-both": "o"}
         assert create["headers"] == find["headers"] == {"X-Api": "a", "X-Both": "a"}
         assert create["security"].username == "ada"
-        assert "security" not in find
+        assert create["tls"].cert == "bus.pem"
+        assert not {"security", "tls"} & find.keys()
         assert http(routes["partners.getPartner"])["path"] == "/partners/:id"
         assert http(routes["partners.createPartner"])["path"] == "/partners/createPartner"
         assert "s3cret" not in repr(routes)
