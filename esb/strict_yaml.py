@@ -135,19 +135,9 @@ def read_yaml(text: str, file: str, folder: Path, references: References) -> Doc
     reader = _Reader(document, references, _events(text))
     try:
         document.data = reader.document()
-    except yaml.MarkedYAMLError as e:
-        mark, opened = e.problem_mark or e.context_mark, e.context_mark
-        unclosed = _UNCLOSED.match(e.problem or "")
-        if mark and opened and unclosed and mark.line > opened.line:
-            what = f"bracket that opens here is not closed by a {unclosed[1]}"
-            if not unclosed[1]:
-                what = "quote that opens here is not closed"
-            document.problem(Mark(opened.line + 1, opened.column + 1), "yaml", f"the {what}")
-            return document
-        at = Mark(mark.line + 1, mark.column + 1) if mark else None
-        document.problem(at, "yaml", *_explain(e, text, at))
     except yaml.YAMLError as e:
-        document.problem(None, "yaml", f"not readable as YAML: {str(e).splitlines()[0]}")
+        at, message, hint = _explain(e, text)
+        document.problem(at, "yaml", message, hint)
     return document
 
 
@@ -172,8 +162,27 @@ def _bracketed(text: str) -> Mark | None:
     return None
 
 
-def _explain(e: yaml.MarkedYAMLError, text: str, at: Mark | None) -> tuple[str, str]:
-    problem = e.problem or "not valid YAML"
+def _explain(e: yaml.YAMLError, text: str) -> tuple[Mark | None, str, str]:
+    """Where to look, what is wrong and what helps."""
+    if not isinstance(e, yaml.MarkedYAMLError):
+        strange = yaml.reader.Reader.NON_PRINTABLE.search(text)
+        if strange is None:
+            return None, f"not readable as YAML: {str(e).splitlines()[0]}", ""
+        before = text[: strange.start()]
+        where = Mark(before.count("\n") + 1, len(before) - before.rfind("\n"))
+        return where, f"the character U+{ord(strange[0]):04X} cannot stand in YAML", ""
+    mark, opened = e.problem_mark or e.context_mark, e.context_mark
+    unclosed = _UNCLOSED.match(e.problem or "")
+    if mark and opened and unclosed and mark.line > opened.line:
+        what = f"bracket that opens here is not closed by a {unclosed[1]}"
+        if not unclosed[1]:
+            what = "quote that opens here is not closed"
+        return Mark(opened.line + 1, opened.column + 1), f"the {what}", ""
+    at = Mark(mark.line + 1, mark.column + 1) if mark else None
+    return at, *_explain_problem(e.problem or "not valid YAML", text, at)
+
+
+def _explain_problem(problem: str, text: str, at: Mark | None) -> tuple[str, str]:
     lines = text.splitlines()
     line = lines[at.line - 1] if at and at.line <= len(lines) else ""
     if re.search(r"[{\[,][^#]*[:,\[{]\s*\$\{", line):

@@ -70,6 +70,8 @@ def test_each_key_and_value_knows_its_place() -> None:
         ("a: @x\n", 1, 4, "quote"),
         ("? [a]\n: b\n", 1, 3, "plain word"),
         ("a: [1, 2\n", 1, 4, "not closed by a ]"),
+        ("a: 1\nb: x\x00y\n", 2, 5, "U+0000"),
+        ("a: \x1b[1m\n", 1, 4, "U+001B"),
     ],
 )
 def test_what_is_not_allowed_is_found_where_it_stands(
