@@ -292,6 +292,30 @@ async def test_a_connection_that_hangs_is_noticed(broker: Broker) -> None:
             await until(lambda: source.health().up)
 
 
+async def test_a_socket_that_takes_no_more_is_told_apart(broker: Broker) -> None:
+    """Of what was not even written, nothing can have arrived."""
+    queue = unique("orders")
+    async with through(broker) as (wire, made):
+        sink = made.sink(queue=queue, declare={}, timeout="300ms")
+        patient = made.sink(queue=queue, declare={}, timeout="1m")
+        await made.open()
+        await patient.send(message())
+        wire.freeze()
+        large = message(b"x" * 900_000)
+        sent = [await asyncio.gather(sink.send(large), return_exceptions=True) for _ in range(20)]
+        kinds = [type(result) for (result,) in sent]
+        assert kinds[0] is TimedOut
+        assert kinds[-1] is Overloaded
+        with pytest.raises(Overloaded, match=r"took no bytes for 0\.3 s"):
+            await sink.send(message())
+        wire.thaw()
+        await patient.send(message())
+    async with outside_view(broker.url) as view:
+        bodies = [m.body for m in await view.take_all(queue, 2 + kinds.count(TimedOut))]
+        assert await view.ready(queue) == 0
+    assert bodies.count(large.body.raw) == kinds.count(TimedOut)
+
+
 async def test_a_confirm_that_is_lost_is_told_as_unknown_and_safe(broker: Broker) -> None:
     queue = unique("orders")
     async with through(broker) as (wire, made):
@@ -311,12 +335,12 @@ async def test_a_late_return_is_no_other_messages(broker: Broker) -> None:
     exchange, queue = unique("exchange"), unique("orders")
     async with through(broker) as (wire, made), outside_view(broker.url) as view:
         options = {"exchange": exchange, "declare": {"type": "direct"}}
-        hasty = made.sink(**options, routing_key="nobody", timeout="200ms")
-        patient = made.sink(**options, routing_key="somebody")
+        hasty = made.sink(**options, routing_key="no.one", timeout="200ms")
+        patient = made.sink(**options, routing_key="some.one")
         await made.open()
         await until(lambda: all(thing.health().up for thing in made.build.objects.values()))
         await view.channel.declare_queue(queue, durable=True)
-        await view.bind(queue, exchange, "somebody")
+        await view.bind(queue, exchange, "some.one")
         with pytest.raises(Rejected):
             await hasty.send(message(id="the-same"))
         wire.freeze()
