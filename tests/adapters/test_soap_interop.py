@@ -1,0 +1,263 @@
+"""SOAP stacks that are not ours, as clients of what we host and as services behind `expose` and
+`call: soap`: PHP, node and Java (where they are installed), zeep, suds and spyne.
+
+All have the same four services (`support.peers.services`), which between them have every style of
+SOAP and every kind of type: what one side gets wrong shows in what the other makes of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import secrets
+import shutil
+from collections.abc import AsyncIterator, Callable, Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from support.bus import running, url
+from support.peers import HERE
+from support.peers.clients import PYTHON_CLIENTS
+from support.peers.services import (
+    ACCOUNTS,
+    OPTIONS,
+    ORDER,
+    SESSION,
+    STAFF,
+    find,
+    instant,
+    quote,
+    register,
+    report,
+    serve,
+)
+from support.peers.stacks import ENCODED, LITERAL, NODE, STACKS, Missing, Stack
+from support.soap import hosted
+from support.waiting import until
+
+VERSIONS = ("1.1", "1.2")
+
+
+def needs(stack: Stack) -> list[pytest.MarkDecorator]:
+    why = stack.missing()
+    return [pytest.mark.peer(stack.name), pytest.mark.skipif(bool(why), reason=why or "it is here")]
+
+
+def both_versions(service: str) -> tuple[str, ...]:
+    return ("1.1",) if service == ENCODED else VERSIONS
+
+
+CLIENTS = [
+    *(
+        pytest.param(stack.account, stack.name, service, version,
+                     id=f"{stack.name}-{service}-{version}", marks=needs(stack))
+        for stack in STACKS
+        for service in stack.services
+        for version in both_versions(service)
+    ),
+    *(
+        pytest.param(account, name, service, version, id=f"{name}-{service}-{version}")
+        for (name, service, version), account in PYTHON_CLIENTS.items()
+    ),
+]  # fmt: skip
+
+SERVERS = [
+    pytest.param((stack, version), id=f"{stack.name}-{version}", marks=needs(stack))
+    for stack in STACKS
+    for version in VERSIONS
+]
+
+
+def copy_wsdls(folder: Path, stack: str) -> Path:
+    """The WSDLs as this stack understands them."""
+    for name in (*LITERAL, ENCODED):
+        text = (HERE / f"{name}.wsdl").read_text()
+        if stack == NODE.name:
+            # It takes the WSDL's namespace for that of rpc calls, whatever soap:body says.
+            text = text.replace("urn:example:quotes:call", "urn:example:quotes")
+        (folder / f"{name}.wsdl").write_text(text)
+    return folder
+
+
+def same_instants(value: Any) -> Any:
+    """Data with every dateTime as the moment it is."""
+    if isinstance(value, dict):
+        return {k: same_instants(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [same_instants(v) for v in value]
+    if isinstance(value, str) and len(value) >= 20 and value[10] == "T":
+        return instant(value)
+    return value
+
+
+Account = Callable[[str, str, str], dict[str, Any]]
+
+
+@pytest.mark.parametrize(("account", "name", "service", "version"), CLIENTS)
+async def test_client(
+    tmp_path: Path, account: Account, name: str, service: str, version: str
+) -> None:
+    """A client reads our ?wsdl, asks for everything, and both sides got what the other meant."""
+    async with hosted(serve, copy_wsdls(tmp_path, name), wsdl=f"{service}.wsdl") as client:
+        try:
+            told = await asyncio.to_thread(account, service, f"{client.url}?wsdl", version)
+        except Missing as e:
+            pytest.skip(str(e))
+        assert told == ACCOUNTS[service]
+        got = [(message.subject, message.body.data) for message in client.seen]
+    asked = {
+        "orders": ("register", {"order": ORDER, **SESSION}),
+        "prices": ("convert", {"@currency": "EUR", "#text": Decimal("10.00")}),
+        "quotes": ("quote", {"sku": "A-1", "quantity": 3, "options": OPTIONS}),
+        "staff": ("report", STAFF),
+    }
+    operation, data = asked[service]
+    assert (operation, same_instants(data)) in [(name, same_instants(one)) for name, one in got]
+    if service == "orders":
+        assert ("cancel", {"number": 4711}) in got
+
+
+@pytest.fixture(scope="module")
+def addresses(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Stack], Any]]:
+    """Gives the base URL of a stack's server, started when first asked for, and its folder."""
+    with contextlib.ExitStack() as started:
+        known: dict[str, tuple[str, Path]] = {}
+
+        def address(stack: Stack) -> tuple[str, Path]:
+            if stack.name not in known:
+                folder = tmp_path_factory.mktemp(stack.name)
+                try:
+                    known[stack.name] = started.enter_context(stack.serving(folder)), folder
+                except Missing as e:
+                    pytest.skip(str(e))
+            return known[stack.name]
+
+        yield address
+
+
+class Api:
+    """The services of a stack, exposed as REST."""
+
+    def __init__(self, url: str, http: aiohttp.ClientSession, notes: Path) -> None:
+        self.url = url
+        self.notes = notes
+        self._http = http
+
+    async def post(self, path: str, data: Any) -> tuple[int, Any]:
+        text = json.dumps(data, default=lambda number: float(number))
+        headers = {"content-type": "application/json"}
+        async with self._http.post(self.url + path, data=text, headers=headers) as answer:
+            return answer.status, json.loads(await answer.text(), parse_float=Decimal)
+
+
+@pytest.fixture
+async def api(
+    request: pytest.FixtureRequest, addresses: Callable[[Stack], Any], tmp_path: Path
+) -> AsyncIterator[Api]:
+    stack, version = request.param
+    base, folder = await asyncio.to_thread(addresses, stack)
+    copy_wsdls(tmp_path, stack.name)
+    text = "expose:\n" + "".join(
+        f"  {service}: {{wsdl: {service}.wsdl, at: /{service}, soap: '{version}', "
+        f"url: '{stack.address(base, service, version)}'}}\n"
+        for service in stack.services
+        if version in both_versions(service)
+    )
+    async with running(text, tmp_path) as bus, aiohttp.ClientSession() as http:
+        yield Api(url(bus), http, folder / "notes")
+
+
+@pytest.mark.parametrize("api", SERVERS, indirect=True)
+class TestServer:
+    async def test_values_and_headers(self, api: Api) -> None:
+        """What the service computes from our values, and the values as they come back."""
+        asked = {"order": ORDER, **SESSION}
+        status, answer = await api.post("/orders/register", asked)
+        assert (status, same_instants(answer)) == (200, same_instants(register(asked)))
+
+    async def test_what_may_be_left_out(self, api: Api) -> None:
+        order = {k: v for k, v in ORDER.items() if k not in ("line", "tag", "attachment", "cash")}
+        order |= {"note": "a note", "coupon": "", "card": "4711"}
+        order["address"] = {"street": "<&>", "city": "]]>"}
+        del order["@priority"]
+        asked = {"order": order, **SESSION}
+        status, answer = await api.post("/orders/register", asked)
+        assert status == 200
+        expected = register(asked)
+        expected["receipt"]["total"] = answer["receipt"]["total"]  # 0 or 0.00
+        assert answer["receipt"]["total"] == 0
+        assert same_instants(answer) == same_instants(expected)
+
+    @pytest.mark.parametrize(
+        ("changed", "status", "title", "data"),
+        [
+            ({"line": [{**ORDER["line"][0], "sku": "none"}]}, 422, "OutOfStock",
+             {"sku": "none", "left": 0}),
+            ({"customer": "blocked"}, 422, "Refused", {"until": "2025-01-31"}),
+            ({"customer": "broken"}, 502, "The service answered with a fault", None),
+        ],
+    )  # fmt: skip
+    async def test_faults(
+        self, api: Api, changed: dict[str, Any], status: int, title: str, data: Any
+    ) -> None:
+        asked = {"order": {**ORDER, **changed}, **SESSION}
+        got, answer = await api.post("/orders/register", asked)
+        assert (got, answer["title"], answer.get("fault")) == (status, title, data)
+        if data is None:
+            assert answer["detail"] == "the warehouse is closed"
+
+    @pytest.mark.parametrize("limit", [0, 1, 3])
+    async def test_lists(self, api: Api, limit: int) -> None:
+        status, answer = await api.post("/orders/find", {"limit": limit})
+        assert (status, answer.get("line", [])) == (200, find({"limit": limit})["line"])
+
+    async def test_one_way(self, api: Api) -> None:
+        number = secrets.randbelow(10**9)
+        status, _ = await api.post("/orders/cancel", {"number": number})
+        assert status == 202
+        await until(lambda: api.notes.exists() and f"cancelled {number}\n" in api.notes.read_text())
+
+    async def test_bare(self, api: Api) -> None:
+        assert await api.post("/prices/lookup", "A-1") == (200, Decimal("12.50"))
+        status, answer = await api.post("/prices/lookup", "nothing")
+        assert (status, answer["title"], answer["fault"]) == (422, "unknown", "nothing")
+        euros = {"@currency": "EUR", "#text": 10}
+        dollars = {"@currency": "USD", "#text": Decimal("10.8")}
+        assert await api.post("/prices/convert", euros) == (200, {"amount": [euros, dollars]})
+        assert await api.post("/prices/convert", {**euros, "@currency": "XXX"}) == (200, {})
+
+    async def test_rpc_literal(self, api: Api) -> None:
+        asked = {"sku": "A-1", "quantity": 3, "options": {"gift": False, "colour": ["red", "blue"]}}
+        assert await api.post("/quotes/quote", asked) == (200, quote(asked))
+        status, answer = await api.post("/quotes/quote", {**asked, "quantity": 1001})
+        assert (status, answer["title"], answer["fault"]) == (422, "TooMany", 1000)
+
+
+@pytest.mark.parametrize(
+    "stack",
+    [pytest.param(s, id=s.name, marks=needs(s)) for s in STACKS if ENCODED in s.services],
+)
+async def test_rpc_encoded_server(
+    addresses: Callable[[Stack], Any], tmp_path: Path, stack: Stack
+) -> None:
+    """Arrays, structs, and one object in several places of an answer, by `call: soap`."""
+    base, _ = await asyncio.to_thread(addresses, stack)
+    shutil.copy(HERE / "staff.wsdl", tmp_path)
+    text = f"""
+    routes:
+      report:
+        from: {{http: {{path: /report, method: POST}}}}
+        steps:
+          - call:
+              soap:
+                wsdl: staff.wsdl
+                operation: report
+                url: {stack.address(base, ENCODED, "1.1")}
+    """
+    async with running(text, tmp_path) as bus, aiohttp.ClientSession() as http:
+        status, answer = await Api(url(bus), http, tmp_path).post("/report", STAFF)
+        assert (status, same_instants(answer)) == (200, same_instants(report(STAFF)))

@@ -1,0 +1,226 @@
+"""SOAP stacks from outside of Python, each as client and as server of the interop services: PHP's
+ext-soap, node's `soap`, and JAX-WS RI in Java.
+
+What they need beyond themselves is fetched once by their own package managers, at the versions that
+lie here (node/package-lock.json, java/pom.xml), into .tools/peers. `python -m support.peers.stacks`
+does that and tells what is missing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import functools
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from support.peers import HERE, free_port, php_missing, wait_for_url
+
+CACHE = HERE.parents[2] / ".tools" / "peers"
+LITERAL = ("orders", "prices", "quotes")
+ENCODED = "staff"
+
+_MAVEN = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies"
+_JAVA = ("java", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Dfile.encoding=UTF-8")
+
+
+class Missing(Exception):
+    """Why a stack cannot be used here."""
+
+
+@dataclass(frozen=True)
+class Stack:
+    """How to run a stack: `prepare` fetches and compiles, and returns the environment to run in;
+    then follow the commands, a server's with its port as last argument."""
+
+    name: str
+    missing: Callable[[], str]
+    prepare: Callable[[], dict[str, str]]
+    client: Sequence[str]
+    server: Sequence[str]
+    path: str
+    services: Sequence[str] = LITERAL
+
+    def account(self, service: str, wsdl: str, version: str) -> dict[str, Any]:
+        """What its client tells of a hosted service. Raises Missing."""
+        done = subprocess.run(
+            [*self.client, service, wsdl, version],
+            env={**os.environ, **self.prepare()},
+            capture_output=True,
+            timeout=90,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr.decode() + done.stdout.decode()
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+
+    @contextlib.contextmanager
+    def serving(self, folder: Path) -> Iterator[str]:
+        """The base URL of its server; one-way calls leave their trace in `folder`/notes. Raises
+        Missing."""
+        environment = {**os.environ, **self.prepare(), "NOTES": str(folder / "notes")}
+        port = free_port()
+        command = [one.replace("PORT", str(port)) for one in self.server]
+        with (folder / f"{self.name}.log").open("wb") as log:
+            process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+            try:
+                wait_for_url(f"http://127.0.0.1:{port}/up", process, seconds=60)
+                yield f"http://127.0.0.1:{port}"
+            finally:
+                process.terminate()
+                process.wait(10)
+
+    def address(self, base: str, service: str, version: str) -> str:
+        """Where its server has a service."""
+        return base + self.path.format(service=service, version=version.replace(".", ""))
+
+
+# --- what they need ------------------------------------------------------------------------------
+
+
+def _lacks(stack: str, debian: str, *tools: str) -> str:
+    absent = [tool for tool in tools if shutil.which(tool) is None]
+    return f"{' and '.join(absent)} for {stack} not installed (Debian: {debian})" if absent else ""
+
+
+def node_missing() -> str:
+    """Why node cannot be used here, or ""."""
+    return _lacks("node", "nodejs, npm", "node", "npm")
+
+
+def java_missing() -> str:
+    """Why Java cannot be used here, or ""."""
+    return _lacks("Java", "default-jdk-headless, maven", "java", "javac", "mvn")
+
+
+def _made(name: str, sources: Sequence[Path], make: Callable[[Path], None]) -> Path:
+    """A folder in the cache that `make` fills once for the same sources, whoever comes first."""
+    digest = hashlib.sha256(b"".join(file.read_bytes() for file in sources)).hexdigest()[:12]
+    folder = CACHE / f"{name}-{digest}"
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            unfinished = folder.with_suffix(".new")
+            shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir()
+            make(unfinished)
+            unfinished.rename(folder)
+    return folder
+
+
+def _fetch(what: str, *command: str, cwd: Path) -> None:
+    """Run a package manager. Raises Missing with the last that it said."""
+    try:
+        done = subprocess.run(
+            command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False
+        )
+    except subprocess.TimeoutExpired as e:
+        raise Missing(f"{what} could not be fetched in time") from e
+    if done.returncode != 0:
+        said = (done.stderr.strip() or done.stdout.strip() or "nothing said").splitlines()
+        raise Missing(f"{what} could not be fetched: {said[-1][:200]}")
+
+
+@functools.cache
+def _prepare_node() -> dict[str, str]:
+    files = [HERE / "node" / name for name in ("package.json", "package-lock.json")]
+
+    def make(folder: Path) -> None:
+        for file in files:
+            shutil.copy(file, folder)
+        flags = ("--ignore-scripts", "--no-audit", "--no-fund")
+        _fetch("node's soap", "npm", "ci", *flags, cwd=folder)
+
+    return {"NODE_PATH": str(_made("node", files, make) / "node_modules")}
+
+
+@functools.cache
+def _prepare_java() -> dict[str, str]:
+    pom = HERE / "java" / "pom.xml"
+    programs = [HERE / "java" / name for name in ("Client.java", "Server.java")]
+    wsdls = [HERE / f"{service}.wsdl" for service in LITERAL]
+
+    def fetch(folder: Path) -> None:
+        _fetch(
+            "JAX-WS", "mvn", "-B", "-q", "-f", str(pom), _MAVEN, f"-DoutputDirectory={folder}",
+            cwd=folder,
+        )  # fmt: skip
+
+    jars = _made("jars", [pom], fetch)
+
+    def run(folder: Path, *command: str) -> None:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def build(folder: Path) -> None:
+        sources = folder / "sources"
+        sources.mkdir()
+        for wsdl in wsdls:
+            shutil.copy(wsdl, folder)  # the server reads it from its class path
+            run(
+                folder, *_JAVA, "-cp", f"{jars}/*", "com.sun.tools.ws.WsImport", "-quiet",
+                "-Xnocompile", "-XadditionalHeaders", "-extension", "-s", "sources",
+                "-p", f"peers.{wsdl.stem}", wsdl.name,
+            )  # fmt: skip
+        generated = [str(file) for file in sources.rglob("*.java")]
+        flags = ("-nowarn", "-encoding", "UTF-8", "-cp", f"{jars}/*", "-d", ".")
+        run(folder, "javac", *flags, *generated, *map(str, programs))
+
+    classes = _made("java", [pom, *programs, *wsdls], build)
+    return {"CLASSPATH": f"{classes}:{jars}/*"}
+
+
+PHP = Stack(
+    "php",
+    php_missing,
+    dict,
+    client=("php", str(HERE / "php" / "client.php")),
+    server=("php", "-S", "127.0.0.1:PORT", str(HERE / "php" / "server.php")),
+    path="/{service}",
+    services=(*LITERAL, ENCODED),
+)
+NODE = Stack(
+    "node",
+    node_missing,
+    _prepare_node,
+    client=("node", str(HERE / "node" / "client.js")),
+    server=("node", str(HERE / "node" / "server.js"), "PORT"),
+    path="/{service}/{version}",
+)
+JAVA = Stack(
+    "java",
+    java_missing,
+    _prepare_java,
+    client=(*_JAVA, "Client"),
+    server=(*_JAVA, "Server", "PORT"),
+    path="/{service}/{version}",
+)
+STACKS = (PHP, NODE, JAVA)
+
+
+def main() -> int:
+    """Fetch and compile what the stacks need; say what cannot be tested."""
+    status = 0
+    for stack in STACKS:
+        try:
+            if stack.missing():
+                raise Missing(stack.missing())
+            stack.prepare()
+            print(f"{stack.name}: ready")
+        except Missing as e:
+            print(f"WARNING: {e}: the tests that need it are SKIPPED", file=sys.stderr)
+            status = 1
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
