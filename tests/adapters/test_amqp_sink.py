@@ -14,6 +14,7 @@ from support.amqp import Endpoints, endpoints
 from support.broker import Rabbit, unique
 from support.waiting import until
 
+import esb.codecs  # noqa: F401 - what a bus has
 from esb.envelope import Body, Envelope, Headers
 from esb.errors import (
     BadMessage,
@@ -377,8 +378,6 @@ async def test_the_bus_asks_and_the_bus_answers(rabbit: Rabbit, made: Endpoints)
     await made.open()
     await source.start(step)
     assert (await caller.call(message(b"good"))).body.raw == b"fine"
-    import esb.codecs  # noqa: F401 - reads the problem
-
     with pytest.raises(Fault, match="this is no question") as caught:
         await caller.call(message(b"bad"))
     assert caught.value.party == "sender"
