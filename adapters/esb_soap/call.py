@@ -295,14 +295,12 @@ class SoapCaller:
                     return self._pass_on(as_envelope(root, what="the body"), body, headers)
                 self._check_element(root, "the body")
                 return _Request(write_envelope(self._version, serialize(root), headers))
-        data = None if body.is_empty else _data(body, kind)
+        data = {} if body.is_empty else _data(body, kind)
         if kind == _FORM and isinstance(data, dict):
             # Form fields are text, as parameters are.
             data = Binder(self._inputs, {}, strict=True)(None, {"form": data})
         if self._bind is not None:
             data = self._bind(data, envelope.params)
-        elif data is None:
-            data = {}
         written = self._operation.input.write(data)
         return _Request(write_envelope(self._version, written.body, [*written.headers, *headers]))
 

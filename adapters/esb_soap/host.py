@@ -70,7 +70,15 @@ from esb_soap.envelope import (
     xml_text,
 )
 from esb_soap.publish import Published
-from esb_soap.security import XMLENC, Guard, HostSecurity, Nonces, security_header, timestamp
+from esb_soap.security import (
+    SECURITY,
+    XMLENC,
+    Guard,
+    HostSecurity,
+    Nonces,
+    security_header,
+    timestamp,
+)
 from esb_soap.wsdl import Operation, Port
 from esb_web import (
     ClientOptions,
@@ -501,7 +509,11 @@ class SoapHost:
         if message.version != version or blocks:
             children = [serialize(child) for child in message.body.iterchildren("*")]
             if message.version == version and message.header is not None:
-                own = [b for b in message.header.iterchildren("*") if not is_addressing(b.tag)]
+                own = [
+                    block
+                    for block in message.header.iterchildren("*")
+                    if not is_addressing(block.tag) and block.tag != SECURITY
+                ]
                 blocks = [*map(serialize, own), *blocks]
             return write_envelope(version, b"".join(children), blocks)
         written: bytes = etree.tostring(root, encoding="utf-8", xml_declaration=True)

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import re
 import shutil
 import time
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import jsonschema
 import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
-from support.bus import load_text
+from support.bus import load_text, running, url
 from support.fake_build import FakeBuild
 from support.peers import HERE
+from support.soap import S12
+from support.web import backend, read_request
 
 from esb.adapter import BuildFailed, Expanded
 from esb_soap.expose import ExposeOptions, expand
@@ -343,3 +348,87 @@ class TestAnotherVersion:
         options = soap(expanded(soap="1.2")["partners.getPartner"])
         assert options["port"] == "PartnerPort12"
         assert "soap" not in options
+
+
+class TestSeveralServices:
+    @pytest.fixture
+    def build(self, tmp_path: Path) -> FakeBuild:
+        """With a second service, at an address of its own, that has the operations of the first."""
+        second = (
+            '<wsdl:service name="Archive"><wsdl:port name="ArchivePort" binding="tns:Partners11">'
+            '<soap:address location="http://archive.invalid/"/></wsdl:port></wsdl:service>'
+        )
+        text = (HERE / "partner.wsdl").read_text()
+        (tmp_path / "partner.wsdl").write_text(
+            text.replace("</wsdl:definitions>", second + "</wsdl:definitions>")
+        )
+        return FakeBuild(tmp_path)
+
+    def test_each_is_there_under_its_name(self, build: FakeBuild) -> None:
+        own = {"Archive.getPartner": {"at": "GET /archive/:id", "url": "http://archive.example/"}}
+        routes = expanded(build, operations=own)
+        paths = {name: http(route)["path"] for name, route in routes.items()}
+        assert paths["partners.Archive.getPartner"] == "/partners/archive/:id"
+        assert paths["partners.PartnerService.getPartner"] == "/partners/PartnerService/getPartner"
+        options = soap(routes["partners.Archive.getPartner"])
+        assert (options["service"], options["url"]) == ("Archive", "http://archive.example/")
+        assert "url" not in soap(routes["partners.PartnerService.getPartner"])
+
+    def test_one_of_them(self, build: FakeBuild) -> None:
+        routes = expanded(build, service="Archive")
+        assert set(routes) == {
+            f"partners.{name}"
+            for name in ("getPartner", "createPartner", "findPartners", "dropPartner")
+        }
+        assert soap(routes["partners.getPartner"])["port"] == "ArchivePort"
+
+
+async def test_the_service_sees_what_one_operation_says(tmp_path: Path) -> None:
+    shutil.copy(HERE / "partner.wsdl", tmp_path)
+    got: list[tuple[str, Any, bytes]] = []
+
+    async def service(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        got.append(await read_request(reader))
+        partner = "<partner><name>A</name><kind>person</kind></partner>"
+        content = f'<getPartnerResponse xmlns="urn:example:partner">{partner}</getPartnerResponse>'
+        answer = f'<s:Envelope xmlns:s="{S12}"><s:Body>{content}</s:Body></s:Envelope>'.encode()
+        head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(answer)}\r\nConnection: close\r\n\r\n"
+        writer.write(head.encode() + answer)
+        await writer.drain()
+
+    text = """
+    expose:
+      partners:
+        wsdl: partner.wsdl
+        at: /partners
+        url: ${BACKEND}
+        soap: "1.2"
+        headers: {X-Api: every}
+        operations:
+          getPartner:
+            at: GET /:id
+            headers: {X-Own: "{{ path.id }}"}
+            auth: {basic: {username: ada, password: s3cret}}
+            security: {username: ada, password: s3cret}
+            addressing: 2005/08
+          findPartners: GET /
+    """
+    async with (
+        backend(service) as where,
+        running(text, tmp_path, environ={"BACKEND": where}) as bus,
+        aiohttp.ClientSession() as session,
+    ):
+        async with session.get(url(bus) + "/partners/7") as answer:
+            assert answer.status == 200
+        _, headers, raw = got[-1]
+        assert headers.get("authorization") == "Basic " + base64.b64encode(b"ada:s3cret").decode()
+        assert (headers.get("x-api"), headers.get("x-own")) == ("every", "7")
+        assert S12.encode() in raw
+        assert b"UsernameToken" in raw
+        assert b'<a:Action xmlns:a="http://www.w3.org/2005/08/addressing">' in raw
+        async with session.get(url(bus) + "/partners") as answer:
+            assert answer.status == 502, "this service knows getPartner only"
+        _, headers, raw = got[-1]
+        assert headers.get("authorization") is None
+        assert headers.get("x-api") == "every"
+        assert b"Header" not in raw

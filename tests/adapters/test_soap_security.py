@@ -29,7 +29,7 @@ from support.stores import opened
 from support.web import backend, read_request
 from zeep.wsse.username import UsernameToken
 
-from esb.envelope import Headers
+from esb.envelope import Body, Headers
 from esb.store import SqliteStore
 from esb_soap.envelope import SoapFault, read_envelope, read_fault
 from esb_soap.security import ClientSecurity, HostSecurity, Nonces
@@ -276,6 +276,14 @@ class TestIn:
             (expires,) = root.iterfind(f"{{*}}Header/{{{WSSE}}}Security/*/{{{WSU}}}Expires")
             assert expires.text is not None
             assert expires.text > at(200)
+
+    async def test_an_answer_has_one_security_header(self, store: SqliteStore) -> None:
+        theirs = message(header(stamp(at(), at(60))), body=PARTNER_XML)
+        step = Body(theirs.encode(), "text/xml")
+        async with hosted(step, store=store, security={**USERS, "timestamp": True}) as client:
+            _, raw = await client.post(message(header(stamp(at()), text())))
+            root = etree.fromstring(raw)
+            assert len(list(root.iterfind(f"{{*}}Header/{{{WSSE}}}Security"))) == 1
 
     async def test_clocks_may_be_off_as_far_as_is_said(self, store: SqliteStore) -> None:
         options = {**USERS, "max_age": "10s", "clock_skew": "30s"}
