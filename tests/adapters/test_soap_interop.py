@@ -39,6 +39,7 @@ from support.peers.stacks import ENCODED, LITERAL, NODE, STACKS, Missing, Stack
 from support.soap import hosted
 from support.waiting import until
 
+pytestmark = pytest.mark.timeout(600)  # whoever comes first fetches and compiles
 VERSIONS = ("1.1", "1.2")
 
 

@@ -14,6 +14,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -86,19 +87,50 @@ class Stack:
 # --- what they need ------------------------------------------------------------------------------
 
 
-def _lacks(stack: str, debian: str, *tools: str) -> str:
-    absent = [tool for tool in tools if shutil.which(tool) is None]
-    return f"{' and '.join(absent)} for {stack} not installed (Debian: {debian})" if absent else ""
+def _lacks(debian: str, *tools: str) -> str:
+    absent = ", ".join(tool for tool in tools if shutil.which(tool) is None)
+    return f"not installed: {absent} (Debian: {debian})" if absent else ""
 
 
+def _too_old(tool: str, flag: str, oldest: int) -> str:
+    """What is wrong with the version that a tool tells first, or ""."""
+    said = subprocess.run([tool, flag], capture_output=True, text=True, check=False)
+    found = re.search(r"\d+", said.stdout + said.stderr)
+    if found is None or int(found[0]) >= oldest:
+        return ""
+    return f"{tool} {found[0]} is too old, {oldest} is needed"
+
+
+@functools.cache
 def node_missing() -> str:
     """Why node cannot be used here, or ""."""
-    return _lacks("node", "nodejs, npm", "node", "npm")
+    return _lacks("nodejs, npm", "node", "npm") or _too_old("node", "--version", 18)
 
 
+@functools.cache
 def java_missing() -> str:
     """Why Java cannot be used here, or ""."""
-    return _lacks("Java", "default-jdk-headless, maven", "java", "javac", "mvn")
+    tools = ("java", "javac", "mvn")
+    return _lacks("default-jdk-headless, maven", *tools) or _too_old("javac", "-version", 17)
+
+
+def _once(prepare: Callable[[], dict[str, str]]) -> Callable[[], dict[str, str]]:
+    """Does it once in a process; what could not be had the first time is not tried again."""
+
+    @functools.cache
+    def outcome() -> dict[str, str] | Missing:
+        try:
+            return prepare()
+        except Missing as e:
+            return e
+
+    def prepared() -> dict[str, str]:
+        found = outcome()
+        if isinstance(found, Missing):
+            raise found
+        return found
+
+    return prepared
 
 
 def _made(name: str, sources: Sequence[Path], make: Callable[[Path], None]) -> Path:
@@ -118,32 +150,33 @@ def _made(name: str, sources: Sequence[Path], make: Callable[[Path], None]) -> P
 
 
 def _fetch(what: str, *command: str, cwd: Path) -> None:
-    """Run a package manager. Raises Missing with the last that it said."""
+    """Run a package manager. Raises Missing with the first error that it told."""
     try:
         done = subprocess.run(
-            command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False
+            command, cwd=cwd, capture_output=True, text=True, timeout=240, check=False
         )
     except subprocess.TimeoutExpired as e:
         raise Missing(f"{what} could not be fetched in time") from e
     if done.returncode != 0:
-        said = (done.stderr.strip() or done.stdout.strip() or "nothing said").splitlines()
-        raise Missing(f"{what} could not be fetched: {said[-1][:200]}")
+        lines = (done.stdout + done.stderr).splitlines()
+        said = next((line for line in lines if "error" in line.lower()), "no reason given")
+        raise Missing(f"{what} could not be fetched: {said[:200]}")
 
 
-@functools.cache
+@_once
 def _prepare_node() -> dict[str, str]:
     files = [HERE / "node" / name for name in ("package.json", "package-lock.json")]
 
     def make(folder: Path) -> None:
         for file in files:
             shutil.copy(file, folder)
-        flags = ("--ignore-scripts", "--no-audit", "--no-fund")
+        flags = ("--ignore-scripts", "--no-audit", "--no-fund", "--fetch-retries=1")
         _fetch("node's soap", "npm", "ci", *flags, cwd=folder)
 
     return {"NODE_PATH": str(_made("node", files, make) / "node_modules")}
 
 
-@functools.cache
+@_once
 def _prepare_java() -> dict[str, str]:
     pom = HERE / "java" / "pom.xml"
     programs = [HERE / "java" / name for name in ("Client.java", "Server.java")]
