@@ -234,7 +234,8 @@ class SqliteStore:
             reader.execute("PRAGMA query_only=ON")
         except (apsw.Error, OSError) as e:
             opened.close()
-            raise StoreUnusable(f"the store {self.path} cannot be opened: {e}") from e
+            reason = e.strerror.lower() if isinstance(e, OSError) and e.strerror else str(e)
+            raise StoreUnusable(f"the store {self.path} cannot be opened: {reason}") from e
         except StoreUnusable:
             opened.close()
             raise
