@@ -61,8 +61,9 @@ CLIENTS = [
         for version in both_versions(service)
     ),
     *(
-        pytest.param(account, name, service, version, id=f"{name}-{service}-{version}")
-        for (name, service, version), account in PYTHON_CLIENTS.items()
+        pytest.param(lambda service, wsdl, version, ask=ask: ask(wsdl, version),
+                     name, service, version, id=f"{name}-{service}-{version}")
+        for (name, service, version), ask in PYTHON_CLIENTS.items()
     ),
 ]  # fmt: skip
 

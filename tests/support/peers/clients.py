@@ -5,11 +5,14 @@ Each function asks a hosted service for everything it has and returns its accoun
 
 from __future__ import annotations
 
+from base64 import b64decode, b64encode
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
 
+import suds
+import suds.client
 import zeep
 import zeep.exceptions
 
@@ -19,12 +22,8 @@ PLACED = datetime(2024, 2, 29, 23, 30, 0, 125000, timezone(timedelta(hours=1)))
 BYTES = b"\x00\x01\xfe\xff"
 
 
-def _utc(value: datetime) -> str:
-    return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _seconds(value: datetime) -> str:
-    return value.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+def _utc(value: datetime, precision: str = "milliseconds") -> str:
+    return value.astimezone(UTC).isoformat(timespec=precision).replace("+00:00", "Z")
 
 
 def _line(line: Any) -> str:
@@ -142,22 +141,145 @@ def zeep_quotes(wsdl: str, version: str) -> Account:
     }
 
 
+# --- suds, which speaks SOAP 1.1 alone, and rpc/encoded; it drops trailing zeros -----------------
+
+
+def _suds(wsdl: str) -> suds.client.Client:
+    return suds.client.Client(wsdl, cache=None)
+
+
+def _filled(client: suds.client.Client, kind: str, /, **values: Any) -> Any:
+    made = client.factory.create(kind)
+    for key, value in values.items():
+        setattr(made, key, value)
+    return made
+
+
+def _money(value: Decimal) -> str:
+    assert type(value) is Decimal
+    return f"{value:.2f}"
+
+
+def _suds_fault(call: Callable[[], Any]) -> Any:
+    try:
+        call()
+    except suds.WebFault as e:
+        return e.fault
+    raise AssertionError("no fault came")
+
+
+def suds_orders(wsdl: str, version: str) -> Account:
+    client = _suds(wsdl)
+    client.set_options(port="Orders11", soapheaders={"Session": {"token": "t-1"}})
+
+    def line(line: Any) -> str:
+        unit = getattr(line, "_unit", "-")
+        return f"{line.sku} {line.quantity} {_money(line.price)} {unit}"
+
+    def register(customer: str = "Grün & Söhne <GmbH>", sku: str = "A-1") -> Any:
+        cents = Decimal("0.10")
+        order = _filled(
+            client,
+            "Order",
+            _number=7,
+            _priority="high",
+            customer=customer,
+            placed=PLACED,
+            cash=cents,
+            line=[
+                _filled(client, "Line", sku=sku, quantity=3, price=cents, _unit="pcs"),
+                {"sku": "ü", "quantity": 2, "price": Decimal("1234567890.01")},
+            ],
+            tag=["only one"],
+            attachment=b64encode(BYTES).decode(),
+            address=_filled(client, "ForeignAddress", street="Rue 1", city="Lyon", country="FR"),
+        )
+        return client.service.register(order)
+
+    receipt = register()
+    trace = client.last_received().childAtPath("Envelope/Header/Trace/id").getText()
+    order = receipt.order
+    none = _suds_fault(lambda: register(sku="none")).detail.OutOfStock
+    client.service.cancel(4711)
+    return {
+        "total": _money(receipt.total),
+        "due": _utc(receipt.due),
+        "size": receipt.size,
+        "count": receipt.count,
+        "urgent": receipt.urgent,
+        "destination": str(receipt.destination),
+        "number": order._number,
+        "priority": order._priority,
+        "customer": str(order.customer),
+        "note": order.note,
+        "coupon": getattr(order, "coupon", None),
+        "placed": _utc(order.placed),
+        "card": getattr(order, "card", None),
+        "cash": _money(order.cash),
+        "lines": [line(one) for one in order.line],
+        "tags": order.tag,
+        "attachment": b64decode(order.attachment).hex(),
+        "address": _address(order.address),
+        "trace": str(trace),
+        "OutOfStock": f"{none.sku} {none.left}",
+        "Refused": str(_suds_fault(lambda: register("blocked")).detail.Refused.until),
+        "failure": str(_suds_fault(lambda: register("broken")).faultstring),
+        "found": ["|".join(line(one) for one in client.service.find(n)) for n in (0, 1, 3)],
+    }
+
+
+def suds_quotes(wsdl: str, version: str) -> Account:
+    client = _suds(wsdl)
+    client.set_options(port="Quotes11")
+    options = {"gift": True, "colour": ["red"]}
+    answer = client.service.quote("A-1", 3, options)
+    too_many = _suds_fault(lambda: client.service.quote("A-1", 1001, options))
+    return {
+        "price": _money(answer.price),
+        "delivery": answer.delivery.isoformat(),
+        "gift": answer.options.gift,
+        "colours": answer.options.colour,
+        "TooMany": str(too_many.detail.TooMany),
+    }
+
+
+def suds_staff(wsdl: str, version: str) -> Account:
+    client = _suds(wsdl)
+
+    def person(name: str, pay: str, since: str, photo: str | None, manager: Any) -> Any:
+        values = {"name": name, "pay": Decimal(pay), "since": since}
+        return _filled(client, "Person", **values, photo=photo, manager=manager)
+
+    since = "2001-02-03T04:05:06Z"
+    boss = person("Chief", "99.99", "1999-12-31T23:59:59Z", b64encode(BYTES).decode(), None)
+    people = [person("Bö", "10.50", since, None, boss), person("Al", "0.01", since, None, boss)]
+    report = client.service.report("all", _filled(client, "People", item=[*people, boss]))
+    oldest = report.oldest
+    photos = [person.photo for person in report.people]
+    return {
+        "names": [str(name) for name in report.names],
+        "payroll": _money(report.payroll),
+        "bytes": report.bytes,
+        "oldest": f"{oldest.name} {oldest.pay} {_utc(oldest.since, 'seconds')} "
+        + b64decode(oldest.photo).hex(),
+        "managers": [person.manager and str(person.manager.name) for person in report.people],
+        "photos": [photo and b64decode(photo).hex() for photo in photos],
+    }
+
+
 # --- what each can be asked for ------------------------------------------------------------------
 
 
-def _as_client(client: Callable[[str, str], Account]) -> Callable[[str, str, str], Account]:
-    return lambda service, wsdl, version: client(wsdl, version)
-
-
-PYTHON_CLIENTS: dict[tuple[str, str, str], Callable[[str, str, str], Account]] = {
-    **{
-        ("zeep", service, version): _as_client(client)
-        for service, client in (
-            ("orders", zeep_orders),
-            ("prices", zeep_prices),
-            ("quotes", zeep_quotes),
-        )
-        for version in ("1.1", "1.2")
-    },
+PYTHON_CLIENTS: dict[tuple[str, str, str], Callable[[str, str], Account]] = {
+    ("zeep", "orders", "1.1"): zeep_orders,
+    ("zeep", "orders", "1.2"): zeep_orders,
+    ("zeep", "prices", "1.1"): zeep_prices,
+    ("zeep", "prices", "1.2"): zeep_prices,
+    ("zeep", "quotes", "1.1"): zeep_quotes,
+    ("zeep", "quotes", "1.2"): zeep_quotes,
+    ("suds", "orders", "1.1"): suds_orders,
+    ("suds", "quotes", "1.1"): suds_quotes,
+    ("suds", "staff", "1.1"): suds_staff,
 }
-"""Clients by stack, service and version of SOAP."""
+"""Clients by stack, service and version of SOAP. Left out: suds takes bare messages for wrapped,
+zeep wants to fetch the schema of the SOAP encoding from the network."""
