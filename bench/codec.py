@@ -4,9 +4,8 @@
 
 What is written and read are whole envelopes, from and to plain data. The columns:
 
-    esb            as the bus does it. Reading checks each message twice: the codec by its types,
-                   libxml2 by the schema.
-    esb, one gate  reading without libxml2's check; what zeep does not do either.
+    esb            as the bus calls a service: the codec checks by its types, writing and reading
+    esb, gated     reading as a hosted service does: libxml2 checks by the schema as well
     esb, checked   writing, and what was written parsed and checked by libxml2 (the bus trusts its
                    codec there)
     zeep           its objects to a tree to bytes, and back; it checks little
@@ -17,7 +16,6 @@ What is written and read are whole envelopes, from and to plain data. The column
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
 import time
 from collections.abc import Callable
@@ -59,12 +57,11 @@ def _jobs(client: Any, lines: int) -> tuple[dict[str, Job], dict[str, Job], dict
     operation = orders.place_order()
     output, validator = operation.output, wsdl.validator
     assert output is not None
+    assert operation.input.check is not None, "requests are read through both gates"
     assert validator is not None
     data = orders.order(lines)
     raw = orders.soap_reply(lines)
     tree = etree.fromstring(raw)
-    once = dataclasses.replace(output, check=None)
-
     theirs = client.service._binding.get("placeOrder")
     zeeps = _for_zeep(data)
 
@@ -84,6 +81,7 @@ def _jobs(client: Any, lines: int) -> tuple[dict[str, Job], dict[str, Job], dict
     def zeep_reads() -> Any:
         return theirs.process_reply(etree.fromstring(raw))
 
+    request = write()
     writing: dict[str, Job] = {
         "esb": write,
         "esb, checked": lambda: checked(write()),
@@ -92,12 +90,12 @@ def _jobs(client: Any, lines: int) -> tuple[dict[str, Job], dict[str, Job], dict
     }
     reading: dict[str, Job] = {
         "esb": lambda: output.read(read_envelope(raw).body),
-        "esb, one gate": lambda: once.read(read_envelope(raw).body),
+        "esb, gated": lambda: operation.input.read(read_envelope(request).body),
         "zeep": zeep_reads,
         "lxml": lambda: etree.fromstring(raw),
         "lxml, checked": lambda: checked(raw),
     }
-    _same(data, once.read(read_envelope(raw).body), "reading")
+    _same(data, output.read(read_envelope(raw).body), "reading")
     _same(
         operation.input.read(read_envelope(write()).body),
         operation.input.read(read_envelope(zeep_writes()).body),
