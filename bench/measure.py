@@ -92,6 +92,9 @@ class Bus:
             "DATA": str(place.folder),
             "BACKEND": f"http://127.0.0.1:{place.backend}",
             "AMQP_URL": place.broker,
+            # Compiled once, as where it is installed, whatever this environment says about that.
+            "PYTHONDONTWRITEBYTECODE": "",
+            "PYTHONPYCACHEPREFIX": str(BENCH.parent / ".tools" / "bench-bytecode"),
         }
 
 
