@@ -10,6 +10,7 @@ import binascii
 import calendar
 import functools
 import math
+import operator
 import re
 from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
@@ -48,7 +49,7 @@ _DIGITS: Final = {"true": "1", "false": "0"}
 _BOOLEAN: Final = {"true": True, "1": True, "false": False, "0": False}
 _CONTROL: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 _ZONE: Final = r"(Z|[+-](?:0\d|1[0-3]):[0-5]\d|[+-]14:00)?"
-_YEAR: Final = r"(-?(?:[1-9]\d{3,}|0\d{3}))"
+_YEAR: Final = r"(-?(?:[1-9]\d{3,}|0(?!000)\d{3}))"  # XML Schema 1.0 has no year 0
 _TIME: Final = r"(?:([01]\d|2[0-3]):([0-5]\d):([0-5]\d)(?:\.(\d+))?|24:00:00(?:\.0+)?)"
 _DATES: Final = {
     "dateTime": re.compile(rf"{_YEAR}-(\d\d)-(\d\d)T{_TIME}{_ZONE}\Z", re.A),
@@ -188,11 +189,21 @@ def _atomic(type_: SimpleType) -> Scalar:
 
 
 def _spaced(decode: Decode, how: str) -> Decode:
-    if how == "collapse":
-        return lambda text, at: decode(_SPACE.sub(" ", text).strip(" "), at)
-    if how == "replace":
-        return lambda text, at: decode(_SPACE_ONE.sub(" ", text), at)
-    return decode
+    if how == "collapse" and decode is not _decode_string:
+        # White space makes no value of these types, so it matters only to what does not fit.
+        def collapsed(text: str, at: etree._Element | None) -> Any:
+            try:
+                return decode(text, at)
+            except ValueError:
+                normal = _normal(text, how)
+                if normal == text:
+                    raise
+                return decode(normal, at)
+
+        return collapsed
+    if how == "preserve":
+        return decode
+    return lambda text, at: decode(_normal(text, how), at)
 
 
 _SPACE_ONE: Final = re.compile(r"[\t\r\n]")
@@ -245,7 +256,7 @@ def _integer(name: str) -> tuple[Decode, Encode]:
         return number
 
     def decode(text: str, at: etree._Element | None) -> int:
-        if not _INTEGER.match(text):
+        if not ((text.isdecimal() and text.isascii() and len(text) < 4000) or _INTEGER.match(text)):
             raise ValueError(f"must be a whole number, not '{_short(text)}'")
         return checked(int(text))
 
@@ -327,6 +338,8 @@ def _check_date(name: str, text: str) -> str:
     if match is None or len(text) > 200:
         raise ValueError(f"must be a {name} such as {EXAMPLES[name]}, not '{_short(text)}'")
     if name in ("dateTime", "date", "dateTimeStamp"):
+        if "01" <= match[2] <= "12" and "01" <= match[3] <= "28":
+            return text
         year, month, day = int(match[1]), int(match[2]), int(match[3])
         # The calendar repeats every 400 years; years before Christ count from 1.
         known = (year + (year < 0)) % 400 + 400
@@ -437,42 +450,81 @@ def _union(type_: SimpleType) -> Scalar:
 
 def _restricted(type_: SimpleType, decode: Decode, encode: Encode) -> Scalar:
     checks = _checks(type_, decode)
-    patterns = [[_pattern(p) for p in group] for group in type_.facets.patterns]
-    if not checks and not patterns:
-        return Scalar(decode, encode)
+    matches = _matcher(type_)
+    if matches is None:
+        return _with_checks(type_, decode, encode, checks) if checks else Scalar(decode, encode)
     space = white_space(type_)
     # 007 is the number 7, but a pattern may want its zeros: such a value stays text.
-    numeric = bool(patterns) and (type_.primitive in RANGES or type_.primitive == "decimal")
+    numeric = type_.primitive in RANGES or type_.primitive == "decimal"
+    boolean = type_.primitive == "boolean"
 
-    def matches(text: str) -> bool:
-        return all(any(match(text) for match in group) for group in patterns)
-
-    def checked_decode(text: str, at: etree._Element | None) -> Any:
-        normal = _normal(text, space)
-        if patterns and not matches(normal):
+    def formed_decode(text: str, at: etree._Element | None) -> Any:
+        normal = text if space == "preserve" else _normal(text, space)
+        if not matches(normal):
             raise ValueError(f"does not have the form it must have: '{_short(normal)}'")
         value = decode(text, at)
-        for check in checks:
-            check(value)
         if numeric and not matches(encode(value)):
             return normal
         return value
 
-    def checked_encode(value: Any) -> str:
+    def formed_encode(value: Any) -> str:
         text = encode(value)
         if numeric and type(value) is str:
             text = _normal(value, space)
-        if type_.primitive == "boolean" and patterns and not matches(text):
+        if boolean and not matches(text):
             text = _DIGITS[text]  # types that allow only 0 and 1 are common
-        if patterns and "\x00" not in text and not matches(_normal(text, space)):
+        if "\x00" not in text and not matches(_normal(text, space)):
             raise ValueError(f"does not have the form it must have: '{_short(text)}'")
-        if checks:
+        return text
+
+    if not checks:
+        return Scalar(formed_decode, formed_encode)
+    return _with_checks(type_, formed_decode, formed_encode, checks)
+
+
+def _with_checks(
+    type_: SimpleType, decode: Decode, encode: Encode, checks: list[Callable[[Any], None]]
+) -> Scalar:
+    """A codec that checks values by facets, too."""
+    # What a written value is when it is read again, where that needs no reading.
+    same = {**dict.fromkeys(RANGES, int), "decimal": Decimal}.get(type_.primitive)
+    texts = type_.variety == "atomic" and (
+        type_.primitive in _DATES
+        or (type_.primitive in ("string", "base64Binary") and white_space(type_) != "replace")
+    )
+    if type_.primitive == "string" and white_space(type_) != "preserve":
+        texts = False
+
+    def checked_decode(text: str, at: etree._Element | None) -> Any:
+        value = decode(text, at)
+        for check in checks:
+            check(value)
+        return value
+
+    def checked_encode(value: Any) -> str:
+        text = encode(value)
+        read: Any
+        if type(value) is same:
+            read = value
+        elif texts:
+            read = text
+        else:
             read = QNAME.sub(r"\1", text) if "\x00" in text else decode(text, None)
-            for check in checks:
-                check(read)
+        for check in checks:
+            check(read)
         return text
 
     return Scalar(checked_decode, checked_encode)
+
+
+def _matcher(type_: SimpleType) -> Callable[[str], Any] | None:
+    """What texts of a type must match, None if there is no pattern."""
+    groups = [[_pattern(p) for p in group] for group in type_.facets.patterns]
+    if not groups:
+        return None
+    if len(groups) == 1 and len(groups[0]) == 1:
+        return groups[0][0]
+    return lambda text: all(any(match(text) for match in group) for group in groups)
 
 
 def _normal(text: str, how: str) -> str:
@@ -555,7 +607,17 @@ def _length(
 
 
 def _digits(facets: Facets) -> Callable[[Any], None]:
+    places_most, digits_most = facets.fraction_digits, facets.total_digits
+
     def check(value: Any) -> None:
+        _, digits, exponent = Decimal(value).as_tuple()
+        if (
+            type(exponent) is int
+            and exponent <= 0
+            and (places_most is None or -exponent <= places_most)
+            and (digits_most is None or max(len(digits), -exponent) <= digits_most)
+        ):
+            return
         _, digits, exponent = Decimal(value).normalize(_EXACT).as_tuple()
         places = max(0, -int(exponent))
         total = max(len(digits) + max(0, int(exponent)), places)
@@ -581,10 +643,10 @@ def _bounds(type_: SimpleType, decode: Decode) -> list[Callable[[Any], None]]:
     facets = type_.facets
     checks: list[Callable[[Any], None]] = []
     said = (
-        (facets.min_inclusive, "must not be less than", lambda a, b: a >= b),
-        (facets.max_inclusive, "must not be greater than", lambda a, b: a <= b),
-        (facets.min_exclusive, "must be greater than", lambda a, b: a > b),
-        (facets.max_exclusive, "must be less than", lambda a, b: a < b),
+        (facets.min_inclusive, "must not be less than", operator.ge),
+        (facets.max_inclusive, "must not be greater than", operator.le),
+        (facets.min_exclusive, "must be greater than", operator.gt),
+        (facets.max_exclusive, "must be less than", operator.lt),
     )
     for lexical, words, compare in said:
         if lexical is None:
@@ -596,9 +658,21 @@ def _bounds(type_: SimpleType, decode: Decode) -> list[Callable[[Any], None]]:
             bound = key(decode(lexical, None))
         except (ValueError, InvalidOperation):
             continue
-        if bound is not None:
+        if bound is not None and type_.primitive in RANGES:
+            checks.append(_int_bound(bound[1], f"{words} {lexical}", compare))
+        elif bound is not None:
             checks.append(_bound(key, bound, f"{words} {lexical}", compare))
     return checks
+
+
+def _int_bound(
+    bound: int, words: str, compare: Callable[[Any, Any], bool]
+) -> Callable[[Any], None]:
+    def check(value: Any) -> None:
+        if not compare(value, bound):
+            raise ValueError(words)
+
+    return check
 
 
 def _bound(
