@@ -90,6 +90,8 @@ def wait_for_url(url: str, process: subprocess.Popen[bytes], seconds: float = 20
         try:
             urllib.request.urlopen(url, timeout=5).close()
             return
+        except urllib.error.HTTPError:
+            return  # an answer, if not a good one
         except (urllib.error.URLError, OSError):
             assert process.poll() is None, "the service did not start"
             assert time.monotonic() < deadline, f"nothing answers at {url}"

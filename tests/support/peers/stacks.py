@@ -1,5 +1,5 @@
 """SOAP stacks from outside of Python, each as client and as server of the interop services: PHP's
-ext-soap, node's `soap`, and JAX-WS RI in Java.
+ext-soap, node's `soap`, and in Java JAX-WS RI and, for rpc/encoded, Axis 1.
 
 What they need beyond themselves is fetched once by their own package managers, at the versions that
 lie here (node/package-lock.json, java/pom.xml), into .tools/peers. `python -m support.peers.stacks`
@@ -30,6 +30,11 @@ LITERAL = ("orders", "prices", "quotes")
 ENCODED = "staff"
 
 _MAVEN = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies"
+_JAXWS_STUBS = (
+    "com.sun.tools.ws.WsImport", "-quiet", "-Xnocompile", "-XadditionalHeaders", "-extension",
+    "-s", "sources",
+)  # fmt: skip
+_AXIS_STUBS = ("org.apache.axis.wsdl.WSDL2Java", "-s", "-S", "false", "-o", "sources")
 _JAVA = ("java", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Dfile.encoding=UTF-8")
 
 
@@ -179,8 +184,8 @@ def _prepare_node() -> dict[str, str]:
 @_once
 def _prepare_java() -> dict[str, str]:
     pom = HERE / "java" / "pom.xml"
-    programs = [HERE / "java" / name for name in ("Client.java", "Server.java")]
-    wsdls = [HERE / f"{service}.wsdl" for service in LITERAL]
+    programs = sorted((HERE / "java").glob("*.java"))
+    wsdls = [HERE / f"{service}.wsdl" for service in (*LITERAL, ENCODED)]
 
     def fetch(folder: Path) -> None:
         _fetch(
@@ -199,17 +204,15 @@ def _prepare_java() -> dict[str, str]:
         sources.mkdir()
         for wsdl in wsdls:
             shutil.copy(wsdl, folder)  # the server reads it from its class path
-            run(
-                folder, *_JAVA, "-cp", f"{jars}/*", "com.sun.tools.ws.WsImport", "-quiet",
-                "-Xnocompile", "-XadditionalHeaders", "-extension", "-s", "sources",
-                "-p", f"peers.{wsdl.stem}", wsdl.name,
-            )  # fmt: skip
+            generator = _AXIS_STUBS if wsdl.stem == ENCODED else _JAXWS_STUBS
+            package = ("-p", f"peers.{wsdl.stem}")
+            run(folder, *_JAVA, "-cp", f"{jars}/*", *generator, *package, wsdl.name)
         generated = [str(file) for file in sources.rglob("*.java")]
         flags = ("-nowarn", "-encoding", "UTF-8", "-cp", f"{jars}/*", "-d", ".")
         run(folder, "javac", *flags, *generated, *map(str, programs))
 
     classes = _made("java", [pom, *programs, *wsdls], build)
-    return {"CLASSPATH": f"{classes}:{jars}/*"}
+    return {"CLASSPATH": f"{classes}:{classes}/sources:{jars}/*"}
 
 
 PHP = Stack(
@@ -237,7 +240,16 @@ JAVA = Stack(
     server=(*_JAVA, "Server", "PORT"),
     path="/{service}/{version}",
 )
-STACKS = (PHP, NODE, JAVA)
+AXIS = Stack(
+    "axis",
+    java_missing,
+    _prepare_java,
+    client=(*_JAVA, "AxisClient"),
+    server=(*_JAVA, "AxisServer", "PORT"),
+    path="/axis/services/Staff",
+    services=(ENCODED,),
+)
+STACKS = (PHP, NODE, JAVA, AXIS)
 
 
 def main() -> int:
