@@ -12,6 +12,7 @@ import contextlib
 import json
 import secrets
 import shutil
+import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import Any
 import aiohttp
 import pytest
 from support.bus import running, url
-from support.peers import HERE
+from support.peers import HERE, spyne_orders, wsgi_service
 from support.peers.clients import PYTHON_CLIENTS
 from support.peers.services import (
     ACCOUNTS,
@@ -285,3 +286,22 @@ async def test_rpc_encoded_client_writes_references(stack: Stack) -> None:
         with pytest.raises(AssertionError, match="enough seen"):
             await asyncio.to_thread(stack.account, ENCODED, f"{client.url}?wsdl", "1.1")
         assert b' href="#' in client.seen[0].body.raw
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_spyne_server(tmp_path: Path, version: str) -> None:
+    """A WSDL that is not ours either: headers, attributes, enumerations, xsi:type, a fault that is
+    told by its code."""
+    with wsgi_service(spyne_orders.application(version)) as where:
+        wsdl = await asyncio.to_thread(lambda: urllib.request.urlopen(where + "?wsdl").read())
+        (tmp_path / "orders.wsdl").write_bytes(wsdl)
+        text = "expose: {orders: {wsdl: orders.wsdl, at: /orders}}"
+        async with running(text, tmp_path) as bus, aiohttp.ClientSession() as http:
+            api = Api(url(bus), http, tmp_path)
+            asked = {"order": ORDER, **SESSION}
+            status, answer = await api.post("/orders/register", asked)
+            answer["receipt"] = answer.pop("registerResult")
+            assert (status, same_instants(answer)) == (200, same_instants(register(asked)))
+            asked["order"] = {**ORDER, "line": [{**ORDER["line"][0], "sku": "none"}]}
+            status, answer = await api.post("/orders/register", asked)
+            assert (status, answer["title"]) == (422, "OutOfStock")
