@@ -36,8 +36,9 @@ from support.peers.services import (
     report,
     serve,
 )
-from support.peers.stacks import ENCODED, LITERAL, NODE, STACKS, Missing, Stack
+from support.peers.stacks import ENCODED, JAVA, LITERAL, NODE, STACKS, Missing, Stack
 from support.soap import hosted
+from support.stores import opened
 from support.waiting import until
 
 from esb.errors import Fault
@@ -162,6 +163,14 @@ class Api:
         headers = {"content-type": "application/json"}
         async with self._http.post(self.url + path, data=written(data), headers=headers) as answer:
             return answer.status, json.loads(await answer.text(), parse_float=Decimal)
+
+
+async def cancelled(api: Api) -> None:
+    """Cancels an order, a one-way call, and waits for its trace."""
+    number = secrets.randbelow(10**9)
+    status, _ = await api.post("/orders/cancel", {"number": number})
+    assert status == 202
+    await until(lambda: api.notes.exists() and f"cancelled {number}\n" in api.notes.read_text())
 
 
 @pytest.fixture
@@ -305,3 +314,92 @@ async def test_spyne_server(tmp_path: Path, version: str) -> None:
             asked["order"] = {**ORDER, "line": [{**ORDER["line"][0], "sku": "none"}]}
             status, answer = await api.post("/orders/register", asked)
             assert (status, answer["title"]) == (422, "OutOfStock")
+
+
+# --- WS-Security and WS-Addressing ---------------------------------------------------------------
+
+PASSWORD = "s3cret & <more>"
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("stack", [pytest.param(NODE, marks=needs(NODE), id="node")])
+class TestSecurity:
+    """UsernameToken with a digest, and Timestamp."""
+
+    async def test_client(self, tmp_path: Path, stack: Stack, version: str) -> None:
+        security = {"users": {"ada": PASSWORD}, "type": "digest", "timestamp": True}
+        async with (
+            opened(tmp_path / "bus.db") as store,
+            hosted(serve, store=store, wsdl="prices.wsdl", security=security) as client,
+        ):
+            ask = (stack.account, "prices", f"{client.url}?wsdl", version)
+            assert await asyncio.to_thread(*ask, PASSWORD) == ACCOUNTS["prices"]
+            assert {message.principal for message in client.seen} == {"ada"}
+            seen = len(client.seen)
+            with pytest.raises(AssertionError, match="FailedAuthentication"):
+                await asyncio.to_thread(*ask, "wrong")
+            assert len(client.seen) == seen
+
+    async def test_server(
+        self, addresses: Callable[[Stack], Any], tmp_path: Path, stack: Stack, version: str
+    ) -> None:
+        base, _ = await asyncio.to_thread(addresses, stack)
+        copy_wsdls(tmp_path, stack.name)
+        at = stack.address(f"{base}/secured", "prices", version)
+        text = f"""
+        expose:
+          prices:
+            wsdl: prices.wsdl
+            at: /prices
+            soap: "{version}"
+            url: {at}
+            security: {{username: ada, password: "${{PASSWORD}}", type: digest, timestamp: 60s}}
+        """
+        for password, expected in ((PASSWORD, 200), ("wrong", 502)):
+            environ = {"PASSWORD": password}
+            async with (
+                running(text, tmp_path, environ=environ) as bus,
+                aiohttp.ClientSession() as http,
+            ):
+                status, _ = await Api(url(bus), http, tmp_path).post("/prices/lookup", "A-1")
+                assert status == expected
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("stack", [pytest.param(JAVA, marks=needs(JAVA), id="java")])
+class TestAddressing:
+    """Headers of WS-Addressing, which each side wants of the other; also of faults and of calls
+    that have no answer."""
+
+    async def test_client(self, stack: Stack, version: str) -> None:
+        async with hosted(serve, wsdl="orders.wsdl", addressing="require") as client:
+            ask = (stack.account, "orders", f"{client.url}?wsdl", version)
+            assert await asyncio.to_thread(*ask, "addressing") == ACCOUNTS["orders"]
+
+    async def test_server(
+        self, addresses: Callable[[Stack], Any], tmp_path: Path, stack: Stack, version: str
+    ) -> None:
+        base, folder = await asyncio.to_thread(addresses, stack)
+        copy_wsdls(tmp_path, stack.name)
+        text = f"""
+        expose:
+          orders:
+            wsdl: orders.wsdl
+            at: /orders
+            soap: "{version}"
+            url: {stack.address(f"{base}/addressed", "orders", version)}
+            addressing: %s
+        """
+        asked = {"order": ORDER, **SESSION}
+        blocked = {**asked, "order": {**ORDER, "customer": "blocked"}}
+        async with running(text % "2005/08", tmp_path) as bus, aiohttp.ClientSession() as http:
+            api = Api(url(bus), http, folder / "notes")
+            status, answer = await api.post("/orders/register", asked)
+            assert (status, same_instants(answer)) == (200, same_instants(register(asked)))
+            status, answer = await api.post("/orders/register", blocked)
+            assert (status, answer["title"]) == (422, "Refused")
+            await cancelled(api)
+        async with running(text % "none", tmp_path) as bus, aiohttp.ClientSession() as http:
+            status, answer = await Api(url(bus), http, tmp_path).post("/orders/register", asked)
+            assert status == (502 if version == "1.1" else 400)  # nobody or the sender is blamed
+            assert "required header" in answer["detail"]

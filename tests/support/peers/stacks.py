@@ -55,10 +55,11 @@ class Stack:
     path: str
     services: Sequence[str] = LITERAL
 
-    def account(self, service: str, wsdl: str, version: str) -> dict[str, Any]:
-        """What its client tells of a hosted service. Raises Missing."""
+    def account(self, service: str, wsdl: str, version: str, *more: str) -> dict[str, Any]:
+        """What its client tells of a hosted service; `more` are arguments of this client alone.
+        Raises Missing."""
         done = subprocess.run(
-            [*self.client, service, wsdl, version],
+            [*self.client, service, wsdl, version, *more],
             env={**os.environ, **self.prepare()},
             capture_output=True,
             timeout=90,

@@ -1,4 +1,6 @@
 import jakarta.xml.ws.Holder;
+import jakarta.xml.ws.WebServiceFeature;
+import jakarta.xml.ws.soap.AddressingFeature;
 import jakarta.xml.ws.soap.SOAPFaultException;
 import java.math.BigDecimal;
 import java.net.URL;
@@ -18,7 +20,8 @@ import peers.quotes.*;
 
 /**
  * Asks a hosted service for everything it has, with JAX-WS RI, and prints its account as JSON:
- * {@code java Client orders|prices|quotes WSDL-URL 1.1|1.2}.
+ * {@code java Client orders|prices|quotes WSDL-URL 1.1|1.2 [addressing]}. With addressing it sends
+ * the headers of WS-Addressing, and wants them in answers.
  */
 public class Client {
     static final byte[] BYTES = {0, 1, (byte) 0xfe, (byte) 0xff};
@@ -26,13 +29,16 @@ public class Client {
     public static void main(String[] arguments) throws Exception {
         URL wsdl = new URL(arguments[1]);
         String version = arguments[2].replace(".", "");
+        WebServiceFeature[] features = arguments.length > 3
+            ? new WebServiceFeature[] {new AddressingFeature(true, true)}
+            : new WebServiceFeature[0];
         Map<String, Object> account = switch (arguments[0]) {
             case "orders" -> orders(new OrderService(wsdl).getPort(
-                new QName("urn:example:orders", "Orders" + version), Orders.class));
+                new QName("urn:example:orders", "Orders" + version), Orders.class, features));
             case "prices" -> prices(new PriceService(wsdl).getPort(
-                new QName("urn:example:prices", "Prices" + version), Prices.class));
+                new QName("urn:example:prices", "Prices" + version), Prices.class, features));
             default -> quotes(new QuoteService(wsdl).getPort(
-                new QName("urn:example:quotes", "Quotes" + version), Quotes.class));
+                new QName("urn:example:quotes", "Quotes" + version), Quotes.class, features));
         };
         System.out.write(json(account).getBytes(StandardCharsets.UTF_8));
         System.out.flush();

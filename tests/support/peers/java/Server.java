@@ -6,6 +6,7 @@ import jakarta.xml.soap.SOAPFactory;
 import jakarta.xml.ws.BindingType;
 import jakarta.xml.ws.Endpoint;
 import jakarta.xml.ws.Holder;
+import jakarta.xml.ws.soap.Addressing;
 import jakarta.xml.ws.soap.SOAPBinding;
 import jakarta.xml.ws.soap.SOAPFaultException;
 import java.io.IOException;
@@ -30,7 +31,7 @@ import peers.quotes.*;
 /**
  * The interop services on JAX-WS RI: {@code NOTES=file java Server PORT} serves /orders/11,
  * /prices/11 and /quotes/11, and the same with 12 for SOAP 1.2. NOTES is where a one-way call leaves
- * its trace.
+ * its trace. Below /addressed, orders want the headers of WS-Addressing.
  */
 public class Server {
     public static void main(String[] arguments) throws Exception {
@@ -43,6 +44,8 @@ public class Server {
         publish(server, "/prices/12", new Prices12());
         publish(server, "/quotes/11", new Quotes11());
         publish(server, "/quotes/12", new Quotes12());
+        publish(server, "/addressed/orders/11", new AddressedOrders11());
+        publish(server, "/addressed/orders/12", new AddressedOrders12());
         server.createContext("/up", exchange -> {
             exchange.sendResponseHeaders(204, -1);
             exchange.close();
@@ -63,6 +66,19 @@ public class Server {
     @WebService(endpointInterface = "peers.orders.Orders", targetNamespace = "urn:example:orders",
         serviceName = "OrderService", portName = "Orders12", wsdlLocation = "orders.wsdl")
     public static class Orders12 extends OrdersService {
+    }
+
+    @Addressing(enabled = true, required = true)
+    @WebService(endpointInterface = "peers.orders.Orders", targetNamespace = "urn:example:orders",
+        serviceName = "OrderService", portName = "Orders11", wsdlLocation = "orders.wsdl")
+    public static class AddressedOrders11 extends OrdersService {
+    }
+
+    @Addressing(enabled = true, required = true)
+    @BindingType(SOAPBinding.SOAP12HTTP_BINDING)
+    @WebService(endpointInterface = "peers.orders.Orders", targetNamespace = "urn:example:orders",
+        serviceName = "OrderService", portName = "Orders12", wsdlLocation = "orders.wsdl")
+    public static class AddressedOrders12 extends OrdersService {
     }
 
     @WebService(endpointInterface = "peers.prices.Prices", targetNamespace = "urn:example:prices",
@@ -103,7 +119,7 @@ public class Server {
                 throw new Refused_Exception("refused", refused);
             }
             if (order.getCustomer().equals("broken")) {
-                throw failure("the warehouse is closed", getClass() == Orders12.class);
+                throw failure("the warehouse is closed", getClass().isAnnotationPresent(BindingType.class));
             }
             BigDecimal total = BigDecimal.ZERO;
             long count = 0;

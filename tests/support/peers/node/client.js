@@ -1,9 +1,10 @@
 // Asks a hosted service for everything it has, with node's `soap`, and prints its account as JSON:
-// node client.js orders|prices|quotes|staff WSDL-URL 1.1|1.2
+// node client.js orders|prices|quotes WSDL-URL 1.1|1.2 [PASSWORD]
+// With a password it shows a UsernameToken of "ada" with a digest, and a Timestamp.
 'use strict';
 const soap = require('soap');
 
-const [service, wsdl, version] = process.argv.slice(2);
+const [service, wsdl, version, password] = process.argv.slice(2);
 const NS = 'urn:example:orders';
 
 // What this stack does not do by itself: lists of one, trailing zeros, base64, telling which type an
@@ -116,6 +117,11 @@ async function main() {
     forceSoap12Headers: version === '1.2',
     handleNilAsNull: true,
   });
+  if (password) {
+    client.setSecurity(new soap.WSSecurity('ada', password, {
+      passwordType: 'PasswordDigest', hasTimeStamp: true, mustUnderstand: true,
+    }));
+  }
   process.stdout.write(JSON.stringify(await { orders, prices, quotes }[service](client)));
 }
 

@@ -1,6 +1,6 @@
 // The interop services on node's `soap`: `NOTES=file node server.js PORT` serves /orders/11,
 // /prices/11 and /quotes/11, and the same with 12 for SOAP 1.2. NOTES is where a one-way call leaves
-// its trace.
+// its trace. Below /secured, prices want a UsernameToken of "ada" with a digest.
 'use strict';
 const fs = require('fs');
 const http = require('http');
@@ -103,7 +103,7 @@ const server = http.createServer((request, response) => {
   response.end('up');
 });
 
-function serve(name, service, port, operations) {
+function serve(name, service, port, operations, at = '') {
   // The namespace of rpc calls is ignored by this stack, which takes the WSDL's.
   const xml = fs.readFileSync(path.join(__dirname, '..', `${name}.wsdl`), 'utf8')
     .replaceAll('urn:example:quotes:call', 'urn:example:quotes');
@@ -117,7 +117,7 @@ function serve(name, service, port, operations) {
         }
       }]));
     return soap.listen(server, {
-      path: `/${name}/${version}`,
+      path: `${at}/${name}/${version}`,
       services: { [service]: { [`${port}11`]: methods, [`${port}12`]: methods } },
       xml,
       handleNilAsNull: true,
@@ -132,5 +132,12 @@ for (const orders of serve('orders', 'OrderService', 'Orders', { register, find,
     `${request.order.attributes.number}</t:id></t:Trace>`));
 }
 serve('prices', 'PriceService', 'Prices', { lookup, convert });
+for (const prices of serve('prices', 'PriceService', 'Prices', { lookup, convert }, '/secured')) {
+  prices.authenticate = (security) => {
+    const { Username, Password, Nonce, Created } = security?.UsernameToken ?? {};
+    const digest = Nonce && soap.passwordDigest(Nonce.$value ?? Nonce, Created, 's3cret & <more>');
+    return Username === 'ada' && (Password.$value ?? Password) === digest;
+  };
+}
 serve('quotes', 'QuoteService', 'Quotes', { quote });
 server.listen(Number(process.argv[2]), '127.0.0.1');
