@@ -244,6 +244,11 @@ class Lane:
                     self._down(e.detail, pause)
                 await asyncio.sleep(pause)
                 continue
+            except BaseException:
+                # Stopped in the middle: a consumer that nobody stops is handed messages for ever.
+                if channel is not None:
+                    await channel.close()
+                raise
             if self._detail:
                 log.info("ready again", what=self._what)
             self._channel, self._detail = channel, ""

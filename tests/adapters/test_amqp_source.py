@@ -22,7 +22,8 @@ from support.waiting import until
 import esb.codecs  # noqa: F401 - what a bus has
 from esb.envelope import Body, Envelope, Headers, Outcome
 from esb.errors import BadMessage, Permanent, Transient
-from esb_amqp.client import Connection
+from esb_amqp.client import Channel, Connection
+from esb_amqp.link import Lane, Link
 from esb_amqp.options import parse_url
 from esb_amqp.properties import Properties
 
@@ -327,6 +328,27 @@ async def test_stopping_does_not_wait_for_held_messages(rabbit: Rabbit, made: En
     async with asyncio.timeout(5):
         await source.stop(60)
     assert await rabbit.ready(queue) == 1
+
+
+async def test_stopping_while_it_starts_leaves_no_consumer(rabbit: Rabbit, made: Endpoints) -> None:
+    """It would be handed messages, and give them back, for as long as the connection lives."""
+    queue = await rabbit.queue()
+    made.source(queue=queue)
+    link, _ = (thing for thing in made.build.objects.values() if isinstance(thing, Link))
+    consuming = asyncio.Event()
+
+    async def prepare(channel: Channel) -> None:
+        await channel.consume(queue, lambda delivery: None, tag="t")
+        consuming.set()
+        await asyncio.Event().wait()
+
+    lane = Lane(link, "a lane", prepare)
+    await made.open()
+    await lane.open()
+    await consuming.wait()
+    assert await rabbit.counts(queue) == (0, 1)
+    await lane.close()
+    assert await rabbit.counts(queue) == (0, 0)
 
 
 async def test_a_refused_message_may_be_put_back_instead(rabbit: Rabbit, made: Endpoints) -> None:

@@ -265,7 +265,7 @@ class QueueSourceContract:
         step = Recorder()
         async with started(source, step):
             await until(lambda: step.finished)
-            assert source.health().up
+            await until(lambda: source.health().up)
 
     async def test_a_source_starts_again_after_a_stop(self, far_side: QueueFarSide) -> None:
         source, step = far_side.source(), Recorder()
