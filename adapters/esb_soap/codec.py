@@ -173,7 +173,11 @@ class Codec:
             if not errors:
                 if isinstance(e, RecursionError):
                     raise BadMessage(f"{what} is nested too deep") from None
-                detail = e.detail if isinstance(e, Unfit) else str(e) or "does not fit its type"
+                detail = "does not fit its type"
+                if isinstance(e, Unfit):
+                    detail = e.detail
+                elif isinstance(e, ValueError):
+                    detail = str(e)
                 errors = [{"pointer": "", "detail": detail}]
             raise bad_message(what, errors) from None
 
@@ -238,6 +242,10 @@ class Codec:
 
     # --- functions, made when first called
 
+    @property
+    def _generator(self) -> type[ReadGenerator]:
+        return ReadGenerator
+
     def _number(self, thing: object) -> int:
         number = self._numbers.get(id(thing))
         if number is None:
@@ -270,7 +278,7 @@ class Codec:
         name = f"E{self._number(element)}"
         found = self._names.get(name)
         if found is None:
-            expression = _ReadGenerator(self).expression(element, "c")
+            expression = self._generator(self).expression(element, "c")
             source = f"def {name}(c):\n try:\n  return {expression}\n except ValueError as x:\n"
             source += "  raise Unfit(str(x), c) from None\n"
             exec(source, self._names, self._names)  # noqa: S102 - our own source, names quoted
@@ -370,7 +378,7 @@ class Codec:
 
     def shape_reader(self, shape: Shape) -> str:
         """The name of the function that reads an object."""
-        return self._function("r", shape, _ReadGenerator(self).function)
+        return self._function("r", shape, self._generator(self).function)
 
     def shape_writer(self, shape: Shape) -> str:
         """The name of the function that writes an object."""
@@ -718,7 +726,7 @@ class Codec:
                 continue
             if not isinstance(part, dict) or len(part) != 1:
                 raise Unfit("#mixed holds strings and objects with one key")
-            [(key, inner)] = part.items()
+            key, inner = _only(part)
             found = table.get(key)
             if found is None:
                 slot = next((s for s in wilds if s.wildcard.allows(key or "x")), None)
@@ -772,7 +780,7 @@ class Codec:
 # --- generated source ----------------------------------------------------------------------------
 
 
-class _ReadGenerator:
+class ReadGenerator:
     """The source of the functions that read."""
 
     def __init__(self, codec: Codec) -> None:
@@ -794,14 +802,23 @@ class _ReadGenerator:
             assert value.simple is not None
             parse = codec.parser(element, value.simple)
             slow = codec.slow_parser(element, value.simple, parse)
-            fast = f"{parse}({c}.text or '', {c})"
-            if parse[0] == "p" and _is_plain(value.simple):
-                fast = f"({c}.text or '')"
-            return f"({slow}({c}) if {c}.keys() or len({c}) else {fast})"
+            fast = self._text(parse, value.simple, c)
+            special = self._special(element, c)
+            return f"({slow}({c}) if {special} else {fast})" if special else fast
         assert value.shape is not None
         if element.nillable or value.derived or value.abstract:
             return f"{codec.variant_reader(element, value)}({c})"
         return f"{codec.shape_reader(value.shape)}({c})"
+
+    def _special(self, element: Element, c: str) -> str:
+        """The condition that a simple element is more than text; "" where it never is."""
+        return f"{c}.keys() or len({c})"
+
+    def _text(self, parse: str, type_: SimpleType, c: str) -> str:
+        """The expression that reads the text of an element."""
+        if parse[0] == "p" and _is_plain(type_):
+            return f"({c}.text or '')"
+        return f"{parse}({c}.text or '', {c})"
 
     def function(self, shape: Shape, name: str) -> str:
         """The source of a function from an element to an object."""
@@ -829,8 +846,7 @@ class _ReadGenerator:
                 "  t = None if c is None else c.tag",
             ]
             self._node(shape.content, "d", "  ")
-            what = self._codec._constant("sh", shape)
-            lines.append(f"  if t is not None: unexpected({what}, c)")
+            self._end(shape)
         lines += ["  return d", " except ValueError as x:"]
         lines.append("  raise Unfit(str(x), e if c is None else c) from None")
         return "\n".join(lines) + "\n"
@@ -838,12 +854,12 @@ class _ReadGenerator:
     def _attributes(self, shape: Shape) -> None:
         codec, lines = self._codec, self._lines
         if not shape.attributes and shape.type.any_attribute is None:
-            lines.append("  if e.keys(): no_attributes(e)")
+            self._no_attributes()
             return
         table = {}
         for each in shape.attributes:
             attribute = each.attribute
-            table[attribute.name] = (each.key, _fixed(attribute.type, attribute.fixed))
+            table[attribute.name] = (each.key, self._attribute(attribute))
         wild = shape.type.any_attribute
 
         def other(d: dict[str, Any], e: etree._Element, name: str, text: str) -> None:
@@ -867,8 +883,27 @@ class _ReadGenerator:
             if each.attribute.required:
                 lines.append(f"  if {each.key!r} not in d: missing(e, None, {each.key!r})")
 
+    def _attribute(self, attribute: Attribute) -> Callable[..., Any]:
+        return _fixed(attribute.type, attribute.fixed)
+
+    def _no_attributes(self) -> None:
+        self._lines.append("  if e.keys(): no_attributes(e)")
+
+    def _end(self, shape: Shape) -> None:
+        """Nothing may be left."""
+        what = self._codec._constant("sh", shape)
+        self._lines.append(f"  if t is not None: unexpected({what}, c)")
+
     def _next(self, pad: str) -> None:
         self._lines.append(f"{pad}c = next(it, None); t = None if c is None else c.tag")
+
+    def _look(self, pad: str) -> None:
+        """Before a condition on what comes next, and where two ways meet."""
+
+    def _expect(self, node: Field, pad: str) -> None:
+        """What comes next must be `node`."""
+        lacks = _negated(self._is(node))
+        self._lines.append(f"{pad}if {lacks}: missing(e, c, {node.key!r})")
 
     def _node(self, node: Node, d: str, pad: str) -> None:
         if isinstance(node, Field):
@@ -882,8 +917,10 @@ class _ReadGenerator:
         elif node.kind == "all":
             self._all(node, d, pad)
         elif node.min == 0 and not all(item.min == 0 for item in node.items):
+            self._look(pad)
             self._lines.append(f"{pad}if {self._starts(node)}:")
             self._sequence(node, d, pad + " ")
+            self._look(pad + " ")
         else:
             self._sequence(node, d, pad)
 
@@ -894,6 +931,7 @@ class _ReadGenerator:
             if run == 0:
                 run = _optional_run(node.items[number:])
                 if run >= 4:
+                    self._look(pad)
                     self._lines.append(f"{pad}if t is not None:")
             self._node(item, d, pad + " " if run >= 4 or run < 0 else pad)
             if run >= 4:
@@ -919,26 +957,32 @@ class _ReadGenerator:
         if not node.tags:
             return  # abstract, and nothing may stand for it
         lines, key = self._lines, node.key
+        if node.many or not node.min:
+            self._look(pad)
         if node.many:
             lines.append(f"{pad}if {self._is(node)}:")
             lines.append(f"{pad} l = {d}[{key!r}] = []")
-            lines.append(f"{pad} while {self._is(node)}:")
+            # What is more may be for what comes next.
+            more = "" if node.max is None else f" and len(l) < {node.max}"
+            lines.append(f"{pad} while {self._is(node)}{more}:")
             lines.append(f"{pad}  l.append({self._read(node)})")
             self._next(pad + "  ")
+            self._look(pad + "  ")
             self._bounds(node, key, pad + " ")
             if node.min:
                 lines.append(f"{pad}else: missing(e, c, {key!r})")
         elif node.min:
-            lines.append(f"{pad}if {_negated(self._is(node))}: missing(e, c, {key!r})")
+            self._expect(node, pad)
             lines.append(f"{pad}{d}[{key!r}] = {self._read(node)}")
             self._next(pad)
         else:
             lines.append(f"{pad}if {self._is(node)}:")
             lines.append(f"{pad} {d}[{key!r}] = {self._read(node)}")
             self._next(pad + " ")
+            self._look(pad + " ")
 
     def _bounds(self, node: Node, key: str, pad: str) -> None:
-        if node.min > 1:
+        if node.min > 1 and not is_nullable(node):
             detail = f"must have at least {_items(node.min)}"
             self._lines.append(f"{pad}if len(l) < {node.min}: raise Unfit({detail!r}, e, {key!r})")
         if node.max is not None:
@@ -956,12 +1000,14 @@ class _ReadGenerator:
     def _slot(self, node: Slot, d: str, pad: str) -> None:
         wildcard = self._codec._constant("wc", node.wildcard, node.wildcard)
         lines = self._lines
+        self._look(pad)
         lines.append(f"{pad}if {self._wild(node)}:")
         lines.append(f"{pad} l = {d}[{node.key!r}] = []")
         more = "" if node.max is None else f" and len(l) < {node.max}"
         lines.append(f"{pad} while {self._wild(node)}{more}:")
         lines.append(f"{pad}  l.append(wild({wildcard}, c))")
         self._next(pad + "  ")
+        self._look(pad + "  ")
         if node.min > 1:
             self._bounds(node, node.key, pad + " ")
         if node.min:
@@ -980,9 +1026,11 @@ class _ReadGenerator:
 
     def _choice(self, node: Nodes, d: str, pad: str) -> None:
         word = "if"
+        self._look(pad)
         for item in node.items:
             self._lines.append(f"{pad}{word} {self._starts(item)}:")
             self._node(item, d, pad + " ")
+            self._look(pad + " ")
             self._lines.append(f"{pad} pass")
             word = "elif"
         if not is_nullable(node):
@@ -994,12 +1042,14 @@ class _ReadGenerator:
         self._count += 1
         number = self._count
         lines = self._lines
+        self._look(pad)
         lines.append(f"{pad}g{number} = []")
         lines.append(f"{pad}while {self._starts(node)}:")
         lines.append(f"{pad} d{number} = {{}}")
         lines.append(f"{pad} g{number}.append(d{number})")
         once = Nodes(node.kind, node.items, 1, 1)
         self._node(once, f"d{number}", pad + " ")
+        self._look(pad + " ")
         lines.append(f"{pad}if g{number}:")
         lines.append(f"{pad} l = {d}[{node.key!r}] = g{number}")
         self._bounds(node, node.key, pad + " ")
@@ -1008,6 +1058,7 @@ class _ReadGenerator:
 
     def _all(self, node: Nodes, d: str, pad: str) -> None:
         lines = self._lines
+        self._look(pad)
         lines.append(f"{pad}while True:")
         word = "if"
         members = [item for item in node.items if isinstance(item, Field) and item.tags]
@@ -1021,11 +1072,17 @@ class _ReadGenerator:
                 lines.append(f"{pad}  if {key!r} in {d}: {twice}")
                 lines.append(f"{pad}  {d}[{key!r}] = {self._read(item)}")
             self._next(pad + "  ")
+            self._look(pad + "  ")
             word = "elif"
         lines.append(f"{pad} else: break" if members else f"{pad} break")
-        for item in members:
-            if item.min and node.min:
-                lines.append(f"{pad}if {item.key!r} not in {d}: missing(e, c, {item.key!r})")
+        needed = [item for item in members if item.min]
+        if not node.min and needed:
+            # All of it or nothing of it.
+            some = " or ".join(f"{item.key!r} in {d}" for item in members)
+            lines.append(f"{pad}if {some}:")
+            pad += " "
+        for item in needed:
+            lines.append(f"{pad}if {item.key!r} not in {d}: missing(e, c, {item.key!r})")
 
 
 class _WriteGenerator:
@@ -1313,6 +1370,8 @@ def _only(data: Any) -> tuple[str, Any]:
     if not isinstance(data, dict) or len(data) != 1:
         raise Unfit("must be an object with one key, the element's name")
     [(name, inner)] = data.items()
+    if not isinstance(name, str):
+        raise Unfit("has a key that is no text")
     return name, inner
 
 
@@ -1633,8 +1692,10 @@ class _Explainer:
             self._codec.finish("".join(out), 2)
         except Unfit as e:
             self._note(at, e.detail)
-        except (ValueError, KeyError, TypeError, AttributeError) as e:
+        except ValueError as e:
             self._note(at, str(e))
+        except (KeyError, TypeError, AttributeError):
+            self._note(at, "does not fit its type")
 
     def _scalar(
         self, type_: SimpleType, fixed: str | None, data: Any, at: tuple[str | int, ...]
@@ -1698,7 +1759,7 @@ class _Explainer:
         wild = shape.type.any_attribute
         if wild is not None:
             for key in data.keys() - used:
-                if key[:1] == "@" and key[1:] and wild.allows(key[1:]):
+                if isinstance(key, str) and key[:1] == "@" and key[1:] and wild.allows(key[1:]):
                     used.add(key)
                     if not isinstance(data[key], str):
                         self._note((*at, key), "must be a string")
@@ -1749,7 +1810,7 @@ class _Explainer:
             elif wilds:
                 self._wild(wilds[0], part, where)
             else:
-                self._note((*where, key), "is not known" + _did_you_mean(key, table))
+                self._note((*where, key), "is not known" + _did_you_mean(str(key), table))
 
     def _one(self, node: Field, data: Any, at: tuple[str | int, ...]) -> None:
         if not node.substitutes:
@@ -1773,9 +1834,11 @@ class _Explainer:
             detail = "does not fit its type"
         if isinstance(data, dict) and len(data) == 1:
             [(name, inner)] = data.items()
-            if node.wildcard.allows(name or "x") and self._codec.mapping.schemas.has_element(name):
+            schemas = self._codec.mapping.schemas
+            known = isinstance(name, str) and schemas.has_element(name)
+            if known and node.wildcard.allows(name):
                 count = len(self.errors)
-                self.element(self._codec.mapping.schemas.element(name), inner, (*at, name))
+                self.element(schemas.element(name), inner, (*at, name))
                 if len(self.errors) > count:
                     return
         self._note(at, detail)

@@ -360,13 +360,8 @@ class Emitter:
             inner: list[Json] = []
             self._node(item, properties, needed, inner)
             branches.append((list(keys(item)), needed, inner))
-        names = [key for branch, _, _ in branches for key in branch]
-        if len(names) != len(set(names)):
-            rules.append(
-                {"anyOf": [_rule(needed, inner) for _, needed, inner in branches] +
-                 ([{}] if is_nullable(node) else [])}
-            )  # fmt: skip
-            return
+        every = [key for branch, _, _ in branches for key in branch]
+        names = list(dict.fromkeys(every))
         options: list[Json] = []
         for branch, needed, inner in branches:
             others = [key for key in names if key not in branch]
@@ -382,7 +377,8 @@ class Emitter:
         if len(options) == 1 and len(options[0]) == 1 and "required" in options[0]:
             rules.append(options[0])
         elif len(names) <= 30:
-            rules.append({"oneOf": options})
+            # Branches that share keys do not exclude each other.
+            rules.append({"oneOf" if len(names) == len(every) else "anyOf": options})
         elif not is_nullable(node):
             rules.append({"anyOf": [{"required": [key]} for key in names]})
 

@@ -335,7 +335,7 @@ class Mapping:
         attributes = []
         for attribute in type_.attributes.values():
             key = f"@{local_name(attribute.name)}"
-            if key in keys:
+            while key in keys:
                 key += f"_{self.alias(namespace_of(attribute.name))}"
             keys[key] = attribute.name
             attributes.append(AttributeField(key, attribute))
@@ -367,6 +367,7 @@ class Mapping:
             root = root.base
         family = [type_, root, *self.schemas.derived(root)]
         clash = any(local_name(name) == "type" for one in family for name in one.attributes)
+        clash |= any(one.any_attribute and one.any_attribute.allows("type") for one in family)
         return TYPE_BESIDE if clash else TYPE
 
     # --- content models
@@ -445,11 +446,16 @@ def slots(node: Node | None) -> Iterator[Slot]:
 
 def keys(node: Node) -> Iterator[str]:
     """The keys that a node may have in the object it belongs to."""
+    return (member.key for member in _members(node))
+
+
+def _members(node: Node) -> Iterator[Node]:
+    """The nodes of a content model that have keys in the object it belongs to."""
     if isinstance(node, Nodes) and not node.key:
         for item in node.items:
-            yield from keys(item)
+            yield from _members(item)
     else:
-        yield node.key
+        yield node
 
 
 def is_satisfied(node: Node, present: Collection[str]) -> bool:
@@ -484,7 +490,16 @@ def branch_of(node: Nodes, present: Collection[str]) -> int | None:
 
 
 def _is_ambiguous(one: Node, other: Node) -> bool:
-    """Whether an object can be of either of two branches, but is written in another order."""
+    """Whether an object can be of either of two branches, but is written in another way."""
+    nodes = {member.key: member for member in _members(other)}
+    for member in _members(one):
+        like = nodes.get(member.key)
+        if like is None or isinstance(member, Field):
+            continue
+        if not (
+            isinstance(member, Slot) and isinstance(like, Slot) and member.wildcard == like.wildcard
+        ):
+            return True  # what is inside of them would have to tell
     mine, theirs = list(keys(one)), list(keys(other))
     both = set(mine) & set(theirs)
     if len(both) < 2 or not is_satisfied(one, both) or not is_satisfied(other, both):
@@ -504,10 +519,13 @@ def is_nullable(node: Node) -> bool:
 
 
 def _numbered(key: str, scope: _Scope) -> str:
-    count = scope.used[key] = scope.used.get(key, 0) + 1
-    if count == 1:
-        return key
-    return f"{key}{count}" if key.startswith("$") else f"{key}_{count}"
+    made = key
+    between = "" if key.startswith("$") else "_"
+    while made in scope.used:
+        scope.used[key] += 1
+        made = f"{key}{between}{scope.used[key]}"
+    scope.used[made] = 1
+    return made
 
 
 def _guarded(node: Nodes, tags: frozenset[str]) -> Nodes:
@@ -526,7 +544,8 @@ def _guarded(node: Nodes, tags: frozenset[str]) -> Nodes:
 
 def _normal(particle: Particle) -> Particle | None:
     """The simplest content model for the same documents: no group without need, no group that
-    repeats where its element can; None for an empty one."""
+    repeats where its element can; None for an empty one. Where that would take counting that
+    nobody needs, (a{2,3}){2,5}, a few more documents are let pass rather than one misread."""
     term = particle.term
     low, high = particle.min, particle.max
     if not isinstance(term, Group):
@@ -541,19 +560,8 @@ def _normal(particle: Particle) -> Particle | None:
             optional = True
             continue
         inner = item.term
-        if repeats and high is None and kind == "choice":
-            if isinstance(inner, Group) and inner.kind == "choice":
-                # A choice repeated within a repeated one adds nothing.
-                optional = optional or item.min == 0
-                items += inner.items
-                continue
-            optional = optional or item.min == 0
-            if not isinstance(inner, Group) or item.max is None or item.max > 1:
-                item = Particle(1, 1, inner)
-        elif isinstance(inner, Group) and (item.min, item.max) == (1, 1):
-            if inner.kind == kind:
-                items += inner.items
-                continue
+        if isinstance(inner, Group) and inner.kind == kind and (item.min, item.max) == (1, 1):
+            items += inner.items
         elif (
             kind == "choice"
             and isinstance(inner, Group)
@@ -562,8 +570,8 @@ def _normal(particle: Particle) -> Particle | None:
         ):
             optional = True
             items += inner.items
-            continue
-        items.append(item)
+        else:
+            items.append(item)
     if not items:
         return None
     if kind == "choice" and optional:
@@ -579,7 +587,40 @@ def _normal(particle: Particle) -> Particle | None:
             return Particle(low * only.min, most, only.term)
         if repeats and (only.min, only.max) == (1, 1):
             return Particle(low, high, only.term)
+    if high is None and len(items) > 1 and all(map(_may_be_empty, items)):
+        kind, low = "choice", 0  # what belongs together in (a?, b?)* cannot be told: it is (a | b)*
+    if repeats and (loose := _loosened(kind, items)) != items:
+        if kind == "choice" and any(item.min == 0 for item in items):
+            low = 0
+        counts = [item.max for item in items if item.max is not None]
+        times = max(counts, default=1) if kind == "choice" else sum(counts)
+        high = None if high is None or len(counts) < len(items) else high * times
+        return _normal(Particle(low, high, Group(kind, tuple(loose))))
     return Particle(low, high, Group(kind, tuple(items)))
+
+
+def _loosened(kind: str, items: list[Particle]) -> list[Particle]:
+    """What is inside a group that repeats, without repeating what repeats with the group: of
+    (a+ | b)* or (a+, b?)*, a run of a could be told as one item or as several."""
+    if kind == "choice":
+        return [Particle(1, 1, item.term) for item in items]
+    return [
+        Particle(min(item.min, 1), 1, item.term)
+        if (item.max is None or item.max > 1)
+        and all(_may_be_empty(other) for other in items if other is not item)
+        else item
+        for item in items
+    ]
+
+
+def _may_be_empty(particle: Particle) -> bool:
+    term = particle.term
+    if particle.min == 0:
+        return True
+    if not isinstance(term, Group):
+        return False
+    inside = map(_may_be_empty, term.items)
+    return any(inside) if term.kind == "choice" else all(inside)
 
 
 def _elements(particle: Particle | None) -> Iterator[Element]:

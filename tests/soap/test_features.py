@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import functools
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
-from support.wsdl import FEATURES, canonical, element, exact
+from support.wsdl import FEATURES, Feature, canonical, element, exact, feature_of
 from support.wsdl import feature as load_feature
 
 from esb.errors import BadMessage
@@ -764,6 +765,115 @@ def test_keys_are_told_by_libxml2_where_json_schema_is_silent() -> None:
     [(pointer, words)] = errors_of(refused.value)
     assert pointer == "/row/1"
     assert "key" in words
+
+
+def it_of(content: str, folder: Path, more: str = "") -> Feature:
+    schema = f'<xs:element name="it"><xs:complexType>{content}</xs:complexType></xs:element>{more}'
+    return feature_of(schema, folder)
+
+
+def test_a_numbered_key_leaves_alone_an_element_of_that_name(tmp_path: Path) -> None:
+    it = it_of(
+        """
+        <xs:sequence>
+          <xs:element name="a" type="xs:int"/><xs:element name="b" type="xs:int"/>
+          <xs:element name="a" type="xs:int"/><xs:element name="a_2" type="xs:int"/>
+        </xs:sequence>
+        """,
+        tmp_path,
+    )
+    data = {"a": 1, "b": 2, "a_2": 3, "a_2_2": 4}
+    xml = "<it><a>1</a><b>2</b><a>3</a><a_2>4</a_2></it>"
+    assert it.read(xml) == data
+    assert canonical(it.write(data)) == canonical(element(xml))
+
+
+def test_an_optional_all_is_all_or_nothing(tmp_path: Path) -> None:
+    it = it_of(
+        """
+        <xs:all minOccurs="0">
+          <xs:element name="a" type="xs:int"/><xs:element name="b" type="xs:int" minOccurs="0"/>
+        </xs:all>
+        """,
+        tmp_path,
+    )
+    assert it.read("<it/>") == {}
+    assert it.read("<it><b>1</b><a>2</a></it>") == {"a": 2, "b": 1}
+    for refused in ({"b": 1}, {"a": "x"}):
+        assert it.refused_by_schema(refused) != ""
+    with pytest.raises(BadMessage, match="is missing"):
+        it.message.codec.read(it.element, element("<it><b>1</b></it>"), "it")
+    with pytest.raises(BadMessage, match="is missing"):
+        it.write({"b": 1})
+
+
+def test_a_wild_attribute_type_is_not_taken_for_xsi_type(tmp_path: Path) -> None:
+    it = it_of(
+        """
+        <xs:sequence><xs:element name="b" type="t:Base" maxOccurs="2"/></xs:sequence>
+        """,
+        tmp_path,
+        """
+        <xs:complexType name="Base"><xs:anyAttribute processContents="lax"/></xs:complexType>
+        <xs:complexType name="More">
+          <xs:complexContent>
+            <xs:extension base="t:Base"><xs:attribute name="n" type="xs:int"/></xs:extension>
+          </xs:complexContent>
+        </xs:complexType>
+        """,
+    )
+    data = {"b": [{"@type": "x"}, {"@xsi:type": "More", "@n": 1, "@type": "y"}]}
+    xml = '<it><b type="x"/><b xsi:type="t:More" n="1" type="y"/></it>'
+    assert it.read(xml) == data
+    assert canonical(it.write(data)) == canonical(element(xml))
+    assert it.refused_by_schema(data) == ""
+
+
+def test_a_sequence_of_what_may_be_absent_repeats_as_a_choice(tmp_path: Path) -> None:
+    it = it_of(
+        """
+        <xs:sequence minOccurs="0" maxOccurs="unbounded">
+          <xs:element name="a" type="xs:int" minOccurs="0"/>
+          <xs:element name="b" type="xs:int" minOccurs="0" maxOccurs="unbounded"/>
+        </xs:sequence>
+        """,
+        tmp_path,
+    )
+    data = {"$choice": [{"b": 1}, {"b": 2}, {"a": 3}]}
+    xml = "<it><b>1</b><b>2</b><a>3</a></it>"
+    assert it.read(xml) == data
+    assert canonical(it.write(data)) == canonical(element(xml))
+    assert it.refused_by_schema(data) == ""
+
+
+def test_what_repeats_in_a_choice_that_repeats_is_one_item_each(tmp_path: Path) -> None:
+    it = it_of(
+        """
+        <xs:choice maxOccurs="3">
+          <xs:element name="a" type="xs:int" minOccurs="2" maxOccurs="2"/>
+          <xs:element name="b" type="xs:int"/>
+        </xs:choice>
+        """,
+        tmp_path,
+    )
+    data = {"$choice": [{"a": 1}, {"a": 2}, {"a": 3}, {"a": 4}, {"b": 5}]}
+    xml = "<it><a>1</a><a>2</a><a>3</a><a>4</a><b>5</b></it>"
+    assert it.read(xml) == data
+    assert canonical(it.write(data)) == canonical(element(xml))
+
+
+def test_more_than_an_array_takes_is_for_what_comes_next(tmp_path: Path) -> None:
+    it = it_of(
+        """
+        <xs:sequence>
+          <xs:element name="a" type="xs:int" minOccurs="2" maxOccurs="2"/>
+          <xs:element name="a" type="xs:int"/>
+        </xs:sequence>
+        """,
+        tmp_path,
+    )
+    xml = "<it><a>1</a><a>2</a><a>3</a></it>"
+    assert it.read(xml) == {"a": [1, 2], "a_2": 3}
 
 
 def test_each_feature_is_in_a_table() -> None:

@@ -13,7 +13,7 @@ from lxml import etree
 
 from esb_soap.validator import errors_of
 from esb_soap.wsdl import Message, Wsdl, load_wsdl
-from esb_soap.xsd import XSD, XSI
+from esb_soap.xsd import XSD, XSI, Element
 
 FEATURES = Path(__file__).resolve().parent.parent / "soap" / "features"
 
@@ -110,6 +110,12 @@ class Feature:
     def __init__(self, wsdl: Wsdl, message: Message | None = None) -> None:
         self.wsdl = wsdl
         self.message = message or only_message(wsdl)
+
+    @property
+    def element(self) -> Element:
+        """The only element in the Body."""
+        [element] = self.message.parts.values()
+        return element
 
     def write(self, data: Any) -> bytes:
         """The XML in the Body."""
