@@ -8,7 +8,7 @@ mapping, so nobody who sends JSON needs to know. This is legacy: interpreted and
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -25,7 +25,7 @@ from esb_soap.codec import (
     without_comments,
 )
 from esb_soap.scalars import kind, scalar
-from esb_soap.shape import Field, Shape, Value, fields, keys, slots
+from esb_soap.shape import Field, Nodes, Shape, Value, fields, keys, slots
 from esb_soap.xsd import (
     BUILTINS,
     SOAPENC,
@@ -119,6 +119,15 @@ def _is_struct(shape: Shape) -> bool:
         return False
     inside = keys(shape.content) if shape.content is not None else ()
     return not any(key.startswith("$") for key in inside)
+
+
+def _always(shape: Shape) -> Iterator[Field]:
+    """The accessors that a struct always has; those that stand in a choice it may lack."""
+    content = shape.content
+    whole = isinstance(content, Nodes) and content.kind != "choice" and content.min == 1
+    for item in content.items if isinstance(content, Nodes) and whole else (content,):
+        if isinstance(item, Field) and item.min:
+            yield item
 
 
 @dataclass
@@ -244,6 +253,9 @@ class _Reading:
                 raise _At((*path, accessor.key), "must be there only once")
             else:
                 data[accessor.key] = self.element(accessor.element, child, (*path, accessor.key))
+        for accessor in _always(shape):
+            if accessor.element.nillable and not accessor.many:
+                data.setdefault(accessor.key, None)  # left out means the same as nil
         return data
 
     def _no_text(self, node: etree._Element, path: Path) -> None:
@@ -377,7 +389,10 @@ class _Writing:
         if shape.text is not None:
             used.add("#text")
             self.out(self._text(shape.text, data.get("#text"), (*path, "#text")))
+        needed = {accessor.key for accessor in _always(shape)}
         for accessor in fields(shape.content):
+            if accessor.key in needed and accessor.key not in data:
+                raise _At((*path, accessor.key), "is missing")
             self._accessor(accessor, data, used, path)
         self.out(f"</{tag}>")
         for key in data:

@@ -251,6 +251,16 @@ def test_values_by_reference() -> None:
     }
 
 
+def test_a_parameter_left_out() -> None:
+    """Read as the null that it means; ours are written, so that nobody reads a zero there."""
+    order = operation("rpc-encoded", "order").input
+    body = '<r:order xmlns:r="urn:r" xmlns=""><id/><items/><table/><best><name/></best></r:order>'
+    assert read(order, body)["extra"] is None
+    assert not_written(order, {k: v for k, v in ORDER.items() if k != "extra"}) == [
+        ("/extra", "is missing")
+    ]
+
+
 def test_references_of_soap_12() -> None:
     order = operation("rpc-encoded-12", "order").input
     body = (
