@@ -1343,7 +1343,12 @@ def _first(node: Node) -> tuple[set[str], list[Slot]]:
 
 
 def _missing(e: etree._Element, c: etree._Element | None, key: str, wanted: str = "it") -> None:
-    found = f"; '{local_name(str(c.tag))}' stands in its place" if c is not None else ""
+    found = ""
+    if c is not None:
+        local, of = local_name(str(c.tag)), namespace_of(str(c.tag))
+        # The name alone would say that it is missing and there.
+        where = f" of {f'the namespace {of!r}' if of else 'no namespace'}" if local == key else ""
+        found = f"; '{local}'{where} stands in its place"
     if not key:
         raise Unfit(f"{wanted} is missing{found}", e)
     raise Unfit(f"is missing{found}", e, key)
