@@ -454,17 +454,20 @@ def _nullable(schema: Json) -> Json:
 
 # --- simple types --------------------------------------------------------------------------------
 
-_FORMATS: Final = {"anyURI": "uri-reference", "duration": "duration", "date": "", "time": ""}
+_DAY: Final = "-?[0-9]{4,}-[0-9]{2}-[0-9]{2}"
+_CLOCK: Final = r"[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?"
+_ZONE: Final = "(Z|[+-][0-9]{2}:[0-9]{2})?"
 _STRICT: Final = {
-    "dateTime": r"^-?[0-9]{4,}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}",
-    "date": r"^-?[0-9]{4,}-[0-9]{2}-[0-9]{2}(Z|[+-][0-9]{2}:[0-9]{2})?$",
-    "time": r"^[0-9]{2}:[0-9]{2}:[0-9]{2}",
-    "duration": r"^-?P",
-    "gYearMonth": r"^-?[0-9]{4,}-[0-9]{2}",
-    "gYear": r"^-?[0-9]{4,}",
-    "gMonthDay": r"^--[0-9]{2}-[0-9]{2}",
-    "gDay": r"^---[0-9]{2}",
-    "gMonth": r"^--[0-9]{2}",
+    "dateTime": f"^{_DAY}T{_CLOCK}{_ZONE}$",
+    "dateTimeStamp": f"^{_DAY}T{_CLOCK}{_ZONE[:-1]}$",
+    "date": f"^{_DAY}{_ZONE}$",
+    "time": f"^{_CLOCK}{_ZONE}$",
+    "duration": r"^-?P([0-9]+Y)?([0-9]+M)?([0-9]+D)?(T([0-9]+H)?([0-9]+M)?([0-9]+(\.[0-9]+)?S)?)?$",
+    "gYearMonth": f"^-?[0-9]{{4,}}-[0-9]{{2}}{_ZONE}$",
+    "gYear": f"^-?[0-9]{{4,}}{_ZONE}$",
+    "gMonthDay": f"^--[0-9]{{2}}-[0-9]{{2}}{_ZONE}$",
+    "gDay": f"^---[0-9]{{2}}{_ZONE}$",
+    "gMonth": f"^--[0-9]{{2}}(--)?{_ZONE}$",
 }
 
 
@@ -575,7 +578,7 @@ def _integer(type_: SimpleType) -> Json:
         made = {"type": "string"} if is_text(type_) else {**made, "type": ["integer", "string"]}
         made["pattern"] = "^[+-]?[0-9]+$"
         if name in ("long", "unsignedLong"):
-            made["format"] = "int64"
+            made["format"] = "int64" if name == "long" else "uint64"
     elif name == "int":
         made["format"] = "int32"
     elif type_.facets.patterns:
