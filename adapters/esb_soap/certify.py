@@ -33,6 +33,7 @@ from esb_soap.instances import Instances
 from esb_soap.jsonschema import Registry
 from esb_soap.message import Message, WrittenParts
 from esb_soap.samples import Amount, NoSample, Sampler
+from esb_soap.valid import UNREAD
 from esb_soap.validator import errors_of
 from esb_soap.wsdl import Operation, Wsdl, load_wsdl
 from esb_soap.xsd import ComplexType, Element, Group, Particle, Type, clark, local_name
@@ -177,10 +178,10 @@ class _Prover:
             yield from _told(e, "cannot be written")
             return
         body, header = _parsed(written)
-        for element in body if message.check is not None or self._is_literal(message) else ():
+        for element in body if self._is_literal(message) else ():
             yield from self._invalid(element, "what is written is not valid")
         try:
-            back = replace(message, check=None).read(body, header)
+            back = replace(message, gate=None).read(body, header)
         except BadMessage as e:
             yield from _told(e, "cannot be read back")
             return
@@ -264,6 +265,9 @@ class _Prover:
             try:
                 declared = self._declared(element, str(node.tag))
                 data = codec.read(declared, node, "the XML")
+                quick = self._wsdl.gate.read(declared, node)
+                if quick is not UNREAD:
+                    yield from _differences(data, quick, "")
                 raw = codec.write(declared, data, "its data")
             except BadMessage as e:
                 yield from _told(e, "valid XML is refused")

@@ -46,7 +46,8 @@ _DECIMAL: Final = re.compile(r"[+-]?([0-9]{1,4000}(\.[0-9]{0,4000})?|\.[0-9]{1,4
 _FLOAT: Final = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,5})?\Z")
 _SPECIAL: Final = {"INF": math.inf, "+INF": math.inf, "-INF": -math.inf, "NaN": math.nan}
 _DIGITS: Final = {"true": "1", "false": "0"}
-_BOOLEAN: Final = {"true": True, "1": True, "false": False, "0": False}
+BOOLEANS: Final = {"true": True, "1": True, "false": False, "0": False}
+"""The texts of booleans."""
 _CONTROL: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 _ZONE: Final = r"(Z|[+-](?:0\d|1[0-3]):[0-5]\d|[+-]14:00)?"
 _YEAR: Final = r"(-?(?:[1-9]\d{3,}|0(?!000)\d{3}))"  # XML Schema 1.0 has no year 0
@@ -195,7 +196,7 @@ def _spaced(decode: Decode, how: str) -> Decode:
             try:
                 return decode(text, at)
             except ValueError:
-                normal = _normal(text, how)
+                normal = normal_space(text, how)
                 if normal == text:
                     raise
                 return decode(normal, at)
@@ -203,7 +204,7 @@ def _spaced(decode: Decode, how: str) -> Decode:
         return collapsed
     if how == "preserve":
         return decode
-    return lambda text, at: decode(_normal(text, how), at)
+    return lambda text, at: decode(normal_space(text, how), at)
 
 
 _SPACE_ONE: Final = re.compile(r"[\t\r\n]")
@@ -232,7 +233,7 @@ def _checked(check: Callable[[str], str]) -> tuple[Decode, Encode]:
 
 def _decode_boolean(text: str, at: etree._Element | None) -> Any:
     try:
-        return _BOOLEAN[text]
+        return BOOLEANS[text]
     except KeyError:
         raise ValueError(f"must be true or false, not '{_short(text)}'") from None
 
@@ -459,7 +460,7 @@ def _restricted(type_: SimpleType, decode: Decode, encode: Encode) -> Scalar:
     boolean = type_.primitive == "boolean"
 
     def formed_decode(text: str, at: etree._Element | None) -> Any:
-        normal = text if space == "preserve" else _normal(text, space)
+        normal = text if space == "preserve" else normal_space(text, space)
         if not matches(normal):
             raise ValueError(f"does not have the form it must have: '{_short(normal)}'")
         value = decode(text, at)
@@ -470,10 +471,10 @@ def _restricted(type_: SimpleType, decode: Decode, encode: Encode) -> Scalar:
     def formed_encode(value: Any) -> str:
         text = encode(value)
         if numeric and type(value) is str:
-            text = _normal(value, space)
+            text = normal_space(value, space)
         if boolean and not matches(text):
             text = _DIGITS[text]  # types that allow only 0 and 1 are common
-        if "\x00" not in text and not matches(_normal(text, space)):
+        if "\x00" not in text and not matches(normal_space(text, space)):
             raise ValueError(f"does not have the form it must have: '{_short(text)}'")
         return text
 
@@ -527,7 +528,8 @@ def _matcher(type_: SimpleType) -> Callable[[str], Any] | None:
     return lambda text: all(any(match(text) for match in group) for group in groups)
 
 
-def _normal(text: str, how: str) -> str:
+def normal_space(text: str, how: str) -> str:
+    """Text with its white space as a type has it."""
     if how == "collapse":
         return _SPACE.sub(" ", text).strip(" ")
     return _SPACE_ONE.sub(" ", text) if how == "replace" else text

@@ -22,13 +22,14 @@ from typing import Any, Final, Literal
 from lxml import etree
 
 from esb_soap.addressing import Actions, Addressing, actions_of, asked_for
-from esb_soap.codec import Codec, locate
+from esb_soap.codec import Codec
 from esb_soap.documents import Document, Documents, WsdlError
 from esb_soap.encoded import EncodedCodec
 from esb_soap.jsonschema import Emitter, Registry
 from esb_soap.message import ElementCodec, FaultMessage, Header, Message, WrittenParts
 from esb_soap.shape import Mapping
-from esb_soap.validator import compile_schemas, errors_of
+from esb_soap.valid import Gate
+from esb_soap.validator import compile_schemas
 from esb_soap.xsd import (
     ANY_TYPE,
     XSD,
@@ -122,6 +123,11 @@ class Wsdl:
     def codec(self) -> Codec:
         """What reads and writes its types literally."""
         return Codec(self.mapping)
+
+    @cached_property
+    def gate(self) -> Gate:
+        """libxml2 in front of that."""
+        return Gate(self)
 
     def encoded(self, version: Version) -> EncodedCodec:
         """What reads and writes its types by the SOAP encoding."""
@@ -412,16 +418,6 @@ class _Reader:
         """What writes the JSON Schemas of messages."""
         return Emitter(self.wsdl.mapping, registry)
 
-    def check(self, element: Element, node: etree._Element) -> list[dict[str, str]]:
-        """What libxml2 has against an element that the codec has read."""
-        validator = self.wsdl.validator
-        if validator is None or not element.is_global:
-            return []
-        return [
-            {"pointer": locate(self.wsdl.codec, element, node, at), "detail": detail}
-            for at, detail in errors_of(validator, node)
-        ]
-
 
 class _OperationReader:
     """Makes one Operation."""
@@ -489,7 +485,7 @@ class _OperationReader:
         what = f"the {which} of '{self._name}'"
         reader, wsdl = self._reader, self._reader.wsdl
         codec: ElementCodec = wsdl.encoded(self._version) if encoded else wsdl.codec
-        check = reader.check if which == "input" and not encoded else None
+        gate = None if encoded else wsdl.gate
         if self._style == "rpc":
             namespace = body.get("namespace", "") if body is not None else ""
             if not namespace and body is None:
@@ -509,7 +505,10 @@ class _OperationReader:
                 )
             elements[name] = element
         single = len(elements) == 1
-        return Message(what, codec, reader.emitter, elements, single, headers, check)
+        strict = which == "input"
+        return Message(
+            what, codec, reader.emitter, elements, single, headers, gate=gate, strict=strict
+        )
 
     def _extensions(
         self, concrete: etree._Element | None
