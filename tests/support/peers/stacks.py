@@ -1,5 +1,5 @@
 """SOAP stacks from outside of Python, each as client and as server of the interop services: PHP's
-ext-soap, node's `soap`, and in Java JAX-WS RI and, for rpc/encoded, Axis 1.
+ext-soap, node's `soap`, in Java JAX-WS RI, and for rpc/encoded Axis 1 and Perl's SOAP::Lite.
 
 What they need beyond themselves is fetched once by their own package managers, at the versions that
 lie here (node/package-lock.json, java/pom.xml), into .tools/peers. `python -m support.peers.stacks`
@@ -45,7 +45,10 @@ class Missing(Exception):
 @dataclass(frozen=True)
 class Stack:
     """How to run a stack: `prepare` fetches and compiles, and returns the environment to run in;
-    then follow the commands, a server's with its port as last argument."""
+    then follow the commands, a server's with its PORT, and the path of its services.
+
+    refers: whether it writes what is in several places of a message once, and refers to it.
+    """
 
     name: str
     missing: Callable[[], str]
@@ -54,6 +57,7 @@ class Stack:
     server: Sequence[str]
     path: str
     services: Sequence[str] = LITERAL
+    refers: bool = False
 
     def account(self, service: str, wsdl: str, version: str, *more: str) -> dict[str, Any]:
         """What its client tells of a hosted service; `more` are arguments of this client alone.
@@ -118,6 +122,19 @@ def java_missing() -> str:
     """Why Java cannot be used here, or ""."""
     tools = ("java", "javac", "mvn")
     return _lacks("default-jdk-headless, maven", *tools) or _too_old("javac", "-version", 17)
+
+
+@functools.cache
+def perl_missing() -> str:
+    """Why SOAP::Lite cannot be used here, or ""."""
+    modules = ("-MSOAP::Lite", "-MHTTP::Daemon", "-MJSON::PP", "-e", "1")
+    absent = _lacks("libsoap-lite-perl", "perl")
+    if (
+        absent
+        or not subprocess.run(["perl", *modules], capture_output=True, check=False).returncode
+    ):
+        return absent
+    return "Perl lacks SOAP::Lite (Debian: libsoap-lite-perl)"
 
 
 def _once(prepare: Callable[[], dict[str, str]]) -> Callable[[], dict[str, str]]:
@@ -224,6 +241,7 @@ PHP = Stack(
     server=("php", "-S", "127.0.0.1:PORT", str(HERE / "php" / "server.php")),
     path="/{service}",
     services=(*LITERAL, ENCODED),
+    refers=True,
 )
 NODE = Stack(
     "node",
@@ -249,8 +267,18 @@ AXIS = Stack(
     server=(*_JAVA, "AxisServer", "PORT"),
     path="/axis/services/Staff",
     services=(ENCODED,),
+    refers=True,
 )
-STACKS = (PHP, NODE, JAVA, AXIS)
+PERL = Stack(
+    "perl",
+    perl_missing,
+    dict,
+    client=("perl", str(HERE / "perl" / "client.pl")),
+    server=("perl", str(HERE / "perl" / "server.pl"), "PORT"),
+    path="/",
+    services=(ENCODED,),
+)
+STACKS = (PHP, NODE, JAVA, AXIS, PERL)
 
 
 def main() -> int:
