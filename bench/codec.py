@@ -4,8 +4,9 @@
 
 What is written and read are whole envelopes, from and to plain data. The columns:
 
-    esb            as the bus calls a service: the codec checks by its types, writing and reading
-    esb, gated     reading as a hosted service does: libxml2 checks by the schema as well
+    esb            as the bus does it. Writing, the codec checks by its types; reading, libxml2
+                   checks by the schema, and what it finds valid the codec takes over as it is
+    esb, alone     reading where libxml2 cannot say: the codec checks everything itself
     esb, checked   writing, and what was written parsed and checked by libxml2 (the bus trusts its
                    codec there)
     zeep           its objects to a tree to bytes, and back; it checks little
@@ -16,6 +17,7 @@ What is written and read are whole envelopes, from and to plain data. The column
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 import time
 from collections.abc import Callable
@@ -57,7 +59,8 @@ def _jobs(client: Any, lines: int) -> tuple[dict[str, Job], dict[str, Job], dict
     operation = orders.place_order()
     output, validator = operation.output, wsdl.validator
     assert output is not None
-    assert operation.input.check is not None, "requests are read through both gates"
+    assert output.gate is not None, "libxml2 is asked first"
+    alone = dataclasses.replace(output, gate=None)
     assert validator is not None
     data = orders.order(lines)
     raw = orders.soap_reply(lines)
@@ -81,7 +84,6 @@ def _jobs(client: Any, lines: int) -> tuple[dict[str, Job], dict[str, Job], dict
     def zeep_reads() -> Any:
         return theirs.process_reply(etree.fromstring(raw))
 
-    request = write()
     writing: dict[str, Job] = {
         "esb": write,
         "esb, checked": lambda: checked(write()),
@@ -90,7 +92,7 @@ def _jobs(client: Any, lines: int) -> tuple[dict[str, Job], dict[str, Job], dict
     }
     reading: dict[str, Job] = {
         "esb": lambda: output.read(read_envelope(raw).body),
-        "esb, gated": lambda: operation.input.read(read_envelope(request).body),
+        "esb, alone": lambda: alone.read(read_envelope(raw).body),
         "zeep": zeep_reads,
         "lxml": lambda: etree.fromstring(raw),
         "lxml, checked": lambda: checked(raw),
