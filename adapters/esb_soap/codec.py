@@ -129,7 +129,7 @@ class Codec:
             "write_any": self.write_any,
             "read_given": self._read_given,
             "write_given": self._write_given,
-            "bare": _bare,
+            "bare": self._bare,
             "missing": _missing,
             "unexpected": self._unexpected,
             "no_attributes": _no_attributes,
@@ -485,6 +485,20 @@ class Codec:
             if schemas.has_type(name) and name != f"{{{XSD}}}anyType":
                 return self._read_typed(schemas.type(name), c)
         return self._read_untyped(c, self._read_lax)
+
+    def _bare(self, c: etree._Element) -> etree._Element:
+        """The element, of type xs:anySimpleType, if it is nothing but text."""
+        if len(c):
+            raise Unfit(f"must be text, not an element '{local_name(str(c[0].tag))}'", c)
+        for name, text in c.items():
+            if name not in _XSI_NAMES:
+                raise Unfit(f"has the attribute '{name!s}', which is not known", c)
+            if name == XSI_TYPE:
+                said, schemas = _resolved(str(text), c), self.mapping.schemas
+                known = schemas.has_type(said) and self.mapping.value(schemas.type(said))
+                if not known or not isinstance(known.type, SimpleType):
+                    raise Unfit(f"has the type '{str(text)[:60]}', which cannot stand here", c)
+        return c
 
     def _read_given(self, c: etree._Element) -> Any:
         """An element of type xs:anyType that must not be nil."""
@@ -1380,16 +1394,6 @@ def _only(data: Any) -> tuple[str, Any]:
     return name, inner
 
 
-def _bare(c: etree._Element) -> etree._Element:
-    """The element, which must be nothing but text."""
-    if len(c):
-        raise Unfit(f"must be text, not an element '{local_name(str(c[0].tag))}'", c)
-    for name in c.keys():  # noqa: SIM118 - no dict
-        if name not in _XSI_NAMES:
-            raise Unfit(f"has the attribute '{name!s}', which is not known", c)
-    return c
-
-
 def _is_nil(c: etree._Element) -> bool:
     return (c.get(NIL) or "").strip() in _TRUE
 
@@ -1523,11 +1527,10 @@ def _encoder(type_: SimpleType) -> Callable[[Any], str]:
     if type_.variety != "atomic":
         return lambda value: text_escaped(encode(value))
     if type_.primitive in RANGES:
-        if _has_checks(type_):
+        bounds = int_bounds(type_)
+        if bounds is None:
             return encode
-        low, high = RANGES[type_.primitive]
-        least = low if low is not None else -(10**4000)
-        most = high if high is not None else 10**4000
+        least, most = bounds
 
         def integer(value: Any) -> str:
             if type(value) is int and least <= value <= most:
@@ -1535,7 +1538,7 @@ def _encoder(type_: SimpleType) -> Callable[[Any], str]:
             return encode(value)
 
         return integer
-    if type_.primitive in ("boolean", "decimal", "float", "double", "base64Binary", "hexBinary"):
+    if type_.primitive in UNMARKED:
         return encode
     if type_.primitive in ("string", "anyURI", "token", "normalizedString") and not _has_checks(
         type_

@@ -299,11 +299,7 @@ class Emitter:
                 for item in node.items:
                     self._node(item, properties, required, rules)
             return
-        schema = self._single(node)
-        known = properties.get(node.key)
-        properties[node.key] = schema if known is None or known == schema else {
-            "anyOf": [known, schema]
-        }  # fmt: skip
+        _merge(properties, node.key, self._single(node))
         if not is_nullable(node):
             required.append(node.key)
 
@@ -354,16 +350,19 @@ class Emitter:
         return made
 
     def _choice(self, node: Nodes, properties: Json, rules: list[Json]) -> None:
-        branches: list[tuple[list[str], list[str], list[Json]]] = []
+        branches: list[tuple[list[str], list[str], list[Json], Json]] = []
         for item in node.items:
             needed: list[str] = []
             inner: list[Json] = []
-            self._node(item, properties, needed, inner)
-            branches.append((list(keys(item)), needed, inner))
-        every = [key for branch, _, _ in branches for key in branch]
+            own: Json = {}
+            self._node(item, own, needed, inner)
+            branches.append((list(keys(item)), needed, inner, own))
+            for key, schema in own.items():
+                _merge(properties, key, schema)
+        every = [key for branch, *_ in branches for key in branch]
         names = list(dict.fromkeys(every))
         options: list[Json] = []
-        for branch, needed, inner in branches:
+        for branch, needed, inner, own in branches:
             others = [key for key in names if key not in branch]
             present = needed or (branch if len(branch) == 1 else [])
             option = _rule(present, inner)
@@ -371,6 +370,9 @@ class Emitter:
                 option["anyOf"] = [{"required": [key]} for key in branch]
             if others:
                 option["not"] = {"anyOf": [{"required": [key]} for key in others]}
+            # Of a key that is something else in another branch.
+            if special := {key: own[key] for key in own if own[key] != properties[key]}:
+                option["properties"] = special
             options.append(option)
         if is_nullable(node):
             options.append({"not": {"anyOf": [{"required": [key]} for key in names]}})
@@ -415,6 +417,11 @@ def _names(wildcard: Wildcard) -> str:
     others = "|".join(_literal(n) for n in sorted(wildcard.excluded) if n)
     names = rf"(?!\{{(?:{others})\}})" if others else ""
     return names + (r"\{" if "" in wildcard.excluded else "")
+
+
+def _merge(properties: Json, key: str, schema: Json) -> None:
+    known = properties.get(key)
+    properties[key] = schema if known in (None, schema) else {"anyOf": [known, schema]}
 
 
 def _is_closed(shape: Shape, mapping: Mapping) -> bool:

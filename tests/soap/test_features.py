@@ -661,6 +661,8 @@ NOT_XML: list[tuple[str, str, str, str]] = [
     ("wild-attributes", '<it x="y"/>', "", "has the attribute 'x', which is not known"),
     ("any-type", '<it><simple><a/></simple></it>', "/simple", "must be text, not an element 'a'"),
     ("any-type", '<it><some xsi:nil="true"/></it>', "/some", "must not be nil"),
+    ("any-type", '<it><simple xsi:type="t:Point"/></it>', "/simple",
+     "has the type 't:Point', which cannot stand here"),
     ("extension", '<it><who xsi:type="t:Nobody"><name/></who></it>', "/who/0",
      "has the type 't:Nobody', which cannot stand here"),
     ("extension", '<it><who xsi:type="x:Y"><name/></who></it>', "/who/0",
