@@ -897,7 +897,9 @@ class Schemas:
                 made.mixed = _true(mixed)
             own = self._content(step, schema, path)
             made.own = own
-            if isinstance(base, ComplexType) and extends and not base.is_any:
+            bare = own is None or (isinstance(own.term, Group) and not own.term.items)
+            # Who adds elements to anyType means these alone: behind anything none could be told.
+            if isinstance(base, ComplexType) and extends and (bare or not base.is_any):
                 made.mixed = made.mixed or base.mixed
                 made.particle = _together(base.particle, own)
                 made.simple = base.simple
