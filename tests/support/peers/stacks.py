@@ -102,39 +102,27 @@ def _lacks(debian: str, *tools: str) -> str:
     return f"not installed: {absent} (Debian: {debian})" if absent else ""
 
 
-def _too_old(tool: str, flag: str, oldest: int) -> str:
-    """What is wrong with the version that a tool tells first, or ""."""
-    said = subprocess.run([tool, flag], capture_output=True, text=True, check=False)
-    found = re.search(r"\d+", said.stdout + said.stderr)
-    if found is None or int(found[0]) >= oldest:
-        return ""
-    return f"{tool} {found[0]} is too old, {oldest} is needed"
-
-
-@functools.cache
 def node_missing() -> str:
     """Why node cannot be used here, or ""."""
-    return _lacks("nodejs, npm", "node", "npm") or _too_old("node", "--version", 18)
+    return _lacks("nodejs, npm", "node", "npm")
 
 
-@functools.cache
 def java_missing() -> str:
     """Why Java cannot be used here, or ""."""
-    tools = ("java", "javac", "mvn")
-    return _lacks("default-jdk-headless, maven", *tools) or _too_old("javac", "-version", 17)
+    return _lacks("default-jdk-headless, maven", "java", "javac", "mvn")
 
 
-@functools.cache
 def perl_missing() -> str:
-    """Why SOAP::Lite cannot be used here, or ""."""
-    modules = ("-MSOAP::Lite", "-MHTTP::Daemon", "-MJSON::PP", "-e", "1")
-    absent = _lacks("libsoap-lite-perl", "perl")
-    if (
-        absent
-        or not subprocess.run(["perl", *modules], capture_output=True, check=False).returncode
-    ):
-        return absent
-    return "Perl lacks SOAP::Lite (Debian: libsoap-lite-perl)"
+    """Why Perl cannot be used here, or ""."""
+    return _lacks("libsoap-lite-perl", "perl")
+
+
+def _check_version(tool: str, flag: str, oldest: int) -> None:
+    """Raises Missing if a tool is older; the first number that it tells is its version."""
+    said = subprocess.run([tool, flag], capture_output=True, text=True, check=False)
+    found = re.search(r"\d+", said.stdout + said.stderr)
+    if found is not None and int(found[0]) < oldest:
+        raise Missing(f"{tool} {found[0]} is too old, {oldest} is needed")
 
 
 def _once(prepare: Callable[[], dict[str, str]]) -> Callable[[], dict[str, str]]:
@@ -188,6 +176,7 @@ def _fetch(what: str, *command: str, cwd: Path) -> None:
 
 @_once
 def _prepare_node() -> dict[str, str]:
+    _check_version("node", "--version", 18)
     files = [HERE / "node" / name for name in ("package.json", "package-lock.json")]
 
     def make(folder: Path) -> None:
@@ -201,6 +190,7 @@ def _prepare_node() -> dict[str, str]:
 
 @_once
 def _prepare_java() -> dict[str, str]:
+    _check_version("javac", "-version", 17)
     pom = HERE / "java" / "pom.xml"
     programs = sorted((HERE / "java").glob("*.java"))
     wsdls = [HERE / f"{service}.wsdl" for service in (*LITERAL, ENCODED)]
@@ -231,6 +221,14 @@ def _prepare_java() -> dict[str, str]:
 
     classes = _made("java", [pom, *programs, *wsdls], build)
     return {"CLASSPATH": f"{classes}:{classes}/sources:{jars}/*"}
+
+
+@_once
+def _prepare_perl() -> dict[str, str]:
+    modules = ("-MSOAP::Lite", "-MHTTP::Daemon", "-MJSON::PP")
+    if subprocess.run(["perl", *modules, "-e", "1"], capture_output=True, check=False).returncode:
+        raise Missing("Perl lacks SOAP::Lite (Debian: libsoap-lite-perl)")
+    return {}
 
 
 PHP = Stack(
@@ -272,7 +270,7 @@ AXIS = Stack(
 PERL = Stack(
     "perl",
     perl_missing,
-    dict,
+    _prepare_perl,
     client=("perl", str(HERE / "perl" / "client.pl")),
     server=("perl", str(HERE / "perl" / "server.pl"), "PORT"),
     path="/",
