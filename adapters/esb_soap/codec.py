@@ -17,7 +17,16 @@ from lxml import etree
 
 from esb.errors import BadMessage
 from esb_soap.documents import WsdlError
-from esb_soap.scalars import NCNAME, QNAME, RANGES, Scalar, is_text, kind, scalar
+from esb_soap.scalars import (
+    NCNAME,
+    QNAME,
+    RANGES,
+    UNMARKED,
+    int_bounds,
+    is_text,
+    kind,
+    scalar,
+)
 from esb_soap.shape import (
     NIL_KEY,
     Field,
@@ -1500,25 +1509,22 @@ def _has_checks(type_: SimpleType) -> bool:
 
 
 def _decoder(type_: SimpleType) -> Callable[..., Any]:
-    made: Scalar = scalar(type_)
-    decode = made.decode
-    plain = not _has_checks(type_) and not is_text(type_)
-    if type_.variety == "atomic" and type_.primitive in RANGES and plain:
-        low, high = RANGES[type_.primitive]
-        least = low if low is not None else -(10**4000)
-        most = high if high is not None else 10**4000
+    decode = scalar(type_).decode
+    bounds = int_bounds(type_)
+    if bounds is None or is_text(type_):
+        return decode
+    least, most = bounds
 
-        def integer(text: str, at: etree._Element) -> Any:
-            try:
-                number = int(text)
-                if least <= number <= most and str(number) == text:
-                    return number
-            except ValueError:
-                pass
-            return decode(text, at)
+    def integer(text: str, at: etree._Element) -> Any:
+        try:
+            number = int(text)
+            if least <= number <= most and str(number) == text:
+                return number
+        except ValueError:
+            pass
+        return decode(text, at)
 
-        return integer
-    return decode
+    return integer
 
 
 def _encoder(type_: SimpleType) -> Callable[[Any], str]:

@@ -108,6 +108,11 @@ RANGES: Final[dict[str, tuple[int | None, int | None]]] = {
 SAFE: Final = 2**53
 """Up to here, on either side of zero, a double holds every integer."""
 
+UNMARKED: Final = frozenset(
+    {*_DATES, "boolean", "decimal", "float", "double", "base64Binary", "hexBinary", "language"}
+)
+"""Types whose texts have nothing that XML would take for markup."""
+
 _ARTICLE: Final = {"integer": "a whole number", "int": "a whole number", "long": "a whole number"}
 
 
@@ -120,21 +125,38 @@ def white_space(type_: SimpleType) -> str:
     return "replace" if type_.primitive == "normalizedString" else "collapse"
 
 
+def _int_range(type_: SimpleType) -> tuple[int | None, int | None]:
+    """The least and the greatest value of an integer type."""
+    low, high = RANGES[type_.primitive]
+    facets = type_.facets
+    for bound, more in ((facets.min_inclusive, 0), (facets.min_exclusive, 1)):
+        if bound is not None and _INTEGER.match(bound):
+            low = int(bound) + more if low is None else max(low, int(bound) + more)
+    for bound, less in ((facets.max_inclusive, 0), (facets.max_exclusive, 1)):
+        if bound is not None and _INTEGER.match(bound):
+            high = int(bound) - less if high is None else min(high, int(bound) - less)
+    return low, high
+
+
 def is_big(type_: SimpleType) -> bool:
     """Whether it is an integer type with values that a double does not hold exactly."""
     if type_.variety != "atomic" or type_.primitive not in RANGES:
         return False
-    low, high = RANGES[type_.primitive]
-    facets = type_.facets
-    for bound in (facets.min_inclusive, facets.min_exclusive):
-        if bound is not None and _INTEGER.match(bound):
-            low = int(bound) if low is None else max(low, int(bound))
-    for bound in (facets.max_inclusive, facets.max_exclusive):
-        if bound is not None and _INTEGER.match(bound):
-            high = int(bound) if high is None else min(high, int(bound))
-    if facets.total_digits is not None and facets.total_digits <= 15:
+    if type_.facets.total_digits is not None and type_.facets.total_digits <= 15:
         return False
+    low, high = _int_range(type_)
     return low is None or high is None or low < -SAFE or high > SAFE
+
+
+def int_bounds(type_: SimpleType) -> tuple[int, int] | None:
+    """The least and the greatest value of an integer type, if its values are just all between."""
+    facets = type_.facets
+    if type_.variety != "atomic" or type_.primitive not in RANGES:
+        return None
+    if facets.enumeration or facets.patterns or facets.total_digits is not None:
+        return None
+    low, high = _int_range(type_)
+    return (-_MOST if low is None else low), (_MOST if high is None else high)
 
 
 def is_text(type_: SimpleType) -> bool:
@@ -226,7 +248,13 @@ def _checked(check: Callable[[str], str]) -> tuple[Decode, Encode]:
     def encode(value: Any) -> str:
         if type(value) is not str:
             raise ValueError(f"must be a string, not {kind(value)}")
-        return check(_SPACE.sub(" ", value).strip(" "))
+        try:
+            return check(value)
+        except ValueError:
+            normal = normal_space(value, "collapse")
+            if normal == value:
+                raise
+            return check(normal)
 
     return lambda text, at: check(text), encode
 
