@@ -102,12 +102,20 @@ Probe = Callable[[], tuple[bool, dict[str, Any]]]
 @runtime_checkable
 class Listener(Protocol):
     """A Resource that outsiders connect to. The bus fills in `probes` by name ("healthz",
-    "readyz") before it opens anything, and says when it stops."""
+    "readyz") before it opens anything, and says when its routes are there and when it stops.
+
+    Before `serve` and after `drain` it answers probes only, and tells everybody else to come back
+    later.
+    """
 
     probes: dict[str, Probe]
 
+    def serve(self) -> None:
+        """From now on answer everybody: every route has started. Nothing new for one that does
+        so already, or that drains."""
+
     def drain(self) -> None:
-        """From now on answer probes only, and tell everybody else to come back later."""
+        """From now on answer probes only."""
 
 
 @dataclass(frozen=True)

@@ -100,6 +100,7 @@ class Bus:
             raise
         self.started = time.time()
         self.state = "running"
+        self._serve()
 
     async def replace(self, routes: Iterable[Route]) -> dict[str, list[str]]:
         """Put new routes in the place of the old ones; messages in flight finish on the old ones.
@@ -120,6 +121,7 @@ class Bus:
         leaving = [route for name, route in old.items() if name not in kept]
         # The new ones first, so that there is no moment at which nobody takes messages.
         await asyncio.gather(*(route.start() for route in starting))
+        self._serve()
         self.routes = {name: old[name] if name in kept else route for name, route in new.items()}
         await asyncio.gather(*(route.stop(self.grace) for route in leaving))
         await self.shared.close(unused_only=True)
@@ -130,9 +132,8 @@ class Bus:
         close what is shared."""
         self.state = "stopping"
         grace = self.grace if grace is None else grace
-        for thing in self.shared.objects.values():
-            if isinstance(thing, Listener):
-                thing.drain()
+        for listener in self._listeners():
+            listener.drain()
         stopping = [route.stop(grace) for route in self.routes.values()]
         for result in await asyncio.gather(*stopping, return_exceptions=True):
             if isinstance(result, Exception):
@@ -165,6 +166,13 @@ class Bus:
         # Names of routes and addresses of far sides are for those who run the bus.
         ready, details = self.readyz()
         return ready, {"status": details["status"]}
+
+    def _listeners(self) -> list[Listener]:
+        return [thing for thing in self.shared.objects.values() if isinstance(thing, Listener)]
+
+    def _serve(self) -> None:
+        for listener in self._listeners():
+            listener.serve()
 
     def _prepare(self, thing: Any) -> None:
         if isinstance(thing, Listener):

@@ -49,6 +49,9 @@ _MAX_QUERY: Final = 1000
 _SMALL: Final = 64 * 1024
 """Bodies up to this size are not counted: connections bound them well enough."""
 
+_BACK_AFTER: Final = {"starting": 1.0, "stopping": 5.0}
+"""Seconds after which to come back (Retry-After), by what the bus is doing."""
+
 _OVERTIME: Final = 1.0
 """Seconds after the deadline in which the route's own error may still come: it says more."""
 
@@ -121,7 +124,7 @@ class WebServer:
         self._server: asyncio.Server | None = None
         self._bound = options.port
         self._tick: asyncio.TimerHandle | None = None
-        self._draining = False
+        self._bus = "starting"  # or "running", "stopping"
         self._active: dict[Site, set[asyncio.Task[Any]]] = {}
         self._running = 0
         self._held = 0  # bytes of large bodies in memory
@@ -173,9 +176,14 @@ class WebServer:
         if left:
             await asyncio.wait(left, timeout=5.0)
 
+    def serve(self) -> None:
+        """From now on every request is answered; before, only probes were and the rest got 503."""
+        if self._bus == "starting":
+            self._bus = "running"
+
     def drain(self) -> None:
         """From now on only probes are answered; every other new request gets 503."""
-        self._draining = True
+        self._bus = "stopping"
 
     # --- the resource ---
 
@@ -229,7 +237,7 @@ class WebServer:
 
     async def close(self) -> None:
         """Stop listening, let answers under way be written, and close every connection."""
-        self._draining = True
+        self.drain()
         server, state, self._server = self._server, self._state, None
         if self._tick is not None:
             self._tick.cancel()
@@ -275,8 +283,8 @@ class WebServer:
                     up, members = probe()
                     await _answer(send, _json(200 if up else 503, members), [])
                     return
-            if self._draining:
-                raise _Draining("the bus is stopping", retry_after=5.0)
+            if self._bus != "running":
+                raise _Away(self._bus)
             host = headers.get("host", "")
             if self.options.hosts and not self._serves(host):
                 raise _Misdirected("this host is not served here")
@@ -305,8 +313,8 @@ class WebServer:
             if body is None:
                 return  # hung up before the request was complete
             large = len(body) if len(body) > _SMALL else 0
-            if self._draining:
-                raise _Draining("the bus is stopping", retry_after=5.0)
+            if self._bus != "running":
+                raise _Away(self._bus)
             if version != self.version:
                 # While the body came, routes were replaced: the request belongs to the new one.
                 found, _ = self.sites.find(inner or "", method)
@@ -325,7 +333,7 @@ class WebServer:
             )
         except EsbError as e:
             response = _refusal(site, e, headers, path)
-            if isinstance(e, _Draining):
+            if isinstance(e, _Away):
                 response.headers.append(("connection", "close"))
             elif isinstance(e, _Misdirected):
                 response = Response(421, response.headers, response.body)
@@ -535,8 +543,11 @@ def _refusal(site: Site | None, error: EsbError, headers: Headers, path: str) ->
     return site.refused(error, headers)
 
 
-class _Draining(Overloaded):
-    """The bus is stopping."""
+class _Away(Overloaded):
+    """The bus is "starting" or "stopping": its routes are not there."""
+
+    def __init__(self, doing: str) -> None:
+        super().__init__(f"the bus is {doing}", retry_after=_BACK_AFTER[doing])
 
 
 class _Misdirected(NoSuchOperation):

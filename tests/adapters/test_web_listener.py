@@ -597,6 +597,7 @@ async def test_tls(tmp_path: Path) -> None:
 
     server.mount(site("/in", handler=see))
     await server.open()
+    server.serve()
     try:
         assert server.url.startswith("https://")
         known = ssl.create_default_context()

@@ -12,8 +12,8 @@ import pytest
 from support.bus import running, url
 from support.waiting import until
 
-from esb.adapter import DEAD, Store
-from esb.bus import Bus
+from esb.adapter import DEAD, Health, Store
+from esb.bus import Bus, Shared
 from esb.config import load
 
 JSON = {"content-type": "application/json"}
@@ -186,6 +186,92 @@ async def test_reload_changes_routes_and_leaves_the_others_alone(
                 assert (r.status, await r.text()) == answer
         async with http.post(url(bus) + "/gone", json={}) as r:
             assert r.status == 404
+
+
+async def test_until_the_routes_are_there_a_caller_is_told_to_come_back(
+    tmp_path: Path, http: aiohttp.ClientSession
+) -> None:
+    """A 404 would be final: the sender would give its message up."""
+    text = "{listen: {port: 0}, routes: {a: {from: {http: {path: /a, method: GET}}}}}"
+    file = tmp_path / "routes.yaml"
+    file.write_text(text)
+    shared = Shared()
+    project = load([file], environ={}, root=tmp_path, shared=shared).check()
+    slow = shared.get("slow", _OpensLate)
+    bus = Bus(project.routes, shared)
+    starting = asyncio.create_task(bus.start())
+    await slow.asked.wait()
+    async with http.get(url(bus) + "/a") as r:
+        assert (r.status, r.headers["retry-after"]) == (503, "1")
+        assert (await r.json())["detail"] == "the bus is starting"
+    async with http.get(url(bus) + "/readyz") as r:
+        assert (r.status, await r.json()) == (503, {"status": "starting"})
+    async with http.get(url(bus) + "/healthz") as r:
+        assert r.status == 200
+    slow.may.set()
+    await starting
+    async with http.get(url(bus) + "/a") as r:
+        assert r.status == 200
+    await bus.stop()
+
+
+class _OpensLate:
+    """A resource that takes its time, after the listener is open."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+        self.may = asyncio.Event()
+
+    async def open(self) -> None:
+        self.asked.set()
+        await self.may.wait()
+
+    async def close(self) -> None:
+        pass
+
+    def health(self) -> Health:
+        return Health(True)
+
+
+async def test_a_listener_that_a_reload_brings_serves_its_routes(
+    tmp_path: Path, http: aiohttp.ClientSession
+) -> None:
+    async with running("routes: {a: {from: {queue: q}}}", tmp_path) as bus:
+        file = tmp_path / "routes.yaml"
+        file.write_text(file.read_text().replace("{queue: q}", "{http: {path: /a, method: GET}}"))
+        bus.shared.begin()
+        project = load([file], environ={}, root=tmp_path, shared=bus.shared).check()
+        await bus.replace(project.routes)
+        assert (await _get(http, url(bus) + "/a"))[0] == 200
+
+
+async def test_while_routes_are_replaced_every_caller_is_answered(
+    tmp_path: Path, http: aiohttp.ClientSession
+) -> None:
+    text = """
+        routes:
+          a: {from: {http: {path: /a, method: GET}}, steps: [{set: {body: "'0'"}}]}
+    """
+    async with running(text, tmp_path) as bus:
+        file = tmp_path / "routes.yaml"
+        statuses: list[int] = []
+        done = asyncio.Event()
+
+        async def ask() -> None:
+            while not done.is_set():
+                statuses.append((await _get(http, url(bus) + "/a"))[0])
+
+        asking = [asyncio.create_task(ask()) for _ in range(4)]
+        for number in range(5):
+            file.write_text(file.read_text().replace(f"'{number}'", f"'{number + 1}'"))
+            bus.shared.begin()
+            project = load([file], environ={}, root=tmp_path, shared=bus.shared).check()
+            before = len(statuses)
+            assert (await bus.replace(project.routes))["changed"] == ["a"]
+            await until(lambda before=before: len(statuses) > before + 4)
+        done.set()
+        await asyncio.gather(*asking)
+        assert set(statuses) == {200}
 
 
 async def test_a_stopping_bus_finishes_what_it_began(

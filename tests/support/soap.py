@@ -95,6 +95,7 @@ async def hosted(
     server: WebServer = build.objects["web"]
     await server.open()
     await source.start(run)
+    server.serve()
     try:
         async with aiohttp.ClientSession() as session:
             yield Client(server.url + "/soap", session, seen)

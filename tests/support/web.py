@@ -33,6 +33,7 @@ async def serving(
     for one in sites:
         server.mount(one)
     await server.open()
+    server.serve()
     try:
         yield server
     finally:
