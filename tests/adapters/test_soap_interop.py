@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import secrets
 import shutil
 import urllib.request
@@ -130,6 +131,41 @@ async def test_client(
     assert (operation, same_instants(data)) in [(name, same_instants(one)) for name, one in got]
     if service == "orders":
         assert ("cancel", {"number": 4711}) in got
+
+
+def split(wsdl: Path) -> None:
+    """Put the types of a WSDL into a file of their own, and all but its bindings and service into
+    another, as code generators do."""
+    text = wsdl.read_text()
+    head, definitions, rest = re.split(r"(<wsdl:definitions.*?>)", text, maxsplit=1, flags=re.S)
+    schema = re.search(r"<xsd:schema.*</xsd:schema>", rest, re.S)
+    assert schema is not None
+    names = " ".join(re.findall(r'xmlns:(?:tns|xsd)="[^"]*"', definitions))
+    opened, elements = schema[0].split(">", 1)
+    (wsdl.parent / "types.xsd").write_text(f"{head}{opened} {names}>{elements}")
+    imported = (
+        '<xsd:schema><xsd:import namespace="urn:example:orders" schemaLocation="types.xsd"/>'
+        "</xsd:schema>"
+    )
+    abstract, concrete = re.split(r"(?=<wsdl:binding)", rest, maxsplit=1)
+    (wsdl.parent / "abstract.wsdl").write_text(
+        head + definitions + abstract.replace(schema[0], imported) + "</wsdl:definitions>"
+    )
+    reference = '<wsdl:import namespace="urn:example:orders" location="abstract.wsdl"/>'
+    wsdl.write_text(head + definitions + reference + concrete)
+
+
+@pytest.mark.parametrize(
+    ("account", "name", "service", "version"),
+    [client for client in CLIENTS if client.values[2:] == ("orders", "1.1")],
+)
+async def test_client_reads_many_files(
+    tmp_path: Path, account: Account, name: str, service: str, version: str
+) -> None:
+    """What our ?wsdl imports is found where it says, by every client."""
+    split(copy_wsdls(tmp_path, name) / "orders.wsdl")
+    async with hosted(serve, tmp_path, wsdl="orders.wsdl") as client:
+        assert await told(account, service, f"{client.url}?wsdl", version) == ACCOUNTS["orders"]
 
 
 @pytest.fixture(scope="module")
