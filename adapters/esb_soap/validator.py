@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from lxml import etree
 
-from esb_soap.documents import CATALOGUE, Documents
+from esb_soap.documents import Documents
 from esb_soap.xsd import XSD, SchemaDocument, Schemas, local_name, namespace_of
 
 _X: Final = f"{{{XSD}}}"
@@ -35,14 +35,18 @@ def compile_schemas(schemas: Schemas, documents: Documents) -> tuple[etree.XMLSc
     """
     everything = list(schemas.all)
     known = {schema.target for schema in everything}
+
+    def take(namespace: str) -> None:
+        document = documents.catalogue(namespace) if namespace not in known else None
+        if document is not None:
+            known.add(namespace)
+            everything.append(SchemaDocument(document, document.root, namespace, False))
+
+    for namespace in sorted(schemas.aliased):
+        take(namespace)
     for schema in everything:
         for node in schema.node.iterchildren(f"{_X}import"):
-            namespace = node.get("namespace", "")
-            if namespace not in known and namespace in CATALOGUE:
-                document = documents.catalogue(namespace)
-                if document is not None:
-                    known.add(namespace)
-                    everything.append(SchemaDocument(document, document.root, namespace, False))
+            take(node.get("namespace", ""))
     spaces: dict[str, str] = {}
     for schema in everything:
         spaces.setdefault(schema.target, f"esb:///ns{len(spaces)}.xsd")

@@ -367,6 +367,8 @@ class Schemas:
         self._elements: dict[str, Element] = {}
         self.absent: dict[str, str] = {}
         """Components that an import promised and nothing is there for, with their kinds."""
+        self.aliased: set[str] = set()
+        """Namespaces of the SOAP encoding whose types were taken for those of XML Schema."""
         self._building: list[str] = []
         self._depth = 0
 
@@ -487,8 +489,11 @@ class Schemas:
 
     def _alias(self, name: str) -> bool:
         """Whether it is a type of the SOAP encoding that stands for one of XML Schema."""
-        local = local_name(name)
-        return namespace_of(name) in SOAPENC and _X + _SOAPENC_NAMES.get(local, local) in BUILTINS
+        namespace, local = split(name)
+        if namespace not in SOAPENC or _X + _SOAPENC_NAMES.get(local, local) not in BUILTINS:
+            return False
+        self.aliased.add(namespace)
+        return True
 
     def _build(self, found: _Definition, name: str) -> Type:
         if name in self._building or len(self._building) > MAX_NESTING:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from lxml import etree
-from support.wsdl import around, canonical, element, exact, feature_of
+from support.wsdl import NAMESPACES, around, canonical, element, exact, feature_of
 
 from esb.errors import BadMessage
 from esb_soap.certify import certify
@@ -265,3 +265,24 @@ def test_what_names_an_array_types_wsdl_is_an_attribute(tmp_path: Path) -> None:
     assert wsdl.validator is not None, wsdl.validator_problem
     made = wsdl.schemas.type("{urn:t}Numbers")
     assert local_name(getattr(made, "array_of", ("", ""))[0]) == "int"
+
+
+@pytest.mark.parametrize("version", ["1.1", "1.2"])
+def test_types_of_the_soap_encoding_need_no_import(version: str, tmp_path: Path) -> None:
+    """Generators of rpc services leave the import out; libxml2 insists on it."""
+    prefix = "soapenc" if version == "1.1" else "enc"
+    namespace = NAMESPACES[prefix]
+    it = feature_of(
+        f"""
+        <xs:schema targetNamespace="urn:t" xmlns:{prefix}="{namespace}">
+          <xs:element name="it">
+            <xs:complexType>
+              <xs:sequence><xs:element name="a" type="{prefix}:string"/></xs:sequence>
+            </xs:complexType>
+          </xs:element>
+        </xs:schema>
+        """,
+        tmp_path,
+    )
+    assert it.read("<it><a xmlns=''>x</a></it>") == {"a": "x"}
+    assert it.invalid(it.write({"a": "x"})) == []
