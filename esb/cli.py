@@ -172,7 +172,7 @@ def send(
     except EsbError as e:
         typer.secho(f"not sent ({e.code}): {e.detail}", fg="red", err=True)
         found = [f"{one['pointer'] or '/'}: {one['detail']}" for one in getattr(e, "errors", ())]
-        for line in (*found, *getattr(e, "__notes__", ())):
+        for line in (*found, *e.notes):
             typer.echo(f"  {line}", err=True)
         raise typer.Exit(1) from e
     if answer is None:

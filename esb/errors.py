@@ -20,14 +20,15 @@
 
 Adapters translate the errors of their client libraries into these at their edge; nothing
 else in the bus ever sees a foreign exception type. `str(error)` is written for the sender
-of the message: it names no file, no secret and no internals.
+of the message: it names no file, no secret and no internals. What those who run the bus need
+besides (an address, what the far side said) goes into a note: see `EsbError.noted`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 
 class EsbError(Exception):
@@ -45,6 +46,18 @@ class EsbError(Exception):
         self.detail = detail
         self.step = ""
         self.attempts = 0
+
+    def noted(self, *notes: str) -> Self:
+        """This error with something for operators alone: notes (PEP 678), which logs show and
+        senders never see."""
+        for note in notes:
+            self.add_note(note)
+        return self
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was noted."""
+        return tuple(getattr(self, "__notes__", ()))
 
 
 @dataclass(frozen=True, slots=True, order=True)

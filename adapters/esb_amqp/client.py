@@ -7,9 +7,13 @@ known about the message:
     Unreachable   nothing was written: there is no connection or channel any more
     TimedOut      written, and no confirm came; publishing again is safe with the same message id
     Overloaded    nothing was written: the broker blocks publishers (its alarms)
-    Rejected      the broker returned the message: no queue takes it
+    Rejected      the broker returned the message, no queue takes it; or we may not publish there
     Transient     the broker answered with a nack
     ChannelClosed the broker closed the channel and said why (a Transient with its reply code)
+
+What a publisher hears is written for the sender of the message; what the broker said, and names of
+exchanges and queues, are in a note (`EsbError.noted`). What goes wrong while a connection or a
+channel is made is told in full, because it goes to health and logs alone.
 
 Connections, channels and declarations are aio-pika's; messages pass through aiormq, its lower half,
 because aio-pika's own messages do not keep every property as it was sent.
@@ -305,7 +309,8 @@ class Channel:
         """Raises Unreachable if the channel is no more."""
         if self.closed.done():
             self._connection.check()
-            raise Unreachable(f"the channel is closed: {self.closed.result() or 'by the bus'}")
+            why = str(self.closed.result() or "by the bus")
+            raise Unreachable("the broker closed the channel").noted(why)
 
     def _on_end(self, end: asyncio.Future[Any]) -> None:
         self._end(None if end.cancelled() else ChannelClosed.told_by(end.exception()))
@@ -469,16 +474,17 @@ class Channel:
         why = ChannelClosed.told_by(error) or (self.closed.result() if self.closed.done() else None)
         if why is None:
             lost = self._wire.closed
-            reason = f"connection to the broker was lost: {lost.result()}" if lost.done() else ""
-            return TimedOut(
-                f"the {reason or 'channel was closed'}, before it confirmed the message"
-            )
+            if not lost.done():
+                return TimedOut("the channel was closed before the broker confirmed the message")
+            text = "the connection to the broker was lost before it confirmed the message"
+            return TimedOut(text).noted(lost.result())
         too_large = _TOO_LARGE.search(why.detail)
         if why.reply_code == 406 and too_large and int(too_large[1]) == size:
-            return TooLarge(f"the broker refuses the message: {why.detail}")
+            return TooLarge("the message is larger than the broker takes").noted(why.detail)
         if why.reply_code == 403:
-            return Denied(f"the broker refuses the message: {why.detail}", authenticated=True)
-        return ChannelClosed(why.reply_code, why.detail)
+            return Rejected("the broker does not let the bus publish there").noted(why.detail)
+        text = "the broker closed the channel before it confirmed the message"
+        return ChannelClosed(why.reply_code, text).noted(why.detail)
 
 
 def _returned(answer: Any, exchange: str, routing_key: str) -> EsbError:
@@ -491,4 +497,6 @@ def _returned(answer: Any, exchange: str, routing_key: str) -> EsbError:
         if exchange
         else f"there is no queue '{routing_key}'"
     )
-    return Rejected(f"unroutable: {where} ({answer.reply_text or 'NO_ROUTE'})")
+    return Rejected("no queue takes the message").noted(
+        f"unroutable: {where} ({answer.reply_text or 'NO_ROUTE'})"
+    )

@@ -215,7 +215,7 @@ class Lane:
         return channel if channel is not None and channel.is_open else None
 
     async def channel(self, timeout: float) -> Channel:
-        """The channel, waiting for it a moment. Raises Unreachable with the reason."""
+        """The channel, waiting for it a moment. Raises Unreachable, noted with the reason."""
         if (channel := self.current) is not None:
             return channel
         with contextlib.suppress(TimeoutError):
@@ -225,7 +225,11 @@ class Lane:
                     await self._ready.wait()
         if (channel := self.current) is not None:
             return channel
-        raise Unreachable(self.health().detail or f"{self._what}: no channel to the broker")
+        link = self._link.health()
+        told = "cannot be reached" if not link.up else "is not ready for this message"
+        raise Unreachable(f"the broker {told} now").noted(
+            self.health().detail or f"{self._what}: no channel to the broker"
+        )
 
     async def _run(self) -> None:
         backoff = Backoff(self._link.pauses)

@@ -118,7 +118,7 @@ class AmqpSink:
         """Publish and return when the broker has confirmed.
 
         Raises Unreachable (nothing was sent), TimedOut (sent, not confirmed: sending again is safe,
-        the message id is the same), Overloaded, Rejected (no queue takes it), Denied, TooLarge.
+        the message id is the same), Overloaded, Rejected (no queue takes it), TooLarge.
         """
         options = self._options
         timeout = _remaining(options.timeout, envelope)
@@ -212,7 +212,7 @@ class AmqpCaller:
         except TimedOut as e:
             if options.idempotent:
                 raise
-            raise OutcomeUnknown(e.detail) from e
+            raise OutcomeUnknown(e.detail).noted(*e.notes) from e
         finally:
             del self._replies.waiting[correlation]
 
@@ -229,7 +229,7 @@ class AmqpCaller:
             try:
                 channel.check()
             except Unreachable as e:
-                raise TimedOut(f"{e.detail}, before the reply came") from e
+                raise TimedOut(f"{e.detail} before the reply came").noted(*e.notes) from e
         raise TimedOut(f"no reply within {timeout:g} s")
 
 

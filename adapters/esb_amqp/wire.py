@@ -87,7 +87,7 @@ class Wire(TransportFactory):
     def check(self) -> None:
         """Raises Unreachable if the connection is lost."""
         if self.closed.done():
-            raise Unreachable(f"the connection to the broker is lost: {self.closed.result()}")
+            raise Unreachable("the connection to the broker is lost").noted(self.closed.result())
 
     async def writable(self, timeout: float) -> None:
         """Wait while the socket takes no more bytes. Raises Unreachable if it is lost, Overloaded
@@ -95,7 +95,7 @@ class Wire(TransportFactory):
         self.check()
         assert self._writer is not None
         if self.blocked:
-            raise Overloaded(f"the broker takes no messages now: {self.blocked}")
+            raise Overloaded("the broker takes no messages now").noted(self.blocked)
         try:
             async with asyncio.timeout(timeout):
                 await self._writer.drain()

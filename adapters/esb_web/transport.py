@@ -115,9 +115,9 @@ class Pool:
                 content = await _read(response, max_reply)
                 return ClientReply(response.status, _headers(response), content)
         except (TimeoutError, OSError, aiohttp.ClientError, HttpProcessingError) as e:
-            error = _translated(e, progress, idempotent)
-            error.add_note(f"{method} {url.partition('?')[0]}: {_reason(e)}")
-            raise error from None  # the library's own text may hold the query and its secrets
+            raise _translated(e, progress, idempotent).noted(
+                f"{method} {url.partition('?')[0]}: {_reason(e)}"
+            ) from None  # the library's own text may hold the query and its secrets
         except BadReply as e:
             e.add_note(f"{method} {url.partition('?')[0]}: status {progress.status}")
             raise

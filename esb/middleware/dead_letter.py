@@ -66,7 +66,12 @@ def dead_letters(
             async with asyncio.timeout(sink_timeout):
                 await sink.send(_labelled(envelope, failure))
         except Exception as e:  # noqa: BLE001 - whatever the sink's trouble, the store is left
-            log.warning("the dead letter could not be sent", message=envelope.id, error=repr(e))
+            log.warning(
+                "the dead letter could not be sent",
+                message=envelope.id,
+                error=repr(e),
+                **notes(e),
+            )
             return False
         return True
 

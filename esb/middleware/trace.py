@@ -61,9 +61,9 @@ def traced(route: str) -> Middleware:
     return middleware
 
 
-def notes(error: EsbError) -> dict[str, str]:
-    """What an adapter noted for operators alone (PEP 678), as a field of a log line."""
-    found = getattr(error, "__notes__", ())
+def notes(error: Exception) -> dict[str, str]:
+    """What was noted for operators alone (`EsbError.noted`), as a field of a log line."""
+    found = error.notes if isinstance(error, EsbError) else ()
     return {"notes": "; ".join(found)} if found else {}
 
 

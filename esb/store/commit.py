@@ -214,7 +214,8 @@ class GroupCommit:
             case _:
                 log.error("the store failed to write a message", exc_info=cause)
                 return RouteFailure("the message cannot be stored")
-        return Transient(self.failure or "the store cannot be written")
+        error = Transient("the store cannot be written")
+        return error.noted(self.failure) if self.failure else error
 
     def _count_pages(self, _db: apsw.Connection, _name: str, pages: int) -> int:
         self._log_pages = pages
