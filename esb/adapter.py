@@ -196,6 +196,9 @@ class Build(Protocol):
     route: str
     """The name of the route being built."""
 
+    durable: bool
+    """Whether it answers once the message is stored, before its steps run."""
+
     def problem(
         self, message: str, *path: str | int, code: str = "value", hint: str = "", key: bool = False
     ) -> BuildFailed:

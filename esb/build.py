@@ -96,6 +96,7 @@ class Builder:
         self.document = document
         self.path = path
         self.route = route
+        self.durable = False
         self.fixed = False
         self.files: set[Path] = set()
         self.inside: YamlPath = ()  # the place within the route
@@ -107,7 +108,7 @@ class Builder:
         inner = Builder(
             self.load, self.document, self.path if self.fixed else (*self.path, *path), self.route
         )
-        inner.fixed, inner.files = self.fixed, self.files
+        inner.durable, inner.fixed, inner.files = self.durable, self.fixed, self.files
         inner.inside = (*self.inside, *path)
         return inner
 

@@ -264,6 +264,7 @@ class _Loader:
         self.names[name] = here
         try:
             options = place.validate(RouteOptions, raw)
+            place.durable = options.accept == "durable"
             self.project.routes.append(self._build(name, options, place))
         except BuildFailed:
             return

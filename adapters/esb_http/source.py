@@ -17,7 +17,7 @@ from esb.envelope import Envelope, parse_content_type
 from esb.errors import EsbError, UnsupportedMedia
 from esb.options import Duration, Options, Size
 from esb.step import Step
-from esb_web import Request, Response, Site, WebServer, problem, to_envelope, to_response
+from esb_web import Request, Response, Site, problem, to_envelope, to_response
 from esb_web.messages import Described
 from esb_web.openapi import embedded_schema, operation_of
 from esb_web.server import claim_path, web_server
@@ -132,7 +132,7 @@ def make_source(options: SourceOptions, build: Build) -> HttpSource:
     consumes = options.consumes
     if consumes is None and check is not None:
         consumes = ["application/json"]
-    return HttpSource(web_server(build), build.route, options, check, shown, texts, consumes)
+    return HttpSource(build, options, check, shown, texts, consumes)
 
 
 class HttpSource:
@@ -142,8 +142,7 @@ class HttpSource:
 
     def __init__(
         self,
-        server: WebServer,
-        route: str,
+        build: Build,
         options: SourceOptions,
         check: Validator | None,
         schema: Mapping[str, Any] | bool | None,
@@ -151,16 +150,16 @@ class HttpSource:
         consumes: list[str] | None,
     ) -> None:
         self.where = f"{' '.join(options.method)} {options.path}"
-        self._server = server
-        self._source = f"http:{route}"
+        self._server = web_server(build)
+        self._source = f"http:{build.route}"
         self._options = options
         self._check = check
         self._headers = headers
         self._consumes = None if consumes is None else [c.lower() for c in consumes]
         self._step: Step | None = None
-        self._site = self._described(route, schema, consumes)
+        self._site = self._described(build, schema, consumes)
 
-    def _described(self, route: str, schema: Any, consumes: list[str] | None) -> Site:
+    def _described(self, build: Build, schema: Any, consumes: list[str] | None) -> Site:
         options = self._options
         schemas = dict(options.schemas)
         operation = options.operation
@@ -168,11 +167,15 @@ class HttpSource:
             request: Any = None
             if schema is not None:
                 file = options.schema_
-                name = Path(file).name.split(".")[0] if isinstance(file, str) else f"{route}-body"
+                name = (
+                    Path(file).name.split(".")[0]
+                    if isinstance(file, str)
+                    else f"{build.route}-body"
+                )
                 schemas[name] = embedded_schema(name, schema)
                 request = {"$ref": f"#/components/schemas/{name}"}
             operation = operation_of(
-                route,
+                build.route,
                 options.path,
                 summary=options.summary,
                 description=options.description,
@@ -181,6 +184,7 @@ class HttpSource:
                 consumes=consumes or ["*/*"],
                 schema=request,
                 status=options.status or 200,
+                durable=build.durable,
             )
         api = options.api
         return Site(

@@ -51,8 +51,10 @@ def operation_of(
     consumes: Sequence[str] = ("application/json",),
     schema: Any = None,
     status: int = 200,
+    durable: bool = False,
 ) -> dict[str, Any]:
-    """The Operation Object of a route that has none of its own."""
+    """The Operation Object of a route that has none of its own; durable: it never answers more
+    than that it took the message."""
     operation: dict[str, Any] = {"operationId": name}
     if summary:
         operation["summary"] = summary
@@ -66,11 +68,12 @@ def operation_of(
     if body:
         content = {media: {"schema": schema if schema is not None else {}} for media in consumes}
         operation["requestBody"] = {"content": content, "required": schema is not None}
-    operation["responses"] = {
+    answers = {
         str(status): {"description": "The answer."},
         "202": {"description": "Taken; `id` is the message's."},
         "204": {"description": "Taken, and nothing was to do."},
     }
+    operation["responses"] = {"202": answers["202"]} if durable else answers
     return operation
 
 

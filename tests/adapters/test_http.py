@@ -144,6 +144,18 @@ async def test_the_body_is_checked_before_the_steps(tmp_path: Path) -> None:
         assert schema["required"] == ["amount"]
 
 
+async def test_the_documents_tell_only_answers_that_come(tmp_path: Path) -> None:
+    routes = """
+    routes:
+      waits: {from: {http: {path: /waits, status: 201}}}
+      stored: {from: {http: /stored}, accept: durable, steps: [{send: {queue: q}}]}
+    """
+    async with running(routes, tmp_path) as bus:
+        paths = told(await post(bus, "/openapi.json", b"", method="GET"))["paths"]
+        assert set(paths["/waits"]["post"]["responses"]) == {"201", "202", "204", "default"}
+        assert set(paths["/stored"]["post"]["responses"]) == {"202", "default"}
+
+
 async def test_what_the_route_returns_is_the_answer(tmp_path: Path) -> None:
     routes = """
     routes:
