@@ -586,15 +586,18 @@ def _normal(particle: Particle) -> Particle | None:
             most = None if high is None or only.max is None else high * only.max
             return Particle(low * only.min, most, only.term)
         if repeats and (only.min, only.max) == (1, 1):
-            return Particle(low, high, only.term)
-    if high is None and len(items) > 1 and all(map(_may_be_empty, items)):
-        kind, low = "choice", 0  # what belongs together in (a?, b?)* cannot be told: it is (a | b)*
+            return _normal(Particle(low, high, only.term))
+    if repeats and kind == "sequence" and len(items) > 1 and all(map(_may_be_empty, items)):
+        # What belongs together in (a?, b?)* cannot be told: it is (a | b)*.
+        items = [Particle(1, 1, Group("sequence", tuple(items)))]
+        kind, low = "choice", 0
     if repeats and (loose := _loosened(kind, items)) != items:
         if kind == "choice" and any(item.min == 0 for item in items):
             low = 0
-        counts = [item.max for item in items if item.max is not None]
-        times = max(counts, default=1) if kind == "choice" else sum(counts)
-        high = None if high is None or len(counts) < len(items) else high * times
+        counts = [item.max for item in loose if item.max is not None]
+        counts += [item.max for item in items if item.max is not None]
+        unlimited = high is None or len(counts) < len(loose) + len(items)
+        high = None if unlimited or high is None else high * sum(counts)
         return _normal(Particle(low, high, Group(kind, tuple(loose))))
     return Particle(low, high, Group(kind, tuple(items)))
 
@@ -603,7 +606,15 @@ def _loosened(kind: str, items: list[Particle]) -> list[Particle]:
     """What is inside a group that repeats, without repeating what repeats with the group: of
     (a+ | b)* or (a+, b?)*, a run of a could be told as one item or as several."""
     if kind == "choice":
-        return [Particle(1, 1, item.term) for item in items]
+        made: list[Particle] = []
+        for item in items:
+            term = item.term
+            apart = isinstance(term, Group) and term.kind == "sequence"
+            if apart and isinstance(term, Group) and all(map(_may_be_empty, term.items)):
+                made += (Particle(1, 1, one.term) for one in term.items)
+            else:
+                made.append(Particle(1, 1, term))
+        return made
     return [
         Particle(min(item.min, 1), 1, item.term)
         if (item.max is None or item.max > 1)
