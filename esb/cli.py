@@ -13,14 +13,12 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
-import structlog
 import typer
 from typer.core import TyperGroup
 
-from esb import __version__
+from esb import __version__, logs
 from esb.errors import ConfigError, Diagnostic, EsbError
-
-log = structlog.get_logger("esb")
+from esb.logs import log
 
 
 class _Commands(TyperGroup):
@@ -155,7 +153,6 @@ def send(
     ] = None,
 ) -> None:
     """Send one message to an endpoint, and return once it is taken."""
-    from esb import logs
     from esb.envelope import Body, Envelope, Headers
 
     logs.configure(json=False, level="error")  # what matters is the answer, or why there is none
@@ -258,8 +255,6 @@ def serve(
 
     root: the folder that files are looked up in and never leave; the working directory if None.
     """
-    from esb import logs
-
     logs.configure(json=json_logs, level=log_level)
     try:
         runner = asyncio.run
@@ -389,8 +384,8 @@ class _Service:
         async for _ in watchfiles.awatch(*existing):
             try:
                 await self.reload()
-            except Exception:
-                log.exception("not reloaded")  # and watched on: the next change may mend it
+            except Exception:  # noqa: BLE001 - watched on: the next change may mend it
+                log.exception("not reloaded")
 
 
 def _paths(paths: Sequence[Path] | None) -> Sequence[Path]:

@@ -8,7 +8,17 @@ import sys
 from collections.abc import MutableMapping
 from typing import Any
 
-import structlog
+# structlog loads rich where it is installed, for tracebacks that are never printed here: half of
+# what importing `esb.cli` took. To import a module that is None in the module cache fails
+# (Python Language Reference, section 5.3.1).
+_modules: dict[str, Any] = sys.modules
+_modules.setdefault("rich", None)
+import structlog  # noqa: E402
+
+if _modules["rich"] is None:
+    del _modules["rich"]  # the command line's help is made with it
+
+log = structlog.get_logger("esb")
 
 _URL_PASSWORD = re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s:/@]*:)[^\s/@]+@", re.IGNORECASE)
 

@@ -296,6 +296,18 @@ def test_the_version_is_told(tmp_path: Path) -> None:
 WSDL = Path(__file__).parent.parent / "support" / "calculator.wsdl"
 
 
+def test_what_a_start_does_not_need_is_not_loaded(tmp_path: Path) -> None:
+    """Importing is most of the time that a start takes."""
+    program = (
+        "import sys, esb.cli\n"
+        "esb.cli.logs.configure(json=False)\n"
+        "print(*sorted({'rich', 'pygments', 'aiohttp', 'fastapi', 'zeep'} & set(sys.modules)))\n"
+        "import rich.console  # but what makes the help finds it"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.stdout, done.stderr, done.returncode) == ("\n", "", 0)
+
+
 def test_expose_serves_a_wsdl_with_no_file_written(tmp_path: Path) -> None:
     wsdl = tmp_path / "calculator.wsdl"
     wsdl.write_bytes(WSDL.read_bytes())
