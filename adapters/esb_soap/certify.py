@@ -27,10 +27,10 @@ import msgspec
 from lxml import etree
 
 from esb.errors import BadMessage
-from esb_soap.codec import pointer_of
 from esb_soap.documents import WsdlError
 from esb_soap.instances import Instances
 from esb_soap.jsonschema import Registry
+from esb_soap.markup import pointer_of
 from esb_soap.message import Message, WrittenParts
 from esb_soap.samples import Amount, NoSample, Sampler
 from esb_soap.valid import UNREAD

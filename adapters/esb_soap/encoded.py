@@ -14,10 +14,10 @@ from typing import Any, Final, Literal
 
 from lxml import etree
 
-from esb_soap.codec import (
+from esb_soap.codec import Codec
+from esb_soap.markup import (
     NIL,
     XSI_TYPE,
-    Codec,
     Unfit,
     bad_message,
     pointer_of,

@@ -13,7 +13,7 @@ from typing import Final
 
 from lxml import etree
 
-from esb_soap.codec import NIL, XSI_TYPE
+from esb_soap.markup import NIL, XSI_TYPE
 from esb_soap.samples import NoSample, Sampler
 from esb_soap.scalars import QNAME, scalar
 from esb_soap.shape import Mapping

@@ -56,7 +56,7 @@ def spelled(model: Any, around: int | None = 1, path: str = "", *, direct: bool 
         )
     most = None if high is None or around is None else high * around
     children = model[2]
-    if high not in (1, None) and name == "sequence":
+    if name == "sequence" and not {high, around} <= {1, None}:
         children = [("a", (1, 1)), *children]  # else nobody could tell where the next one begins
     within = [
         spelled(one, most, f"{path}_{number}", direct=high != 1)
