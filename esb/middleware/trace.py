@@ -6,7 +6,7 @@ import asyncio
 from time import perf_counter
 
 import structlog
-from structlog.contextvars import bound_contextvars
+from structlog.contextvars import bind_contextvars, reset_contextvars
 
 from esb.envelope import Envelope, Outcome
 from esb.errors import EsbError, RouteFailure, Transient
@@ -33,28 +33,31 @@ def traced(route: str) -> Middleware:
         async def trace(envelope: Envelope) -> Envelope:
             begun = perf_counter()
             in_flight.inc()
-            with bound_contextvars(route=route, message=envelope.id):
-                try:
-                    result = await step(envelope)
-                except EsbError as e:
-                    (failed if isinstance(e, Transient) else refused).inc()
-                    log.warning(
-                        "message failed", code=e.code, error=e.detail, step=e.step, **notes(e)
-                    )
-                    raise
-                except asyncio.CancelledError:
-                    cancelled.inc()
-                    raise
-                except Exception as e:
-                    broken.inc()
-                    raise internal_error(e) from e
-                finally:
-                    taken = perf_counter() - begun
-                    in_flight.dec()
-                    seconds.observe(taken)
+            # `bound_contextvars` does the same and copies the whole context first.
+            bound = bind_contextvars(route=route, message=envelope.id)
+            try:
+                result = await step(envelope)
                 outcomes[result.outcome].inc()
-                log.debug("message passed", outcome=result.outcome.value, ms=round(taken * 1000, 1))
+                log.debug(
+                    "message passed",
+                    outcome=result.outcome.value,
+                    ms=round((perf_counter() - begun) * 1000, 1),
+                )
                 return result
+            except EsbError as e:
+                (failed if isinstance(e, Transient) else refused).inc()
+                log.warning("message failed", code=e.code, error=e.detail, step=e.step, **notes(e))
+                raise
+            except asyncio.CancelledError:
+                cancelled.inc()
+                raise
+            except Exception as e:
+                broken.inc()
+                raise internal_error(e) from e
+            finally:
+                in_flight.dec()
+                seconds.observe(perf_counter() - begun)
+                reset_contextvars(**bound)
 
         return trace
 
