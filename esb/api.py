@@ -6,27 +6,22 @@ for anything else, so that it costs a bus nothing that nobody administers.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import json
-import socket
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
+from urllib.parse import unquote
 
 import prometheus_client
-import structlog
-import uvicorn
 from pydantic import Field
 
 from esb import __version__
 from esb.adapter import DEAD, Store, Stored
 from esb.bus import Bus
 from esb.errors import EsbError
+from esb.http import App, HttpServer, Limits
 
-log = structlog.get_logger("esb.admin")
-
-App = Callable[[Any, Any, Any], Awaitable[None]]
 Reload = Callable[[], Awaitable[dict[str, Any]]]
+_LIMITS = Limits(max_connections=100)
 Key = Annotated[int, Field(ge=0, lt=2**63, description="Of a message in the store.")]
 
 
@@ -36,9 +31,7 @@ def admin_app(bus: Bus, reload: Reload, hosts: set[str]) -> App:
     api: list[App] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "http":
-            return
-        path = scope["path"]
+        path = scope["path"] = unquote(scope["raw_path"].decode())
         headers = dict(scope["headers"])
         if path in ("/healthz", "/readyz"):
             well, details = bus.healthz() if path == "/healthz" else bus.readyz()
@@ -181,50 +174,26 @@ def _summary(one: Stored) -> dict[str, Any]:
     }
 
 
-class _Server(uvicorn.Server):
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield  # the bus handles signals: it has more to stop than this server
-
-
 class AdminServer:
     """Serves the admin app until it is closed. `port` 0 takes a free one."""
 
-    def __init__(self, bus: Bus, reload: Reload, host: str, port: int) -> None:
+    def __init__(
+        self, bus: Bus, reload: Reload, host: str, port: int, limits: Limits = _LIMITS
+    ) -> None:
         self.host = host
         self.port = port
         names = {"localhost", "127.0.0.1", "::1", host}
-        config = uvicorn.Config(
-            admin_app(bus, reload, names),
-            http="h11",
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=2,
-        )
-        self._server = _Server(config)
-        self._task: asyncio.Task[None] | None = None
+        self._server = HttpServer(admin_app(bus, reload, names), limits)
 
     async def open(self) -> None:
         """Bind and serve. Raises EsbError if the address cannot be had."""
-        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
-        listening = socket.socket(family)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            listening.bind((self.host, self.port))
-        except OSError as e:
-            listening.close()
+            self.port = await self._server.open(self.host, self.port)
+        except EsbError as e:
             raise EsbError(
-                f"the admin API cannot listen on {self.host}:{self.port}: {e.strerror}; "
-                "set another port under 'admin:', or 'enabled: false'"
+                f"the admin API {e.detail}; set another port under 'admin:', or 'enabled: false'"
             ) from e
-        self.port = listening.getsockname()[1]
-        self._task = asyncio.create_task(self._server.serve([listening]))
 
     async def close(self) -> None:
         """Stop serving."""
-        self._server.should_exit = True
-        if self._task is not None:
-            await self._task
+        await self._server.close()

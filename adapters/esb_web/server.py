@@ -1,6 +1,6 @@
 """The one HTTP server of a bus: Sites are mounted on it, also while it runs.
 
-An ASGI app under uvicorn's protocol (hardened in `protocol`), inside the bus's own event loop. A
+An ASGI app under `esb.http`, inside the bus's own event loop. A
 caller who hangs up does not stop the route that works on his request: it may have had effects
 already. A caller who waits longer than the request's deadline gets a 504 meanwhile.
 """
@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import os
 import re
-import socket
 import ssl
 import time
 from collections.abc import Mapping, Sequence
-from email.utils import formatdate
+from dataclasses import fields
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote_to_bytes
@@ -41,7 +39,7 @@ from esb_web.problems import PROBLEM, problem, unexpected
 from esb_web.router import Router, normal_path
 
 if TYPE_CHECKING:
-    from uvicorn.server import ServerState  # loaded when the server opens: 50 ms
+    from esb.http import HttpServer  # loads uvicorn when the server opens: 50 ms
 
 log = structlog.get_logger("esb.web")
 
@@ -120,10 +118,8 @@ class WebServer:
         self.sites = Router()
         self.version = 0  # counts changes of what is mounted
         self._tls = tls
-        self._state: ServerState | None = None
-        self._server: asyncio.Server | None = None
+        self._server: HttpServer | None = None
         self._bound = options.port
-        self._tick: asyncio.TimerHandle | None = None
         self._bus = "starting"  # or "running", "stopping"
         self._active: dict[Site, set[asyncio.Task[Any]]] = {}
         self._running = 0
@@ -146,7 +142,7 @@ class WebServer:
     @property
     def connections(self) -> int:
         """How many connections are open."""
-        return len(self._state.connections) if self._state else 0
+        return self._server.connections if self._server else 0
 
     # --- what is served ---
 
@@ -189,69 +185,21 @@ class WebServer:
 
     async def open(self) -> None:
         """Listen. Raises EsbError when the address is taken or not ours."""
-        from uvicorn.config import Config
-        from uvicorn.server import ServerState
-
-        from esb_web.protocol import Protocol
+        from esb.http import HttpServer, Limits
 
         options = self.options
-        loop = asyncio.get_running_loop()
-        state = self._state = ServerState()
-        config = Config(
-            self,
-            interface="asgi3",
-            lifespan="off",
-            ws="none",
-            log_config=None,
-            access_log=False,
-            proxy_headers=False,
-            server_header=False,
-        )
-        config.load()
-        try:
-            self._server = await loop.create_server(
-                lambda: Protocol(config, state, options, loop),
-                options.host,
-                options.port,
-                ssl=self._tls,
-                backlog=2048,
-                ssl_handshake_timeout=options.header_timeout if self._tls else None,
-            )
-        except (OSError, UnicodeError) as e:
-            # uvloop's own text repeats the address, so the system's is taken.
-            errno = e.errno if isinstance(e, OSError) else None
-            reason = os.strerror(errno) if errno and errno > 0 else "no such address"
-            raise EsbError(
-                f"cannot listen on {options.host}:{options.port}: {reason.lower()}"
-            ) from e
-        for sock in self._server.sockets:
-            if sock.family in (socket.AF_INET, socket.AF_INET6):
-                self._bound = sock.getsockname()[1]
-        self._each_second(state)
+        limits = Limits(**{each.name: getattr(options, each.name) for each in fields(Limits)})
+        server = HttpServer(self, limits, self._tls)
+        self._bound = await server.open(options.host, options.port)
+        self._server = server
         log.info("listening", url=self.url)
-
-    def _each_second(self, state: ServerState) -> None:
-        date = formatdate(time.time(), usegmt=True).encode()
-        state.default_headers[:] = [(b"date", date)]
-        self._tick = asyncio.get_running_loop().call_later(1.0, self._each_second, state)
 
     async def close(self) -> None:
         """Stop listening, let answers under way be written, and close every connection."""
         self.drain()
-        server, state, self._server = self._server, self._state, None
-        if self._tick is not None:
-            self._tick.cancel()
-        if server is None or state is None:
-            return
-        server.close()
-        for connection in list(state.connections):
-            connection.shutdown()
-        if state.tasks:
-            await asyncio.wait(set(state.tasks), timeout=5.0)
-        for task in list(state.tasks):
-            task.cancel()
-        for connection in list(state.connections):
-            connection.transport.close()
+        server, self._server = self._server, None
+        if server is not None:
+            await server.close()
 
     def health(self) -> Health:
         """Whether it listens."""

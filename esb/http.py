@@ -1,4 +1,4 @@
-"""HTTP/1.1 on a connection, hardened: what uvicorn's protocol leaves open is closed here.
+"""The HTTP/1.1 server below every listener: uvicorn's protocol, and closed what it leaves open.
 
 uvicorn 0.54 with httptools takes two Host headers or none, headers without end in number and size,
 trailers as headers, and waits for ever for a slow head or body. Whatever this file refuses is
@@ -13,8 +13,14 @@ answered with problem+json where an answer is still possible, and the connection
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+import socket
+import ssl
+import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from email.utils import formatdate
 from typing import Any, Final
 
 import httptools
@@ -27,7 +33,7 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 from uvicorn.server import ServerState
 
-from esb_web.listen import ListenOptions
+from esb.errors import EsbError
 
 App = Callable[[Any, Any, Any], Awaitable[None]]
 
@@ -47,23 +53,113 @@ _DISCARD_BODY: Final = 16 * 1024**2
 """Bytes to read on at most; many clients look for an answer only when their body is sent."""
 
 
+@dataclass(frozen=True)
+class Limits:
+    """What a caller may take of us: sizes in bytes, times in seconds."""
+
+    max_uri: int = 8 * 1024
+    max_header_size: int = 32 * 1024
+    max_headers: int = 100
+    max_connections: int = 1000
+    header_timeout: float = 10.0
+    body_timeout: float = 30.0
+    idle_timeout: float = 75.0
+    write_timeout: float = 30.0
+
+
+class HttpServer:
+    """Serves an ASGI app on one address, in the running event loop. What `scope` says of the path
+    is `raw_path`; `path` is empty."""
+
+    def __init__(self, app: App, limits: Limits, tls: ssl.SSLContext | None = None) -> None:
+        self._app = app
+        self._limits = limits
+        self._tls = tls
+        self._state = ServerState()
+        self._server: asyncio.Server | None = None
+        self._tick: asyncio.TimerHandle | None = None
+
+    @property
+    def connections(self) -> int:
+        """How many connections are open."""
+        return len(self._state.connections)
+
+    async def open(self, host: str, port: int) -> int:
+        """Listen, on a free port if that is 0. Returns the port. Raises EsbError when the address
+        is taken or not ours."""
+        loop = asyncio.get_running_loop()
+        config = Config(
+            self._app,
+            interface="asgi3",
+            lifespan="off",
+            ws="none",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+        )
+        config.load()
+        limits = self._limits
+        try:
+            self._server = await loop.create_server(
+                lambda: Connection(config, self._state, limits, loop),
+                host,
+                port,
+                ssl=self._tls,
+                backlog=2048,
+                ssl_handshake_timeout=limits.header_timeout if self._tls else None,
+            )
+        except (OSError, UnicodeError) as e:
+            # uvloop's own text repeats the address, so the system's is taken.
+            errno = e.errno if isinstance(e, OSError) else None
+            reason = os.strerror(errno) if errno and errno > 0 else "no such address"
+            raise EsbError(f"cannot listen on {host}:{port}: {reason.lower()}") from e
+        for sock in self._server.sockets:
+            if sock.family in (socket.AF_INET, socket.AF_INET6):
+                port = sock.getsockname()[1]
+        self._each_second()
+        return port
+
+    def _each_second(self) -> None:
+        date = formatdate(time.time(), usegmt=True).encode()
+        self._state.default_headers[:] = [(b"date", date)]
+        self._tick = asyncio.get_running_loop().call_later(1.0, self._each_second)
+
+    async def close(self) -> None:
+        """Stop listening, let answers under way be written, and close every connection."""
+        if self._tick is not None:
+            self._tick.cancel()
+        if self._server is None:
+            return
+        self._server.close()
+        state = self._state
+        for connection in list(state.connections):
+            connection.shutdown()
+        if state.tasks:
+            await asyncio.wait(set(state.tasks), timeout=5.0)
+        for task in list(state.tasks):
+            task.cancel()
+        for connection in list(state.connections):
+            connection.transport.close()
+
+
 class Cycle(RequestResponseCycle):
     """One request and its answer."""
 
-    def __init__(self, protocol: Protocol, scope: Any, keep_alive: bool, expect: bool) -> None:
-        self.out = protocol.out
+    def __init__(self, connection: Connection, scope: Any, keep_alive: bool, expect: bool) -> None:
+        self.out = connection.out
         super().__init__(
             scope=scope,
-            transport=protocol.out,  # type: ignore[arg-type]
-            flow=protocol.flow,
-            logger=protocol.logger,
-            access_logger=protocol.access_logger,
+            transport=connection.out,  # type: ignore[arg-type]
+            flow=connection.flow,
+            logger=connection.logger,
+            access_logger=connection.access_logger,
             access_log=False,
-            default_headers=protocol.server_state.default_headers,
+            default_headers=connection.server_state.default_headers,
             message_event=asyncio.Event(),
             expect_100_continue=expect,
             keep_alive=keep_alive,
-            on_response=protocol.on_response_complete,
+            on_response=connection.on_response_complete,
         )
 
     async def send(self, message: Any) -> None:
@@ -79,14 +175,14 @@ class Cycle(RequestResponseCycle):
 
 class _Out:
     """What a cycle sees of the transport. The head is held back until it can leave with the body:
-    one system call instead of two. Closing goes through the protocol, which lingers."""
+    one system call instead of two. Closing goes through the connection, which lingers."""
 
-    __slots__ = ("_head", "_protocol", "_write", "holds", "is_closing")
+    __slots__ = ("_connection", "_head", "_write", "holds", "is_closing")
 
-    def __init__(self, protocol: Protocol) -> None:
-        self._protocol = protocol
-        self._write = protocol.transport.write
-        self.is_closing = protocol.transport.is_closing
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._write = connection.transport.write
+        self.is_closing = connection.transport.is_closing
         self._head = b""
         self.holds = False
 
@@ -106,15 +202,15 @@ class _Out:
 
     def close(self) -> None:
         self.flush()
-        self._protocol.finish()
+        self._connection.finish()
 
 
 class _Stop(Exception):
     """Ends parsing from inside a parser callback."""
 
 
-class Protocol(HttpToolsProtocol):
-    """One connection. `admit` says whether there is room for it."""
+class Connection(HttpToolsProtocol):
+    """One connection."""
 
     out: _Out
 
@@ -122,7 +218,7 @@ class Protocol(HttpToolsProtocol):
         self,
         config: Config,
         state: ServerState,
-        limits: ListenOptions,
+        limits: Limits,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         super().__init__(config, state, {}, loop)
