@@ -16,10 +16,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import Annotated, Any, Final
 
+import msgspec
 import structlog
 from pydantic import AfterValidator, BeforeValidator, RootModel
 from pydantic import Field as Option
@@ -28,6 +29,7 @@ from esb.adapter import Build, BuildFailed, Expanded, Section
 from esb_soap.bind import Field, InputFields
 from esb_soap.call import SoapClientOptions, SoapRequestOptions
 from esb_soap.endpoint import Found, Loaded, did_you_mean, load, ports
+from esb_soap.message import Message
 from esb_soap.wsdl import Version, WsdlError
 
 log = structlog.get_logger("esb.soap")
@@ -36,6 +38,11 @@ _METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE")
 _PARAMETER: Final = re.compile(r":(\w+)")
 _PROBLEM: Final = "application/problem+json"
 _JSON: Final = "application/json"
+
+_AS_JSON: Final = msgspec.json.Encoder(decimal_format="number")
+
+_LONGEST_EXAMPLE: Final = 4000
+"""In bytes: one that nobody would read only makes the document larger."""
 
 
 def _status(value: int) -> int:
@@ -135,7 +142,6 @@ class _Api:
             path = f"/{service_name}/{operation_name}" if clashes else f"/{operation_name}"
             self._operations[key], self._paths[key] = one, path
         services = {one.service.name for one in self._operations.values()}
-        self._several = len(services) > 1
         self._title = options.title or (next(iter(services)) if len(services) == 1 else name)
         self._about = options.description or wsdl.documentation
         self._client = _given(options)
@@ -184,7 +190,7 @@ class _Api:
         if listed is not None and listed.at:
             method, path = self._spelled(listed.at, at)
         described = _Described(
-            key, found, self._loaded, method, path, options.faults, self._several,
+            key, found, self._loaded, method, path, options.faults,
             options.soap or found.port.soap_version,
         )  # fmt: skip
         parameters = described.path_parameters
@@ -267,18 +273,17 @@ class _Described:
         method: str,
         path: str,
         faults: Mapping[str, int],
-        several: bool,
         version: Version,
     ) -> None:
         self._key = key
         self._found = found
         self._faults = faults
-        self._several = several
         self._version = version
         self.has_body = method not in ("GET", "DELETE")
         self.path_parameters: list[str] = _PARAMETER.findall(path)
         self._schemas = loaded.schemas(found.operation)
         self._components = loaded.components
+        self._mapping = loaded.wsdl.mapping
         self._made: dict[str, Any] | None = None
 
     @cached_property
@@ -309,8 +314,7 @@ class _Described:
         text = operation.documentation.strip()
         if rest or len(summary) > 120:
             made["description"] = text
-        if self._several:
-            made["tags"] = [found.service.name]
+        made["tags"] = [found.service.name]
         inputs, bound = self.inputs, self.bound
         parameters = [
             self._parameter(name, field, "path", required=True) for name, field in bound.items()
@@ -329,7 +333,8 @@ class _Described:
             for path in taken:
                 schema = _without(schema, path, inputs)
             needed = bool(inputs.resolve(schema).get("required"))
-            made["requestBody"] = {"required": needed, "content": _content(schema)}
+            example = self._example(operation.input, taken)
+            made["requestBody"] = {"required": needed, "content": _content(schema, example)}
         made["responses"] = {**self._answer(), **self._fault_answers()}
         made["x-soap"] = {
             "service": found.service.name,
@@ -350,10 +355,28 @@ class _Described:
         return parameter
 
     def _answer(self) -> dict[str, Any]:
-        schema = self._schemas.output
-        if schema is None:
+        schema, output = self._schemas.output, self._found.operation.output
+        if schema is None or output is None:
             return {"202": {"description": "Taken; there is no answer."}}
-        return {"200": {"description": "The answer.", "content": _content(schema)}}
+        content = _content(schema, self._example(output))
+        return {"200": {"description": "The answer.", "content": content}}
+
+    def _example(self, message: Message, but: Iterable[tuple[str, ...]] = ()) -> dict[str, Any]:
+        """An example of a message without what the URL carries; nothing if there is none that is
+        short."""
+        from esb_soap.samples import NoSample, example
+
+        try:
+            data = example(self._mapping, message, _LONGEST_EXAMPLE)
+        except NoSample:
+            return {}
+        for *outer, name in but:
+            holder = data
+            for key in outer:
+                holder = holder.get(key) if isinstance(holder, dict) else None
+            if isinstance(holder, dict):
+                holder.pop(name, None)
+        return {"example": msgspec.json.decode(_AS_JSON.encode(data))}
 
     def _fault_answers(self) -> dict[str, Any]:
         """A response for each status that a declared fault may have."""
@@ -400,9 +423,9 @@ def _merged(headers: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str
     return {**{n: v for n, v in headers.items() if n.lower() not in names}, **own}
 
 
-def _content(schema: Any) -> dict[str, Any]:
+def _content(schema: Any, example: Mapping[str, Any]) -> dict[str, Any]:
     """Data as JSON, or the operation's element as it is in the WSDL."""
-    return {_JSON: {"schema": schema}, "application/xml": {}}
+    return {_JSON: {"schema": schema, **example}, "application/xml": {}}
 
 
 def _without(schema: Mapping[str, Any], path: tuple[str, ...], inputs: InputFields) -> Any:

@@ -12,24 +12,58 @@ from collections.abc import Iterator
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+import msgspec
+
 from esb_soap.patterns import BadPattern, pattern
 from esb_soap.scalars import EXAMPLES, RANGES, scalar
 from esb_soap.shape import NIL_KEY, Field, Mapping, Node, Nodes, Shape, Slot, Value
-from esb_soap.xsd import Attribute, ComplexType, Element, SimpleType
+from esb_soap.xsd import XSD, Attribute, ComplexType, Element, SimpleType, namespace_of
 
 if TYPE_CHECKING:
-    from esb_soap.message import Message
+    from esb_soap.message import FaultMessage, Message
 
 _DEEP: Final = 6
 """From this depth on, only what is required is made."""
 
 _TOO_DEEP: Final = 60
 
+_AGAIN: Final = 2
+"""How often a type is shown within itself where it need not be; drawn ones go deeper."""
+
 Amount = Literal["full", "minimal", "random"]
+
+_JSON: Final = msgspec.json.Encoder(decimal_format="number")
 
 
 class NoSample(Exception):
     """No instance could be made up: the type needs itself, or its facets exclude what was tried."""
+
+
+def example(mapping: Mapping, message: Message | FaultMessage, most: int | None = None) -> Any:
+    """Data for a message with all that may be there, or else only what must be; with `most`, data
+    that have no more bytes as JSON. They were written, so that nobody is shown what is refused.
+    Raises NoSample."""
+    from esb.errors import BadMessage
+    from esb_soap.message import Message
+
+    failure = NoSample("")
+    for amount in ("full", "minimal"):
+        sampler = Sampler(mapping, amount)
+        try:
+            if isinstance(message, Message):
+                data = sampler.message(message)
+            else:
+                data = sampler.element(message.declared)
+            message.write(data)
+        except NoSample as e:
+            failure = e
+        except BadMessage as e:
+            failure = NoSample(e.detail)
+        else:
+            if most is None or len(_JSON.encode(data)) <= most:
+                return data
+            failure = NoSample("it is too long")
+    raise failure
 
 
 class Sampler:
@@ -43,6 +77,7 @@ class Sampler:
         self._rng = rng or random.Random(0)  # noqa: S311 - examples, not secrets
         self._ids = 0
         self._budget = 2000
+        self._open: list[ComplexType] = []
 
     def message(self, message: Message) -> Any:
         """Data for a message, with the header blocks that the WSDL declares. Raises NoSample."""
@@ -62,7 +97,7 @@ class Sampler:
             raise NoSample("the type cannot end")
         self._budget -= 1
         value = self._mapping.value(element.type)
-        if element.nillable and (depth > _DEEP * 2 or self._chance(0.15)):
+        if element.nillable and (depth > _DEEP * 2 or self._again(element) or self._chance(0.15)):
             return self._nil(value)
         if value.kind == "scalar":
             assert value.simple is not None
@@ -77,8 +112,17 @@ class Sampler:
             assert value.item is not None
             return [self.element(value.item, depth + 1) for _ in range(self._count(0, None, depth))]
         if value.kind == "any":
+            # An element of XML Schema is the schema of a DataSet.
+            if namespace_of(element.name) == XSD:
+                return {"@id": "example", "$any": [{f"{{{XSD}}}element": {"@name": "example"}}]}
             return "text"
         return self._object(value, depth)
+
+    def _again(self, element: Element) -> bool:
+        """Whether enough was shown of a type that holds itself."""
+        if self._amount == "random":
+            return False
+        return sum(one is element.type for one in self._open) >= _AGAIN
 
     def _nil(self, value: Value) -> Any:
         if value.shape is None or value.abstract:
@@ -166,8 +210,14 @@ class Sampler:
     # --- objects
 
     def _object(self, value: Value, depth: int) -> dict[str, Any]:
-        shape = value.shape
-        assert shape is not None
+        assert value.shape is not None
+        self._open.append(value.shape.type)
+        try:
+            return self._derived(value, value.shape, depth)
+        finally:
+            self._open.pop()
+
+    def _derived(self, value: Value, shape: Shape, depth: int) -> dict[str, Any]:
         concrete: list[ComplexType] = [one for one in value.derived if not one.abstract]
         type_: ComplexType | None = None
         if value.abstract:
@@ -221,9 +271,15 @@ class Sampler:
             self._group(node, data, depth)
             return
         low, high = node.min, node.max
+        if isinstance(node, Field) and self._again(node.element):
+            high = low
         many = not isinstance(node, Field) or node.many
         if not many:
-            if isinstance(node, Field) and node.tags and (low or self._wanted(depth)):
+            if (
+                isinstance(node, Field)
+                and node.tags
+                and (low or (high != low and self._wanted(depth)))
+            ):
                 try:
                     data[node.key] = self._one(node, depth + 1)
                 except NoSample:
@@ -257,6 +313,8 @@ class Sampler:
         branches = list(node.items)
         if self._amount == "random":
             self._rng.shuffle(branches)
+        # A type that holds itself ends at another branch.
+        branches.sort(key=lambda one: isinstance(one, Field) and self._again(one.element))
         failure: NoSample | None = None
         for branch in branches:
             made: dict[str, Any] = {}
@@ -277,6 +335,7 @@ class Sampler:
         choices = list(field.substitutes)
         if self._amount == "random":
             self._rng.shuffle(choices)
+        choices.sort(key=lambda one: self._again(one[1]))
         for key, element in choices:
             try:
                 return {key: self.element(element, depth)}

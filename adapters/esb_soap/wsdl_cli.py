@@ -22,7 +22,7 @@ import typer
 if TYPE_CHECKING:
     from esb_soap.certify import Report
     from esb_soap.diff import Change
-    from esb_soap.message import FaultMessage, Message
+    from esb_soap.message import Message
     from esb_soap.wsdl import Operation, Port, Service, Wsdl
 
 app = typer.Typer(
@@ -32,9 +32,7 @@ app = typer.Typer(
     help="Look into WSDLs: what is in them, what REST API they make, what changed.",
 )
 
-File = Annotated[
-    Path, typer.Argument(help="The WSDL, a file.", exists=True, dir_okay=False, show_default=False)
-]
+File = Annotated[Path, typer.Argument(help="The WSDL, a file.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON, for programs.")]
 Repair = Annotated[
     list[str] | None,
@@ -298,6 +296,7 @@ def _found(wsdl: Wsdl, name: str) -> tuple[Port, Operation]:
 def _samples(wsdl: Wsdl, port: Port, operation: Operation) -> Iterator[_Sample]:
     from esb.errors import Fault
     from esb_soap.envelope import write_envelope, write_fault
+    from esb_soap.samples import example
     from esb_web import problem
 
     for direction, message in (
@@ -305,14 +304,14 @@ def _samples(wsdl: Wsdl, port: Port, operation: Operation) -> Iterator[_Sample]:
     ):  # fmt: skip
         if message is None:
             continue
-        data = _made_up(wsdl, message)
+        data = example(wsdl.mapping, message)
         yield _Sample(direction, Format.JSON, f"{direction} as JSON", _json(data))
         written = message.write(data)
         envelope = write_envelope(port.soap_version, written.body, written.headers)
         title = f"{direction} as SOAP {port.soap_version}"
         yield _Sample(direction, Format.XML, title, _indented(envelope))
     for fault in operation.faults.values():
-        data = _made_up(wsdl, fault)
+        data = example(wsdl.mapping, fault)
         # As the caller of an exposed API gets it.
         error = Fault(fault.name, name=fault.name, party="sender", data=data)
         raw = problem(error, instance=f"/{operation.name}").body
@@ -320,30 +319,6 @@ def _samples(wsdl: Wsdl, port: Port, operation: Operation) -> Iterator[_Sample]:
         envelope = write_fault(port.soap_version, "sender", fault.name, detail=fault.write(data))
         title = f"fault {fault.name} as SOAP {port.soap_version}"
         yield _Sample(Direction.FAULT, Format.XML, title, _indented(envelope))
-
-
-def _made_up(wsdl: Wsdl, message: Message | FaultMessage) -> Any:
-    """Data with all that may be there, or else only what must be. Raises NoSample."""
-    from esb.errors import BadMessage
-    from esb_soap.message import Message
-    from esb_soap.samples import NoSample, Sampler
-
-    failure = NoSample("")
-    for amount in ("full", "minimal"):
-        sampler = Sampler(wsdl.mapping, amount)
-        try:
-            if isinstance(message, Message):
-                data = sampler.message(message)
-            else:
-                data = sampler.element(message.declared)
-            message.write(data)
-        except NoSample as e:
-            failure = e
-        except BadMessage as e:
-            failure = NoSample(e.detail)
-        else:
-            return data
-    raise failure
 
 
 def _json(data: Any) -> str:

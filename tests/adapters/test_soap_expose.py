@@ -19,6 +19,7 @@ from support.fake_build import FakeBuild
 from support.peers import HERE
 from support.soap import S12
 from support.web import backend, read_request
+from support.wsdl import around
 
 from esb.adapter import BuildFailed, Expanded
 from esb_soap.expose import ExposeOptions, expand
@@ -143,6 +144,41 @@ class TestDocuments:
         check.validate({**told, "fault": {"id": 7}})
         assert not check.is_valid({**told, "fault": {"id": "x"}})
         assert set(paths["/partners/dropPartner"]["post"]["responses"]) == {"202", "default"}
+
+    def test_examples_are_what_is_taken_and_what_is_answered(self) -> None:
+        made = documented(expanded(operations={"getPartner": "POST /:id/read"}))
+        for item in made["paths"].values():
+            sent = item["post"]["requestBody"]["content"]["application/json"]
+            check = {**sent["schema"], "components": made["components"]}
+            jsonschema.Draft202012Validator(check).validate(sent["example"])
+            answer = item["post"]["responses"].get("200")
+            if answer is not None:
+                told = answer["content"]["application/json"]
+                check = {**told["schema"], "components": made["components"]}
+                jsonschema.Draft202012Validator(check).validate(told["example"])
+        body = made["paths"]["/partners/createPartner"]["post"]["requestBody"]
+        assert body["content"]["application/json"]["example"]["partner"]["kind"] == "person"
+        body = made["paths"]["/partners/{id}/read"]["post"]["requestBody"]
+        assert body["content"]["application/json"]["example"] == {}
+
+    def test_an_example_that_nobody_would_read_has_only_what_must_be(self, tmp_path: Path) -> None:
+        optional = "".join(
+            f'<xs:element name="{"long" * 20}{n}" type="xs:int" minOccurs="0"/>' for n in range(90)
+        )
+        schema = f"""
+            <xs:element name="it"><xs:complexType><xs:sequence>
+              <xs:element name="id" type="xs:int"/>{optional}
+            </xs:sequence></xs:complexType></xs:element>"""
+        file = around(schema, tmp_path)
+        made = documented(expanded(FakeBuild(tmp_path), wsdl=file.name))
+        body = made["paths"]["/partners/echo"]["post"]["requestBody"]["content"]
+        assert body["application/json"]["example"] == {"id": 1}
+
+    def test_operations_are_under_the_name_of_their_service(self) -> None:
+        paths = documented(expanded(operations=OPERATIONS))["paths"]
+        assert {tuple(o["tags"]) for item in paths.values() for o in item.values()} == {
+            ("PartnerService",)
+        }
 
     def test_what_the_path_carries_is_not_asked_for_again(self) -> None:
         made = documented(expanded(operations={"getPartner": "POST /:id/read"}))
