@@ -359,6 +359,7 @@ def write_fault(
     actor: str = "",
     not_understood: Sequence[str] = (),
     headers: Sequence[bytes] = (),
+    served: Sequence[Version] = ("1.2", "1.1"),
     lang: str = "en",
 ) -> bytes:
     """A whole envelope with a fault.
@@ -369,13 +370,13 @@ def write_fault(
     WS-Addressing (1.0 SOAP binding, section 6) want it. detail: serialized elements.
     not_understood: names of the header blocks of a MustUnderstand fault, told in NotUnderstood
     headers (SOAP 1.2 part 1, section 5.4.8). headers: more header blocks. A VersionMismatch fault
-    says which versions are read (section 5.4.7).
+    says which versions are `served` (section 5.4.7).
     """
     value = _CODES.get(code, {}).get(version, code)
     text = xml_text(reason)
     headers = list(headers)
     if code == "VersionMismatch":
-        headers.append(_UPGRADE)
+        headers.append(_upgrade(served))
     if version == "1.1":
         told = f"<faultcode>soap:{value}</faultcode>"
         if subcodes:
@@ -411,11 +412,11 @@ def write_fault(
     return write_envelope(version, b"<soap:Fault>" + body + b"</soap:Fault>", headers)
 
 
-_UPGRADE: Final = (
-    f'<v:Upgrade xmlns:v="{NS["1.2"]}"><v:SupportedEnvelope qname="e2:Envelope" '
-    f'xmlns:e2="{NS["1.2"]}"/><v:SupportedEnvelope qname="e1:Envelope" xmlns:e1="{NS["1.1"]}"/>'
-    "</v:Upgrade>"
-).encode()
+def _upgrade(served: Sequence[Version]) -> bytes:
+    told = "".join(
+        f'<v:SupportedEnvelope qname="e:Envelope" xmlns:e="{NS[version]}"/>' for version in served
+    )
+    return f'<v:Upgrade xmlns:v="{NS["1.2"]}">{told}</v:Upgrade>'.encode()
 
 
 def xml_text(text: str) -> str:

@@ -555,7 +555,7 @@ class SoapHost:
             status = 415
         raw = write_fault(
             version, code, reason, detail=detail, subcodes=subcodes, not_understood=not_understood,
-            headers=blocks,
+            headers=blocks, served=sorted(self._dispatch, reverse=True),
         )  # fmt: skip
         headers = [("content-type", content_type(version))]
         if isinstance(error, Transient) and error.retry_after is not None:

@@ -28,6 +28,7 @@ from esb.errors import (
 )
 from esb_soap import adapter
 from esb_soap.envelope import read_envelope, read_fault
+from esb_soap.wsdl import load_wsdl
 from esb_web import ListenOptions
 
 XXE = '<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]>'
@@ -164,7 +165,10 @@ class TestRefused:
             assert message.fault is not None
             assert read_fault(message.fault).code == "VersionMismatch"
             assert message.header is not None
-            assert etree.QName(message.header[0]).localname == "Upgrade"
+            upgrade = message.header[0]
+            assert etree.QName(upgrade).localname == "Upgrade"
+            told = [one.nsmap[one.get("qname").partition(":")[0]] for one in upgrade]
+            assert told == [S11 if served == "1.1" else S12]
 
     @pytest.mark.parametrize("ns", [S11, S12])
     async def test_a_header_that_must_be_understood(self, ns: str) -> None:
@@ -357,6 +361,25 @@ class TestWsdl:
         async with hosted(soap="1.2") as client:
             root = etree.fromstring((await self.get(client, "?wsdl"))[1])
             assert [e.get("name") for e in root.iter("{*}port")] == ["PartnerPort12"]
+
+    @pytest.mark.parametrize("lacking", ["service", "address"])
+    async def test_what_a_client_needs_is_added(self, lacking: str, tmp_path: Path) -> None:
+        """Vendors publish WSDLs that end with the bindings; the service is whoever hosts it."""
+        root = etree.parse(HERE / "partner.wsdl").getroot()
+        for element in list(root.iter(f"{{*}}{lacking}")):
+            parent = element.getparent()
+            assert parent is not None
+            parent.remove(element)
+        bindings = [str(b.get("name")) for b in root.iterchildren("{*}binding")]
+        (tmp_path / "partner.wsdl").write_bytes(etree.tostring(root))
+        service = bindings[0] if lacking == "service" else None
+        async with hosted(folder=tmp_path, service=service) as client:
+            _, raw = await self.get(client, "?wsdl")
+            (tmp_path / "published.wsdl").write_bytes(raw)
+            [found] = load_wsdl(tmp_path / "published.wsdl").services.values()
+            assert {port.address for port in found.ports.values()} == {client.url}
+            assert found.name == service or lacking == "address"
+            await client.answer(soap(GET))
 
     async def test_get_without_wsdl_says_where_it_is(self) -> None:
         async with hosted() as client:
