@@ -23,7 +23,7 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def expose(
     ctx: typer.Context,
-    wsdl: Annotated[Path, typer.Argument(help="The WSDL, a file.", exists=True, dir_okay=False)],
+    wsdl: Annotated[Path, typer.Argument(help="The WSDL, a file.")],
     at: Annotated[
         str, typer.Option(help="The path to serve it at; made from the file's name if left out.")
     ] = "",

@@ -194,6 +194,10 @@ class Documents:
             raise WsdlError(f"it consists of more than {MAX_FILES} files", path)
         try:
             raw = path.read_bytes()
+        except FileNotFoundError as e:
+            raise WsdlError("there is no such file", path, hint=_fetch(path)) from e
+        except IsADirectoryError as e:
+            raise WsdlError("it is a folder, not a file", path) from e
         except OSError as e:
             raise WsdlError("the file cannot be read", path) from e
         self._bytes += len(raw)
@@ -222,6 +226,12 @@ def check_repairs(names: Iterable[str]) -> tuple[str, ...]:
         known = f"did you mean '{close[0]}'?" if close else f"there are {', '.join(REPAIRS)}"
         raise ValueError(f"there is no repair '{name}': {known}")
     return tuple(name for name in REPAIRS if name in asked)
+
+
+def _fetch(path: Path) -> str:
+    if {"http:", "https:"}.isdisjoint(path.parts):
+        return ""
+    return "only `esb wsdl fetch URL` uses the network: it brings a WSDL with all that it imports"
 
 
 def _hint(raw: bytes) -> str:

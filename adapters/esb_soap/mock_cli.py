@@ -17,7 +17,7 @@ _EACH = "Several may be given; OP=... is for one operation."
 @app.command()
 def mock(
     ctx: typer.Context,
-    wsdl: Annotated[Path, typer.Argument(help="The WSDL, a file.", exists=True, dir_okay=False)],
+    wsdl: Annotated[Path, typer.Argument(help="The WSDL, a file.")],
     at: Annotated[
         str, typer.Option(help="The path to serve it at; made from the file's name if left out.")
     ] = "",
@@ -89,7 +89,7 @@ def mock(
     except WsdlError as e:
         typer.secho(str(e) + (f" ({e.hint})" if e.hint else ""), fg="red", err=True)
         raise typer.Exit(1) from e
-    folders = [wsdl.resolve().parent]
+    folders = [file.parent for file in loaded.files]
     if replies is not None:
         folders.append(replies.resolve())
         known = {name for one in served for name in one.operations}

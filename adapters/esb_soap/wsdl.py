@@ -361,7 +361,10 @@ class _Reader:
         if wsdl.skipped:
             reasons = list(dict.fromkeys(wsdl.skipped))
             more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
-            raise WsdlError(f"nothing in it can be used: {reasons[0]}{more}", wsdl.path)
+            error = WsdlError("", wsdl.path)
+            # What the whole file's hint will say need not be said here.
+            reason = reasons[0].removesuffix(f" ({wsdl.documents.hint(error)})")
+            raise WsdlError(f"nothing in it can be used: {reason}{more}", wsdl.path)
         kinds = {kind for kind, _ in self._index}
         if "binding" in kinds:
             raise WsdlError("it binds no operation to SOAP over HTTP", wsdl.path)

@@ -18,6 +18,7 @@ from lxml import etree
 from support.examples import BIN
 from support.peers import HERE, PARTNER_WSDL, with_session_header
 from support.processes import Answer, Process, free_ports, request
+from support.wsdl import around
 from typer.testing import CliRunner
 
 from esb.cli import app
@@ -552,6 +553,24 @@ class TestCommand:
                     client(url).getPartner(id=1)
                 process.signal(number)
                 assert process.wait() == 0
+
+    def test_schemas_above_the_file(self, tmp_path: Path) -> None:
+        (tmp_path / "wsdl").mkdir()
+        (tmp_path / "types.xsd").write_text(
+            '<xs:schema xmlns:xs="http://www.w3.org/2001/XMLSchema" targetNamespace="urn:t">'
+            '<xs:element name="it" type="xs:int"/></xs:schema>'
+        )
+        include = '<xs:include schemaLocation="../types.xsd"/>'
+        file = around(
+            f'<xs:schema targetNamespace="urn:t">{include}</xs:schema>', tmp_path / "wsdl"
+        )
+        (port,) = free_ports(1)
+        command = [BIN / "esb", "mock", file, "--port", str(port), "--at", "/p"]
+        with Process(command, cwd=tmp_path) as process:
+            url = f"http://127.0.0.1:{port}/p"
+            process.wait_for(f"{url}?wsdl")
+            assert client(url).echo(5) == 1
+            assert process.stop() == 0
 
     def test_a_folder_of_replies(self, tmp_path: Path) -> None:
         folder = tmp_path / "replies"

@@ -141,7 +141,7 @@ class TestTypedParts:
     def test_named(self, tmp_path: Path) -> None:
         with pytest.raises(WsdlError, match="has a type instead of an element") as told:
             loaded(self.TEXT, tmp_path)
-        assert "the repair 'typed-parts'" in str(told.value)
+        assert f"{told.value} {told.value.hint}".count("the repair 'typed-parts'") == 1
 
     def test_the_part_is_an_element_of_its_name(self, tmp_path: Path) -> None:
         """As zeep takes it."""

@@ -20,6 +20,7 @@ from lxml import etree
 from openapi_spec_validator import OpenAPIV31SpecValidator
 from support.bus import load_text, running, url
 from support.peers import HERE
+from support.wsdl import around
 from typer.testing import CliRunner
 
 from esb.cli import app
@@ -226,6 +227,28 @@ class TestSample:
         data = declared.operations["getPartner"].faults["PartnerNotFound"].read(told.detail[0])
         assert data == problem["fault"]
 
+    def test_a_type_that_holds_itself_is_shown_within_itself_once(self, folder: Path) -> None:
+        """With Axis, all that an object refers to is required and may be null."""
+        schema = """
+            <xs:element name="it" type="t:Bean"/>
+            <xs:complexType name="Bean">
+              <xs:sequence>
+                <xs:element name="name" type="xs:string"/>
+                <xs:element name="owner" type="t:Bean" nillable="true"/>
+                <xs:element name="part" type="t:Bean" minOccurs="0" maxOccurs="unbounded"/>
+                <xs:element name="twin" type="t:Bean" minOccurs="0"/>
+                <xs:choice>
+                  <xs:element name="not" type="t:Bean"/><xs:element name="is" type="xs:int"/>
+                </xs:choice>
+              </xs:sequence>
+            </xs:complexType>"""
+        file = around(schema, folder)
+        text = output("sample", file, "echo", "--direction", "request", "--format", "json")
+        inner = {"name": "text", "owner": None, "is": 1}
+        assert json.loads(text) == {
+            "name": "text", "owner": inner, "part": [inner, inner], "twin": inner, "not": inner
+        }  # fmt: skip
+
     def test_what_is_not_there(self) -> None:
         result = esb("sample", PARTNER, "getPartners")
         assert result.exit_code == 1
@@ -261,7 +284,25 @@ class TestCertify:
         assert not page["loaded"]
         assert "web page" in page["error"]
         assert gone["file"] == "gone.wsdl"
-        assert "cannot be read" in gone["error"]
+        assert gone["error"] == "gone.wsdl: there is no such file"
+
+    @pytest.mark.parametrize(
+        ("name", "told"),
+        [
+            ("gone.wsdl", "gone.wsdl: there is no such file"),
+            (".", "it is a folder, not a file"),
+            ("http://x.invalid/y?wsdl", "`esb wsdl fetch URL`"),
+        ],
+    )
+    def test_what_is_no_file(self, name: str, told: str, folder: Path) -> None:
+        for command in (["certify"], ["inspect"], ["openapi"]):
+            result = esb(*command, name)
+            assert result.exit_code == 1
+            assert told in result.output
+        for other in ("expose", "mock"):
+            result = CliRunner().invoke(app, [other, name])
+            assert result.exit_code == 1
+            assert told in result.output
 
     def test_exceptions_are_told_with_their_node(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """No WSDL here is lossy, so one operation's codec is broken."""
