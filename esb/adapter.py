@@ -257,7 +257,8 @@ class Build(Protocol):
 
 
 class Failure(msgspec.Struct, frozen=True):
-    """Why a message failed: the error's code and detail, where, when, after how many tries."""
+    """Why a message failed: the error's code and detail, where, when, after how many tries. notes:
+    what senders do not see (`EsbError.noted`)."""
 
     code: str
     detail: str
@@ -265,11 +266,12 @@ class Failure(msgspec.Struct, frozen=True):
     step: str
     attempts: int
     time: datetime
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, error: EsbError, route: str, attempts: int, time: datetime) -> Failure:
         """The record of `error`."""
-        return cls(error.code, error.detail, route, error.step, attempts, time)
+        return cls(error.code, error.detail, route, error.step, attempts, time, error.notes)
 
 
 class Stored(msgspec.Struct, frozen=True):

@@ -169,6 +169,7 @@ def _summary(one: Stored) -> dict[str, Any]:
         "step": failure.step if failure else "",
         "code": failure.code if failure else "",
         "detail": failure.detail if failure else "",
+        "notes": list(failure.notes) if failure else [],
         "attempts": one.attempts,
         "time": failure.time.isoformat() if failure else "",
     }

@@ -53,6 +53,15 @@ async def test_what_passes_passes(store: SqliteStore) -> None:
     assert await store.counts() == {}
 
 
+async def test_what_senders_are_not_told_is_stored_for_operators(store: SqliteStore) -> None:
+    error = Unreachable("the broker cannot be reached now").noted("amqp://broker:5672/ refused")
+    await dead_letters(route="r", store=store)(raising(error))(message())
+    [dead] = await store.list(DEAD)
+    assert dead.failure is not None
+    assert dead.failure.detail == "the broker cannot be reached now"
+    assert dead.failure.notes == ("amqp://broker:5672/ refused",)
+
+
 async def test_the_original_and_the_reason_are_stored(store: SqliteStore) -> None:
     async def change(envelope: Envelope) -> Envelope:
         return envelope.replace(headers=Headers([("changed", "yes")])).with_body(
