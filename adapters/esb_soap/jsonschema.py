@@ -8,6 +8,7 @@ types are derived from a type, uses of it refer to "Type.any", which is one of t
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from collections.abc import Mapping as AbstractMapping
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final
@@ -57,6 +58,8 @@ class Emitter:
     def __init__(self, mapping: Mapping, registry: Registry) -> None:
         self._mapping = mapping
         self._registry = registry
+        self._waiting: list[tuple[str, Callable[[], Json]]] = []
+        self._busy = False
 
     def element(self, element: Element) -> Json:
         """The schema of an element's data."""
@@ -136,11 +139,33 @@ class Emitter:
         """The schema of a simple type; a reference if it has a name."""
         if type_.name is None or type_.is_builtin:
             return _simple(type_, self)
-        name = self._mapping.name(type_)
+        return self._named(self._mapping.name(type_), lambda: _simple(type_, self))
+
+    def _named(self, name: str, make: Callable[[], Json]) -> Json:
+        """A reference to the component of that name. One that is new is made after the one that is
+        being made: types refer to each other in chains longer than calls may nest."""
         if name not in self._registry:
             self._registry[name] = {}
-            self._registry[name] = _simple(type_, self)
+            self._waiting.append((name, make))
+            if not self._busy:
+                self._make_all()
         return {"$ref": _REF + name}
+
+    def _make_all(self) -> None:
+        self._busy = True
+        known = len(self._registry) - 1
+        try:
+            while self._waiting:
+                name, make = self._waiting.pop()
+                self._registry[name] = make()
+        except BaseException:
+            # Half of them is nothing to refer to.
+            for name in list(self._registry)[known:]:
+                del self._registry[name]
+            raise
+        finally:
+            self._waiting.clear()
+            self._busy = False
 
     def _object(self, value: Value) -> Json:
         shape = value.shape
@@ -151,40 +176,34 @@ class Emitter:
             return reference if _is_closed(shape, self._mapping) else {
                 **reference, "unevaluatedProperties": False
             }  # fmt: skip
-        name = f"{shape.name}.any"
-        if name not in self._registry:
-            self._registry[name] = {}
-            concrete = [one for one in value.derived if not one.abstract]
-            key = shape.discriminator
-            branches: list[Json] = []
-            if not value.abstract:
-                branches.append(self._branch(shape, key, required=False))
-            branches += [
-                self._branch(self._mapping.shape(one), key, required=True) for one in concrete
-            ]
-            if not branches:
-                self._registry[name] = {"not": {}, "description": "No type can stand here."}
-            elif len(branches) == 1:
-                self._registry[name] = branches[0]
-            else:
-                self._registry[name] = {"oneOf": branches}
-        return {"$ref": _REF + name}
+        return self._named(f"{shape.name}.any", lambda: self._any_of(value, shape))
+
+    def _any_of(self, value: Value, shape: Shape) -> Json:
+        """A type or one derived from it."""
+        concrete = [one for one in value.derived if not one.abstract]
+        key = shape.discriminator
+        branches: list[Json] = []
+        if not value.abstract:
+            branches.append(self._branch(shape, key, required=False))
+        branches += [self._branch(self._mapping.shape(one), key, required=True) for one in concrete]
+        if not branches:
+            return {"not": {}, "description": "No type can stand here."}
+        return branches[0] if len(branches) == 1 else {"oneOf": branches}
 
     def _nil(self, value: Value, shape: Shape) -> Json:
         """Nil with attributes."""
-        name = f"{shape.name}.nil"
-        if name not in self._registry:
-            self._registry[name] = {}
-            made = self._shape(self._mapping.nil_shape(shape.type))
-            made.pop("unevaluatedProperties", None)
-            made["properties"] = {NIL_KEY: {"const": True}, **made["properties"]}
-            made["required"] = [NIL_KEY, *made.get("required", [])]
-            made["additionalProperties"] = False
-            if value.derived:
-                # Those of derived types, and which of them it is.
-                made["patternProperties"] = {"^@": {}}
-            self._registry[name] = made
-        return {"$ref": _REF + name}
+        return self._named(f"{shape.name}.nil", lambda: self._nil_of(value, shape))
+
+    def _nil_of(self, value: Value, shape: Shape) -> Json:
+        made = self._shape(self._mapping.nil_shape(shape.type))
+        made.pop("unevaluatedProperties", None)
+        made["properties"] = {NIL_KEY: {"const": True}, **made["properties"]}
+        made["required"] = [NIL_KEY, *made.get("required", [])]
+        made["additionalProperties"] = False
+        if value.derived:
+            # Those of derived types, and which of them it is.
+            made["patternProperties"] = {"^@": {}}
+        return made
 
     def _branch(self, shape: Shape, key: str, *, required: bool) -> Json:
         branch: Json = {
@@ -199,10 +218,7 @@ class Emitter:
 
     def _component(self, shape: Shape) -> Json:
         """A reference to the schema of a type alone, without those derived from it."""
-        if shape.name not in self._registry:
-            self._registry[shape.name] = {}
-            self._registry[shape.name] = self._shape(shape)
-        return {"$ref": _REF + shape.name}
+        return self._named(shape.name, lambda: self._shape(shape))
 
     def _shape(self, shape: Shape) -> Json:
         made: Json = {"type": "object"}

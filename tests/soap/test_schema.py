@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 from typing import Any
 
 import pytest
+from support.wsdl import Feature, around
 from support.wsdl import feature as load_feature
+
+from esb_soap.wsdl import load_wsdl
 
 feature = functools.cache(load_feature)
 
@@ -227,6 +231,22 @@ COMPONENTS: list[tuple[str, str, dict[str, Any]]] = [
 )
 def test_the_schema_is_exactly(name: str, component: str, schema: dict[str, Any]) -> None:
     assert feature(name).schema["components"]["schemas"][component] == schema
+
+
+def test_chains_of_types_are_longer_than_calls_nest(tmp_path: Path) -> None:
+    """As of the large standards (GML, HL7): one element leads to nearly all of the others."""
+    chain = "".join(
+        f'<xs:complexType name="T{n}"><xs:sequence>'
+        f'<xs:element name="next" type="t:T{n + 1}" minOccurs="0"/>'
+        "</xs:sequence></xs:complexType>"
+        for n in range(1500)
+    )
+    end = '<xs:complexType name="T1500"/><xs:element name="it" type="t:T0"/>'
+    it = Feature(load_wsdl(around(chain + end, tmp_path)))
+    made = it.schema["components"]["schemas"]
+    assert made["T1499"] == closed([], next=ref("T1500"))
+    assert made["T1500"] == closed([])
+    assert len([name for name in made if name.startswith("T")]) == 1501
 
 
 def test_integers_tell_their_range_and_that_strings_will_do() -> None:
