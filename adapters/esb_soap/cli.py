@@ -94,9 +94,10 @@ class Api:
 
     def document(self) -> dict[str, Any]:
         """The OpenAPI document that a bus serves for it. Raises ValueError for options that it
-        refuses."""
+        refuses, WsdlError where no operation can be exposed."""
         from pydantic import ValidationError
 
+        from esb_soap.documents import WsdlError
         from esb_soap.expose import ExposeOptions, expand
         from esb_web import Site
         from esb_web.openapi import document
@@ -108,7 +109,7 @@ class Api:
             raise ValueError(e.errors()[0]["msg"].removeprefix("Value error, ")) from None
         routes = [one.route["from"]["http"] for one in expand(options, cast("Build", build))]
         if build.problems:
-            raise ValueError(build.problems[0])
+            raise WsdlError(build.problems[0], self.root / self.options["wsdl"])
         sites = [
             Site(
                 path=http["path"],

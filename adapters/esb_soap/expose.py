@@ -165,6 +165,8 @@ class _Api:
                     f"the WSDL declares no fault '{fault}'", name, "faults", fault,
                     code="wsdl", key=True, hint=did_you_mean(fault, declared),
                 )  # fmt: skip
+        exposed = 0
+        reason = ""
         for key, found in self._operations.items():
             listed = options.operations.get(key)
             if listed is None and options.only_listed:
@@ -172,8 +174,11 @@ class _Api:
             at: tuple[str, ...] = (name,) if listed is None else (name, "operations", key)
             try:
                 yield self._route(key, found, listed, at)
-            except BuildFailed:
-                continue
+                exposed += 1
+            except BuildFailed as e:
+                reason = reason or str(e)
+        if reason and not exposed and not options.operations:
+            self._build.problem(f"no operation can be exposed: {reason}", name, "wsdl", code="wsdl")
 
     def _route(
         self, key: str, found: Found, listed: ExposedOperation | None, at: tuple[str, ...]

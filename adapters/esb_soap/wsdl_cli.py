@@ -194,11 +194,15 @@ def openapi(
         output.write_text(text, encoding="utf-8")
 
 
-def _document(file: Path, at: str, repair: Sequence[str] | None) -> dict[str, Any]:
+def _document(file: Path, at: str, repair: Sequence[str] | None, status: int = 1) -> dict[str, Any]:
+    """The OpenAPI document of a WSDL; ends with `status` if there can be none."""
     from esb_soap.cli import Api
+    from esb_soap.documents import WsdlError
 
     try:
-        return Api.of(file, _loaded(file, repair), at=at).document()
+        return Api.of(file, _loaded(file, repair, status), at=at).document()
+    except WsdlError as e:
+        _fail(str(e), status=status)
     except ValueError as e:
         raise typer.BadParameter(str(e), param_hint="--at") from e
 
@@ -403,11 +407,10 @@ def diff(
 
     Ends with 0 if none, 1 if some, 2 if a WSDL does not load.
     """
-    from esb_soap.cli import Api
     from esb_soap.diff import compare
 
     # Both as one API: the names of the files do not matter.
-    before, after = (Api.of(f, _loaded(f, repair, 2), at="/").document() for f in (old, new))
+    before, after = (_document(file, "/", repair, 2) for file in (old, new))
     changes = compare(before, after)
     breaking = [change for change in changes if change.breaking]
     compatible = [change for change in changes if not change.breaking]

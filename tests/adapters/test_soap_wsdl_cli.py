@@ -168,6 +168,27 @@ class TestOpenApi:
         made = json.loads(output("openapi", file, "--at", "/partner"))
         assert made == json.loads(output("openapi", PARTNER, "--at", "/partner"))
 
+    def test_no_operation_that_can_be_exposed(self, folder: Path) -> None:
+        groups = "".join(
+            f'<xs:group name="g{n}"><xs:sequence><xs:group ref="t:g{n + 1}"/></xs:sequence>'
+            "</xs:group>"
+            for n in range(200)
+        )
+        file = around(
+            f'{groups}<xs:group name="g200"><xs:sequence/></xs:group>'
+            '<xs:element name="it"><xs:complexType><xs:group ref="t:g0"/></xs:complexType>'
+            "</xs:element>",
+            folder,
+        )
+        told = "no operation can be exposed: feature.wsdl: groups are nested too deep"
+        for command, status in ((["openapi", file], 1), (["diff", file, PARTNER], 2)):
+            result = esb(*command)
+            assert result.exit_code == status
+            assert told in result.stderr
+        result = CliRunner().invoke(app, ["expose", str(file), "--port", "0"])
+        assert result.exit_code == 1
+        assert told in result.stderr
+
     def test_a_path_that_is_none(self) -> None:
         result = esb("openapi", PARTNER, "--at", "x")
         assert result.exit_code == 2
