@@ -36,7 +36,7 @@ from esb_soap.samples import Amount, NoSample, Sampler
 from esb_soap.valid import UNREAD
 from esb_soap.validator import errors_of
 from esb_soap.wsdl import Operation, Wsdl, load_wsdl
-from esb_soap.xsd import ComplexType, Element, Group, Particle, Type, clark, local_name
+from esb_soap.xsd import ComplexType, Element, Type, clark, elements_of, local_name
 
 ROUNDS: Final = 4
 """Random instances of each element, of data and of XML."""
@@ -296,7 +296,7 @@ class _Prover:
                 if not derived.abstract:
                     found[id(derived)] = derived
                 pending.append(derived)
-            pending += [element.type for element in _elements(one.particle)]
+            pending += [element.type for element in elements_of(one.particle)]
         return list(found.values())
 
 
@@ -409,13 +409,3 @@ def _resolved(node: etree._Element, text: str) -> list[str] | None:
             return None
         found.append(clark(namespace or "", local))
     return found
-
-
-def _elements(particle: Particle | None) -> Iterator[Element]:
-    if particle is None:
-        return
-    if isinstance(particle.term, Element):
-        yield particle.term
-    elif isinstance(particle.term, Group):
-        for item in particle.term.items:
-            yield from _elements(item)

@@ -36,6 +36,7 @@ from esb_soap.xsd import (
     Type,
     Wildcard,
     clark,
+    elements_of,
     local_name,
     namespace_of,
 )
@@ -289,7 +290,7 @@ class Mapping:
         name, dimensions = type_.array_of
         count = dimensions.count(",") + 1
         inner: Element | None = None
-        for element in _elements(type_.particle):
+        for element in elements_of(type_.particle):
             inner = element
         if name:
             made = self._item_type(name)
@@ -632,16 +633,6 @@ def _may_be_empty(particle: Particle) -> bool:
         return False
     inside = map(_may_be_empty, term.items)
     return any(inside) if term.kind == "choice" else all(inside)
-
-
-def _elements(particle: Particle | None) -> Iterator[Element]:
-    if particle is None:
-        return
-    if isinstance(particle.term, Element):
-        yield particle.term
-    elif isinstance(particle.term, Group):
-        for item in particle.term.items:
-            yield from _elements(item)
 
 
 def _clean(name: str) -> str:

@@ -225,6 +225,17 @@ def split(name: str) -> tuple[str, str]:
     return namespace_of(name), local_name(name)
 
 
+def elements_of(particle: Particle | None) -> Iterator[Element]:
+    """The elements that a content model names."""
+    if particle is None:
+        return
+    if isinstance(particle.term, Element):
+        yield particle.term
+    elif isinstance(particle.term, Group):
+        for item in particle.term.items:
+            yield from elements_of(item)
+
+
 # --- built-in types ------------------------------------------------------------------------------
 
 _DERIVED: Final = {  # built-in types by their base (XML Schema part 2, section 3)
