@@ -47,6 +47,7 @@ from esb_soap.xsd import (
 Version = Literal["1.1", "1.2"]
 
 _WSDL: Final = "{http://schemas.xmlsoap.org/wsdl/}"
+_MIME: Final = "{http://schemas.xmlsoap.org/wsdl/mime/}"
 _SOAP: Final[dict[str, Version]] = {
     "http://schemas.xmlsoap.org/wsdl/soap/": "1.1",
     "http://schemas.xmlsoap.org/wsdl/soap12/": "1.2",
@@ -484,7 +485,8 @@ class _OperationReader:
         if encoded:
             self._use = "encoded"
         headers = tuple(self._headers(declared))
-        chosen = self._body_parts(parts, body, declared, described)
+        attached = self._attached(concrete)
+        chosen = self._body_parts(parts, body, [*declared, *attached], described)
         what = f"the {which} of '{self._name}'"
         reader, wsdl = self._reader, self._reader.wsdl
         codec: ElementCodec = wsdl.encoded(self._version) if encoded else wsdl.codec
@@ -527,6 +529,18 @@ class _OperationReader:
                     headers.append(node)
         return body, headers
 
+    def _attached(self, concrete: etree._Element | None) -> list[etree._Element]:
+        """The parts that are attachments (WSDL 1.1, section 5): told, for messages lack them."""
+        if concrete is None:
+            return []
+        nodes = concrete.iter(f"{_MIME}content", f"{_MIME}mimeXml")
+        found = [node for node in nodes if node.get("part")]
+        for name in dict.fromkeys(str(node.get("part")) for node in found):
+            text = f"its part '{name}' is an attachment, which messages here do not have"
+            problem = self._document.error(text, found[0])
+            self._reader.wsdl.skipped.append(f"operation '{self._name}': {problem}")
+        return found
+
     def _body_parts(
         self,
         parts: dict[str, tuple[etree._Element, Document]],
@@ -544,7 +558,8 @@ class _OperationReader:
         taken = {
             node.get("part", "")
             for node in headers
-            if local_name(node.get("message", "").replace(":", "}")) == own
+            if namespace_of(str(node.tag)) == _MIME[1:-1]
+            or local_name(node.get("message", "").replace(":", "}")) == own
         }
         return {name: part for name, part in parts.items() if name not in taken}
 

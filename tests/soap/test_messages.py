@@ -365,3 +365,43 @@ def test_faults_are_elements_of_the_detail() -> None:
     assert gone.element == "{urn:t}gone"
     assert canonical(gone.write({})) == canonical(element("<gone/>"))
     assert gone.read(etree.fromstring('<gone xmlns="urn:t"/>')) == {}
+
+
+@pytest.mark.parametrize("parts", ['parts="order"', ""])
+@pytest.mark.parametrize(
+    ("style", "told"), [("document", 'element="t:order"'), ("rpc", 'type="x:int"')]
+)
+def test_a_part_that_is_an_attachment_is_told_and_not_in_the_body(
+    style: str, told: str, parts: str, tmp_path: Path
+) -> None:
+    """WSDL 1.1, section 5; messages with attachments are not there yet."""
+    path = tmp_path / "attached.wsdl"
+    path.write_text(f"""
+<definitions targetNamespace="urn:t" xmlns="http://schemas.xmlsoap.org/wsdl/" xmlns:t="urn:t"
+             xmlns:soap="http://schemas.xmlsoap.org/wsdl/soap/"
+             xmlns:mime="http://schemas.xmlsoap.org/wsdl/mime/"
+             xmlns:x="http://www.w3.org/2001/XMLSchema">
+  <types><x:schema targetNamespace="urn:t"><x:element name="order" type="x:int"/></x:schema></types>
+  <message name="in"><part name="order" {told}/><part name="scan" type="x:base64Binary"/></message>
+  <portType name="P"><operation name="send"><input message="t:in"/></operation></portType>
+  <binding name="B" type="t:P">
+    <soap:binding style="{style}" transport="http://schemas.xmlsoap.org/soap/http"/>
+    <operation name="send">
+      <input>
+        <mime:multipartRelated>
+          <mime:part><soap:body {parts} use="literal" namespace="urn:t"/></mime:part>
+          <mime:part><mime:content part="scan" type="image/png"/></mime:part>
+          <mime:part><mime:content part="scan" type="image/jpeg"/></mime:part>
+        </mime:multipartRelated>
+      </input>
+    </operation>
+  </binding>
+</definitions>""")
+    loaded = load_wsdl(path)
+    [(_, _, found)] = loaded.operations()
+    data: Any = 5 if style == "document" else {"order": 5}
+    assert b"5" in found.input.write(data).body
+    assert loaded.skipped == [
+        "operation 'send': attached.wsdl:15: its part 'scan' is an attachment, which messages here "
+        "do not have"
+    ]
