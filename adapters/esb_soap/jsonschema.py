@@ -604,7 +604,7 @@ def _integer(type_: SimpleType) -> Json:
             made["format"] = "int64" if name == "long" else "uint64"
     elif name == "int":
         made["format"] = "int32"
-    elif type_.facets.patterns:
+    if type_.facets.patterns and made["type"] == "integer":
         # Leading zeros that a pattern asks for can only be text.
         made["type"] = ["integer", "string"]
     return made

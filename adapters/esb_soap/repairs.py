@@ -71,6 +71,26 @@ def _without_preamble(raw: bytes) -> bytes:
     return raw[found.start() :]
 
 
+# --- drop-doctype --------------------------------------------------------------------------------
+
+_DOCTYPE: Final = re.compile(
+    rb"<!DOCTYPE\s[^\[>]{0,2000}(?:\[(?P<subset>(?:[^\]\"']|\"[^\"]*\"|'[^']*'){0,100000})\]\s*)?>"
+)
+_ENTITY: Final = re.compile(rb"<!ENTITY\s+([\w.-]+)\s+(?:\"([^\"&%<]*)\"|'([^'&%<]*)')\s*>")
+_MOST_EXPANDED: Final = 10_000
+
+
+def _without_doctype(raw: bytes) -> bytes:
+    found = _DOCTYPE.search(raw)
+    if found is None:
+        return raw
+    rest = raw[: found.start()] + raw[found.end() :]
+    # Plain texts alone, each replaced once: what refers to others could grow without end.
+    for name, one, other in _ENTITY.findall(found["subset"] or b""):
+        rest = rest.replace(b"&" + name + b";", one or other, _MOST_EXPANDED)
+    return rest
+
+
 # --- old-schema ----------------------------------------------------------------------------------
 
 _OLD: Final = re.compile(rb"http://www\.w3\.org/(?:1999|2000/10)/XMLSchema(-instance)?(?=[\"'])")
@@ -269,6 +289,7 @@ REPAIRS: Final = {
     repair.name: repair
     for repair in (
         Repair("before-xml", "leaves out what stands before the XML", raw=_without_preamble),
+        Repair("drop-doctype", "leaves out the DOCTYPE", raw=_without_doctype),
         Repair(
             "old-schema", "takes the XML Schema drafts of 1999 and 2000 for that of 2001",
             raw=_of_2001,

@@ -699,7 +699,8 @@ def _int_bound(
     bound: int, words: str, compare: Callable[[Any, Any], bool]
 ) -> Callable[[Any], None]:
     def check(value: Any) -> None:
-        if not compare(value, bound):
+        # A pattern may keep a number text, for its zeros.
+        if not compare(int(value), bound):
             raise ValueError(words)
 
     return check

@@ -427,6 +427,8 @@ class Schemas:
         imports = node.tag == f"{_X}import"
         namespace = node.get("namespace") if imports else schema.target
         location = node.get("schemaLocation")
+        if imports and namespace == XSD:
+            return  # its types are built in
         if imports and namespace in CATALOGUE and (location is None or "://" in location):
             return  # taken from the catalogue when something of it is used
         if location is None:

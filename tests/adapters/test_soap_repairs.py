@@ -72,6 +72,16 @@ DEFECTS = {
     "white space": ("before-xml", "\n \n" + GOOD),
     "a message of a server": ("before-xml", "Notice: deprecated in line 3\n" + GOOD),
     "headers of the answer": ("before-xml", "HTTP/1.1 200 OK\r\nServer: x\r\n\r\n" + GOOD),
+    "a doctype": (
+        "drop-doctype",
+        changed(
+            (
+                '<?xml version="1.0"?>',
+                '<?xml version="1.0"?>\n<!DOCTYPE definitions [ <!ENTITY t "urn:t"> ]>',
+            ),
+            ('targetNamespace="urn:t" xmlns=', 'targetNamespace="&t;" xmlns='),
+        ),
+    ),
     "schema of 1999": (
         "old-schema",
         changed(("2001/XMLSchema", "1999/XMLSchema"), ("xs:dateTime", "xs:timeInstant")),

@@ -51,6 +51,15 @@ SCHEMAS = {
         <xs:element name="it"><xs:complexType><xs:complexContent><xs:extension base="t:base">
           <xs:attribute name="type" type="xs:string"/>
         </xs:extension></xs:complexContent></xs:complexType></xs:element>""",
+    "numbers of a form, between bounds": """
+        <xs:element name="it"><xs:simpleType><xs:restriction base="xs:int">
+          <xs:pattern value="0[0-9]{2}"/><xs:minInclusive value="7"/><xs:maxInclusive value="200"/>
+        </xs:restriction></xs:simpleType></xs:element>""",
+    "XML Schema imported by itself": """
+        <xs:schema targetNamespace="urn:t" elementFormDefault="qualified">
+          <xs:import namespace="http://www.w3.org/2001/XMLSchema" schemaLocation="XMLSchema.xsd"/>
+          <xs:element name="it" type="xs:int"/>
+        </xs:schema>""",
     "ids with a form": """
         <xs:element name="it"><xs:complexType><xs:sequence>
           <xs:element name="a" minOccurs="2" maxOccurs="3"><xs:simpleType>
