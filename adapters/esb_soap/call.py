@@ -468,14 +468,14 @@ class SoapCaller:
                 if not len(detail) and not detail.attrib and not (detail.text or "").strip():
                     continue  # PHP puts the only declared fault there, empty, for any other
                 data = generic(detail)
-            name, type_ = declared.name, _type_of(declared.element)
+            name, type_ = declared.name, fault_type(declared.element)
             break
         if not name:
             codes = [code.rpartition("}")[2] for code in (*fault.subcodes, fault.code)]
             names = {part for code in codes for part in (code, code.rpartition(".")[2])}
             for declared in self._operation.faults.values():
                 if declared.name in names and not fault.detail:
-                    name, type_ = declared.name, _type_of(declared.element)
+                    name, type_ = declared.name, fault_type(declared.element)
             shown = [
                 d
                 for d in fault.detail
@@ -582,7 +582,7 @@ def _bad(text: str, reply: ClientReply | None = None) -> BadReply:
     return error
 
 
-def _type_of(element: str | None) -> str:
+def fault_type(element: str | None) -> str:
     """A URI for a fault's type, made of its element's namespace and name."""
     if not element:
         return ""

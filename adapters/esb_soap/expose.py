@@ -27,9 +27,9 @@ from pydantic import Field as Option
 
 from esb.adapter import Build, BuildFailed, Expanded, Section
 from esb_soap.bind import Field, InputFields
-from esb_soap.call import SoapClientOptions, SoapRequestOptions
+from esb_soap.call import SoapClientOptions, SoapRequestOptions, fault_type
 from esb_soap.endpoint import Found, Loaded, did_you_mean, load, ports
-from esb_soap.message import Message
+from esb_soap.message import FaultMessage, Message
 from esb_soap.wsdl import Version, WsdlError
 
 log = structlog.get_logger("esb.soap")
@@ -366,7 +366,9 @@ class _Described:
         content = _content(schema, self._example(output))
         return {"200": {"description": "The answer.", "content": content}}
 
-    def _example(self, message: Message, but: Iterable[tuple[str, ...]] = ()) -> dict[str, Any]:
+    def _example(
+        self, message: Message | FaultMessage, but: Iterable[tuple[str, ...]] = ()
+    ) -> dict[str, Any]:
         """An example of a message without what the URL carries; nothing if there is none that is
         short."""
         from esb_soap.samples import NoSample, example
@@ -386,6 +388,7 @@ class _Described:
     def _fault_answers(self) -> dict[str, Any]:
         """A response for each status that a declared fault may have."""
         by_status: dict[int, list[tuple[str, dict[str, Any]]]] = {}
+        examples: dict[int, dict[str, Any]] = {}
         for name, fault in self._schemas.faults.items():
             schema = {
                 "type": "object",
@@ -398,7 +401,14 @@ class _Described:
                 },
                 "required": ["type", "title", "status"],
             }
-            by_status.setdefault(self._faults.get(name, 422), []).append((name, schema))
+            status = self._faults.get(name, 422)
+            by_status.setdefault(status, []).append((name, schema))
+            declared = self._found.operation.faults[name]
+            made = self._example(declared)
+            if made:
+                told = {"type": fault_type(declared.element), "title": name, "status": status}
+                value = {**told, "fault": made["example"]}
+                examples.setdefault(status, {})[name] = {"value": value}
         return {
             str(status): {
                 "description": f"Fault {' or '.join(name for name, _ in faults)}.",
@@ -406,7 +416,8 @@ class _Described:
                     _PROBLEM: {
                         "schema": faults[0][1]
                         if len(faults) == 1
-                        else {"oneOf": [schema for _, schema in faults]}
+                        else {"oneOf": [schema for _, schema in faults]},
+                        **({"examples": examples[status]} if status in examples else {}),
                     }
                 },
             }

@@ -226,8 +226,6 @@ class Sampler:
             type_ = concrete[0]
         if concrete and self._chance(0.5):
             type_ = self._rng.choice(concrete)
-        elif concrete and self._amount == "full" and depth < 2:
-            type_ = concrete[0]
         if type_ is None:
             return self._shape(shape, depth)
         inner = self._mapping.shape(type_)

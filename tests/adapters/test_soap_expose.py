@@ -161,6 +161,38 @@ class TestDocuments:
         body = made["paths"]["/partners/{id}/read"]["post"]["requestBody"]
         assert body["content"]["application/json"]["example"] == {}
 
+    def test_an_example_is_of_the_declared_type(self, tmp_path: Path) -> None:
+        schema = """
+            <xs:element name="it" type="t:Data"/>
+            <xs:complexType name="Data">
+              <xs:sequence><xs:element name="name" type="xs:string"/></xs:sequence>
+            </xs:complexType>
+            <xs:complexType name="Kept"><xs:complexContent><xs:extension base="t:Data">
+              <xs:sequence><xs:element name="id" type="xs:int"/></xs:sequence>
+            </xs:extension></xs:complexContent></xs:complexType>"""
+        file = around(schema, tmp_path)
+        made = documented(expanded(FakeBuild(tmp_path), wsdl=file.name))
+        body = made["paths"]["/partners/echo"]["post"]["requestBody"]["content"]
+        assert body["application/json"]["example"] == {"name": "text"}
+
+    def test_examples_of_faults(self) -> None:
+        made = documented(expanded(faults={"PartnerNotFound": 404}))
+        answers = made["paths"]["/partners/getPartner"]["post"]["responses"]
+        told = answers["404"]["content"]["application/problem+json"]
+        assert told["examples"] == {
+            "PartnerNotFound": {
+                "value": {
+                    "type": "urn:example:partner#PartnerNotFound",
+                    "title": "PartnerNotFound",
+                    "status": 404,
+                    "fault": {"id": 1, "hint": "text"},
+                }
+            }
+        }
+        check = {**told["schema"], "components": made["components"]}
+        example = told["examples"]["PartnerNotFound"]["value"]
+        jsonschema.Draft202012Validator(check).validate(example)
+
     def test_an_example_that_nobody_would_read_has_only_what_must_be(self, tmp_path: Path) -> None:
         optional = "".join(
             f'<xs:element name="{"long" * 20}{n}" type="xs:int" minOccurs="0"/>' for n in range(90)
