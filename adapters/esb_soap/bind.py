@@ -1,7 +1,9 @@
-"""Path and query parameters as part of an operation's data.
+"""Path, query and header parameters as part of an operation's data.
 
-A parameter stands for the input field of its name: one at the top of the data, or the only one of
-that name further in. Its text becomes the type that the schema gives the field.
+A parameter of path or query stands for the input field of its name: one at the top of the data, or
+the only one of that name further in. The HTTP header `SOAP-<block>`, or `SOAP-<block>-<field>`,
+stands for what a SOAP header block that the WSDL declares holds. The text of a parameter becomes
+the type that the schema gives the field.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from typing import Any, Final, NamedTuple
 
+from esb.envelope import Headers
 from esb.errors import BadMessage
 
 _REF: Final = "#/components/schemas/"
@@ -18,6 +21,7 @@ _DEPTH: Final = 4
 _BREADTH: Final = 1000
 _INTEGER: Final = re.compile(r"[+-]?[0-9]{1,4300}\Z")
 _NUMBER: Final = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,4})?\Z")
+_TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
 _BOOLEANS: Final = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -59,6 +63,22 @@ class InputFields:
                 for inner in self._fields(field.schema, field.path)
             ]
         return None
+
+    def headers(self) -> dict[str, Field]:
+        """The fields in SOAP header blocks that one HTTP header can fill, by its name."""
+        found: dict[str, Field] = {}
+        for blocks in (field for field in self.top if field.path == ("$headers",)):
+            for block in self._fields(blocks.schema, blocks.path):
+                inner = [block]
+                if "object" in types(block.schema):
+                    inner = list(self._fields(block.schema, block.path))
+                for field in inner:
+                    name = "-".join(["SOAP", block.name, field.name.lstrip("@")])
+                    if field is block or field.name == "#text":
+                        name = f"SOAP-{block.name}"
+                    if _TOKEN.match(name) and not field.is_list and self.is_simple(field):
+                        found[name] = field
+        return found
 
     def is_simple(self, field: Field) -> bool:
         """Whether text can fill it: a scalar or a list of scalars."""
@@ -148,7 +168,8 @@ class Binder:
                     if field is not None:
                         self._fields[name] = field
                 if field is not None:
-                    result = _merged(result, field.path, self._value(field, name, value, group))
+                    text = _converted(self._inputs, field, name, value, group)
+                    result = _merged(result, field.path, text)
                 elif self._strict and group != "path":
                     raise BadMessage(
                         f"there is no {group} parameter '{name}'",
@@ -156,14 +177,39 @@ class Binder:
                     )
         return result
 
-    def _value(self, field: Field, name: str, value: Any, group: str) -> Any:
-        try:
-            return self._inputs.convert(field, value)
-        except ValueError as e:
-            raise BadMessage(
-                f"the {group} parameter '{name}' {e}",
-                [{"pointer": f"/{group}/{_escaped(name)}", "detail": str(e)}],
-            ) from e
+
+class HeaderBinder:
+    """Merges HTTP headers into the SOAP headers of data."""
+
+    def __init__(self, inputs: InputFields) -> None:
+        self._inputs = inputs
+        self._fields = inputs.headers()
+
+    def __call__(self, data: Any, headers: Headers) -> Any:
+        """`data` with what the headers say in its "$headers"; the given data is not changed.
+
+        Raises BadMessage for a header of the wrong type or one that contradicts the data.
+        """
+        result = data
+        for name, field in self._fields.items():
+            text = headers.get(name)
+            if isinstance(text, str):
+                if result is not None and not isinstance(result, dict):
+                    result = {"$body": result}
+                value = _converted(self._inputs, field, name, text, "header")
+                result = _merged(result, field.path, value)
+        return result
+
+
+def _converted(inputs: InputFields, field: Field, name: str, value: Any, group: str) -> Any:
+    try:
+        return inputs.convert(field, value)
+    except ValueError as e:
+        what = "header" if group == "header" else f"{group} parameter"
+        raise BadMessage(
+            f"the {what} '{name}' {e}",
+            [{"pointer": f"/{group}/{_escaped(name)}", "detail": str(e)}],
+        ) from e
 
 
 def _merged(data: Any, path: tuple[str, ...], value: Any) -> Any:
@@ -177,8 +223,8 @@ def _merged(data: Any, path: tuple[str, ...], value: Any) -> Any:
         value = _merged(there, tuple(rest), value)
     elif name in data and there != value:
         raise BadMessage(
-            f"'{name}' is one thing in the URL and another in the body",
-            [{"pointer": f"/{_escaped(name)}", "detail": "contradicts the URL"}],
+            f"'{name}' is one thing in a parameter and another in the body",
+            [{"pointer": f"/{_escaped(name)}", "detail": "contradicts the parameter"}],
         )
     return {**data, name: value}
 

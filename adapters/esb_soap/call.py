@@ -35,7 +35,7 @@ from esb.errors import (
 from esb.options import Duration
 from esb.xml import parse_xml
 from esb_soap.addressing import WSA, Addressing, check_related, is_addressing, request_headers
-from esb_soap.bind import Binder, InputFields
+from esb_soap.bind import Binder, HeaderBinder, InputFields
 from esb_soap.endpoint import Found, WsdlOptions, did_you_mean, load, offload, operation, usable
 from esb_soap.envelope import (
     ENVELOPES,
@@ -136,6 +136,11 @@ class SendOptions(SoapClientOptions):
         description="Path and query parameters to merge into the data, by name: true for all "
         "(then a query parameter that the input lacks is an error), or a list of names.",
     )
+    bind_headers: bool = Field(
+        False,
+        description="Whether HTTP headers fill SOAP headers that the WSDL declares: "
+        "`SOAP-<block>` one that holds text, `SOAP-<block>-<field>` a field of another.",
+    )
 
 
 class CallOptions(SendOptions):
@@ -198,6 +203,7 @@ class SoapCaller:
         if self._addressing is not None:
             self._understood |= {WSA[self._addressing]}
         self._bind = self._binder(options, build)
+        self._bind_headers = HeaderBinder(self._inputs) if options.bind_headers else None
         self._own_headers: Renderer | None = None
         if options.soap_headers:
             self._own_headers = build.jinja(options.soap_headers, "application/xml", "soap_headers")
@@ -301,6 +307,8 @@ class SoapCaller:
             data = Binder(self._inputs, {}, strict=True)(None, {"form": data})
         if self._bind is not None:
             data = self._bind(data, envelope.params)
+        if self._bind_headers is not None:
+            data = self._bind_headers(data, envelope.headers)
         written = self._operation.input.write(data)
         return _Request(write_envelope(self._version, written.body, [*written.headers, *headers]))
 

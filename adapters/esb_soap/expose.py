@@ -213,10 +213,15 @@ class _Api:
             soap["headers"] = _merged(options.headers, listed.headers)
         if options.soap not in (None, found.port.soap_version):
             soap["soap"] = options.soap
+        if method in ("GET", "PUT", "DELETE"):
+            # Whoever chose the method has said so (RFC 9110, section 9.2.2).
+            soap.setdefault("idempotent", True)
         if method in ("GET", "DELETE"):
             soap["bind"] = True
         elif parameters:
             soap["bind"] = parameters
+        if found.operation.input.headers:
+            soap["bind_headers"] = True
         http: dict[str, Any] = {
             "path": (options.at + path).rstrip("/") or "/",
             "method": method,
@@ -331,6 +336,10 @@ class _Described:
                 for field in inputs.top
                 if field.path not in taken and inputs.is_simple(field)
             ]
+        parameters += [
+            self._parameter(name, field, "header", required=False)
+            for name, field in inputs.headers().items()
+        ]
         if parameters:
             made["parameters"] = parameters
         if self.has_body:

@@ -107,7 +107,7 @@ def test_the_given_data_is_not_changed() -> None:
 
 def test_url_and_body_must_agree() -> None:
     assert bind({"id": 1}, path={"id": "1"}) == {"id": 1}
-    with pytest.raises(BadMessage, match="one thing in the URL and another in the body"):
+    with pytest.raises(BadMessage, match="one thing in a parameter and another in the body"):
         bind({"id": 1}, path={"id": "2"})
 
 

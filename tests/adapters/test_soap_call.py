@@ -260,6 +260,43 @@ class TestRequest:
             assert one.sent[0][0][0].text == name
 
 
+class TestHeaderParameters:
+    """HTTP headers as SOAP headers that the WSDL declares."""
+
+    MESSAGES = Path(__file__).parents[1] / "soap" / "messages"
+    ANSWER = soap('<answer xmlns="urn:t">yes</answer>')
+
+    async def sent(self, data: Any, *headers: tuple[str, str]) -> dict[str, Any]:
+        """The text in each SOAP header block that goes out."""
+        message = Envelope(body=Body.of(data), headers=Headers(headers))
+        async with service(self.ANSWER) as one:
+            await ask(
+                one, message, folder=self.MESSAGES, wsdl="headers.wsdl", operation="get",
+                bind=True, bind_headers=True,
+            )  # fmt: skip
+            root = etree.fromstring(one.got[-1][2])
+        blocks = root.findall("{*}Header/*")
+        return {etree.QName(one).localname: "".join(one.itertext()) for one in blocks}
+
+    async def test_text_and_fields(self) -> None:
+        found = await self.sent({}, ("SOAP-trace", "a b"), ("soap-session-ID", "7"))
+        assert found == {"session": "7", "trace": "a b"}
+
+    async def test_beside_those_of_the_body(self) -> None:
+        found = await self.sent({"$headers": {"trace": "t"}}, ("SOAP-session-id", "7"))
+        assert found == {"session": "7", "trace": "t"}
+
+    async def test_others_are_left_alone(self) -> None:
+        assert await self.sent({}, ("SOAP-nothing", "x"), ("trace", "y")) == {}
+
+    async def test_what_does_not_fit_is_told(self) -> None:
+        with pytest.raises(BadMessage, match="the header 'SOAP-session-id' must be a") as caught:
+            await self.sent({}, ("SOAP-session-id", "seven"))
+        assert caught.value.errors[0]["pointer"] == "/header/SOAP-session-id"
+        with pytest.raises(BadMessage, match="one thing in a parameter and another in the body"):
+            await self.sent({"$headers": {"session": {"id": 8}}}, ("SOAP-session-id", "7"))
+
+
 class TestReply:
     async def test_data(self) -> None:
         async with service(soap(PARTNER)) as one:

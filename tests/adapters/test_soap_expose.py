@@ -78,6 +78,27 @@ def test_every_operation_is_a_route() -> None:
     assert routes["partners.dropPartner"].at == ("partners",)
 
 
+def test_a_method_that_is_idempotent_makes_the_call_so() -> None:
+    routes = expanded(operations=OPERATIONS)
+    assert soap(routes["partners.getPartner"])["idempotent"] is True
+    assert "idempotent" not in soap(routes["partners.createPartner"])
+    said = expanded(operations=OPERATIONS, idempotent=False)["partners.getPartner"]
+    assert soap(said)["idempotent"] is False
+
+
+def test_soap_headers_are_header_parameters() -> None:
+    folder = Path(__file__).parents[1] / "soap" / "messages"
+    raw = {"api": {"wsdl": "headers.wsdl", "at": "/api", "operations": {"get": "GET /"}}}
+    [route] = expand(ExposeOptions.model_validate(raw), FakeBuild(folder))
+    assert soap(route)["bind_headers"] is True
+    described = documented({"get": route})["paths"]["/api"]["get"]
+    assert [(p["name"], p["in"], p["required"]) for p in described["parameters"]] == [
+        ("SOAP-session-id", "header", False),
+        ("SOAP-trace", "header", False),
+    ]
+    assert described["parameters"][0]["schema"]["type"] == "integer"
+
+
 def test_only_what_is_listed() -> None:
     assert list(expanded(operations=OPERATIONS, only_listed=True)) == [
         "partners.getPartner",
