@@ -169,7 +169,7 @@ class _Prover:
     def _there_and_back(self, message: Message, data: Any, schema: Any) -> Iterator[Problem]:
         for error in islice(schema.iter_errors(data), 3):
             yield (
-                _pointer(error.instance_path),
+                pointer_of(*error.instance_path),
                 f"the JSON Schema refuses it: {error.message[:160]}",
             )
         try:
@@ -178,7 +178,7 @@ class _Prover:
             yield from _told(e, "cannot be written")
             return
         body, header = _parsed(written)
-        for element in body if self._is_literal(message) else ():
+        for element in body if message.codec is self._wsdl.codec else ():
             yield from self._invalid(element, "what is written is not valid")
         try:
             back = replace(message, gate=None).read(body, header)
@@ -193,9 +193,6 @@ class _Prover:
             return
         if again != written:
             yield "", "JSON changes it"
-
-    def _is_literal(self, message: Message) -> bool:
-        return message.codec is self._wsdl.codec
 
     def _json_schema(self, message: Message) -> Any:
         schema = message.schema(self._registry)
@@ -323,10 +320,6 @@ def _told(error: BadMessage, words: str) -> Iterator[Problem]:
         yield "", f"{words}: {error.detail}"
     for one in error.errors[:3]:
         yield one["pointer"], f"{words}: {one['detail']}"
-
-
-def _pointer(path: Any) -> str:
-    return pointer_of(*path)
 
 
 def _differences(one: Any, other: Any, at: str) -> Iterator[Problem]:

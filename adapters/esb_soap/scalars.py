@@ -519,10 +519,9 @@ def _with_checks(
     same = {**dict.fromkeys(RANGES, int), "decimal": Decimal}.get(type_.primitive)
     texts = type_.variety == "atomic" and (
         type_.primitive in _DATES
-        or (type_.primitive in ("string", "base64Binary") and white_space(type_) != "replace")
+        or type_.primitive == "base64Binary"
+        or (type_.primitive == "string" and white_space(type_) == "preserve")
     )
-    if type_.primitive == "string" and white_space(type_) != "preserve":
-        texts = False
 
     def checked_decode(text: str, at: etree._Element | None) -> Any:
         value = decode(text, at)
