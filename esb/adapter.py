@@ -9,15 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
-import msgspec
 from pydantic import BaseModel
 
+from esb.durable import DEAD, Failure, Store, Stored  # noqa: F401 - until all import them from there
 from esb.envelope import Body, Envelope
-from esb.errors import EsbError
 from esb.options import Options
 from esb.step import Step
 
@@ -254,89 +252,3 @@ class Build(Protocol):
     @property
     def store(self) -> Store:
         """The durable store; opened before any source starts."""
-
-
-class Failure(msgspec.Struct, frozen=True):
-    """Why a message failed: the error's code and detail, where, when, after how many tries. notes:
-    what senders do not see (`EsbError.noted`)."""
-
-    code: str
-    detail: str
-    route: str
-    step: str
-    attempts: int
-    time: datetime
-    notes: tuple[str, ...] = ()
-
-    @classmethod
-    def of(cls, error: EsbError, route: str, attempts: int, time: datetime) -> Failure:
-        """The record of `error`."""
-        return cls(error.code, error.detail, route, error.step, attempts, time, error.notes)
-
-
-class Stored(msgspec.Struct, frozen=True):
-    """A message in the store. `due` is a Unix time; it is not handed out before."""
-
-    key: int
-    channel: str
-    envelope: Envelope
-    attempts: int
-    due: float
-    stored: float
-    failure: Failure | None = None
-
-
-class Store(Protocol):
-    """Durable messages in named channels. Each method returns once its effect is on the disk.
-
-    Raises Overloaded when there is no room, Transient when the store cannot be written; then
-    nothing was stored.
-    """
-
-    async def put(
-        self,
-        channel: str,
-        envelope: Envelope,
-        *,
-        due: float = 0.0,
-        attempts: int = 0,
-        failure: Failure | None = None,
-    ) -> int:
-        """Store a message and return its key."""
-
-    async def take(self, channel: str, limit: int) -> list[Stored]:
-        """Up to `limit` due messages, oldest first, handed to nobody else until they are `done` or
-        given back. What a dead process had taken is there again when the store opens."""
-
-    async def done(self, key: int, *, lying_in: str = "") -> bool:
-        """Forget a message. `lying_in`: only if it is in that channel, so that two who mean the
-        same message cannot undo each other's work. Returns whether it was there."""
-
-    async def move(
-        self,
-        key: int,
-        channel: str,
-        *,
-        due: float = 0.0,
-        attempts: int = 0,
-        failure: Failure | None = None,
-        lying_in: str = "",
-    ) -> bool:
-        """Move a message to another channel (or the same one, to wait) in one transaction; nobody
-        holds it any more. Needs no room. `lying_in` and what is returned are as with `done`."""
-
-    async def wait(self, channel: str, timeout: float) -> None:
-        """Return when something may be due in `channel`, at the latest after `timeout` seconds."""
-
-    async def list(self, channel: str, *, limit: int = 100, after: int = 0) -> list[Stored]:
-        """Messages of a channel in the order of their keys, from the one after key `after`."""
-
-    async def get(self, key: int) -> Stored | None:
-        """One message, wherever it lies."""
-
-    async def counts(self) -> dict[str, int]:
-        """Messages by channel."""
-
-
-DEAD = "dead"
-"""The channel of dead letters (EIP: Dead Letter Channel)."""

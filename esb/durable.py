@@ -1,0 +1,411 @@
+"""Durable messages: what a store keeps, and what changes in it together.
+
+Messages lie in named channels (EIP: Message Channel, Guaranteed Delivery). Whatever happens to them
+is a `Change`, and a `Store` commits any number of changes as one: all are on the disk or none. What
+one run of a route changes is gathered in a `Unit` (Unit of Work; EIP: Transactional Client): what
+it sends to channels, what it marks as seen, and what becomes of the message it was about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextvars import ContextVar, Token
+from datetime import datetime
+from typing import Final, Literal, Protocol, Self
+
+import msgspec
+import structlog
+
+from esb.envelope import Envelope
+from esb.errors import EsbError
+
+log = structlog.get_logger("esb.store")
+
+DEAD: Final = "dead"
+"""The channel of dead letters (EIP: Dead Letter Channel)."""
+
+
+class Superseded(EsbError):
+    """A change meant a message that is no longer where, or whose, the change took it to be: it was
+    handled, dropped or handed to somebody else. Nothing of the commit was stored."""
+
+    code = "superseded"
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """Why a message failed: the error's code and detail, where, when, after how many tries. notes:
+    what senders do not see (`EsbError.noted`)."""
+
+    code: str
+    detail: str
+    route: str
+    step: str
+    attempts: int
+    time: datetime
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, error: EsbError, route: str, attempts: int, time: datetime) -> Failure:
+        """The record of `error`."""
+        return cls(error.code, error.detail, route, error.step, attempts, time, error.notes)
+
+
+class Stored(msgspec.Struct, frozen=True):
+    """A message in the store.
+
+    due: a Unix time; it is not handed out before.
+    attempts: runs that ended in a failure. crashes: runs in a row that never ended, because the
+        process died in them.
+    hold: who took it, a number no two takes share; 0 for a message nobody has in hand.
+    """
+
+    key: int
+    channel: str
+    envelope: Envelope
+    attempts: int
+    due: float
+    stored: float
+    failure: Failure | None = None
+    hold: int = 0
+    crashes: int = 0
+    priority: int = 0
+    expires: float = 0.0
+    group: str = ""
+
+
+class Receipt(msgspec.Struct, frozen=True):
+    """What is left of a message that is through, for those who ask what became of it. outcome: of
+    its last run ("message", "reply", "accepted", "filtered"); finished: a Unix time."""
+
+    id: str
+    route: str
+    outcome: str
+    business_key: str = ""
+    principal: str = ""
+    finished: float = 0.0
+
+
+# --- changes --------------------------------------------------------------------------------------
+
+
+class Put(msgspec.Struct, frozen=True):
+    """A message goes into a channel.
+
+    due, expires: Unix times; not handed out before the one, a dead letter after the other (0: at
+        once; never).
+    priority: the higher comes first.
+    group: messages of one channel and group are handed out one after the other, in the order they
+        were put, the next when the one before has left the channel; "" for none.
+    written: the envelope as it will lie on the disk, filled in by `Store.prepare`.
+    """
+
+    channel: str
+    envelope: Envelope
+    due: float = 0.0
+    attempts: int = 0
+    failure: Failure | None = None
+    priority: int = 0
+    expires: float = 0.0
+    group: str = ""
+    written: bytes = b""
+
+
+class Publish(msgspec.Struct, frozen=True):
+    """A message goes to every subscription that a topic has at this moment; fields as in Put."""
+
+    topic: str
+    envelope: Envelope
+    due: float = 0.0
+    priority: int = 0
+    expires: float = 0.0
+    group: str = ""
+    written: bytes = b""
+
+
+class Done(msgspec.Struct, frozen=True):
+    """A message is forgotten.
+
+    hold: only if that take still has it in hand (0: whoever has it). lying_in: only if it is in
+        that channel. Else the commit is Superseded.
+    receipt: what is kept about it.
+    """
+
+    key: int
+    hold: int = 0
+    lying_in: str = ""
+    receipt: Receipt | None = None
+
+
+class Move(msgspec.Struct, frozen=True):
+    """A message goes to another channel (or stays, to wait), and nobody has it in hand any more.
+    Needs no room. `hold` and `lying_in` as in Done."""
+
+    key: int
+    channel: str
+    due: float = 0.0
+    attempts: int = 0
+    failure: Failure | None = None
+    hold: int = 0
+    lying_in: str = ""
+
+
+class Confirm(msgspec.Struct, frozen=True):
+    """What was claimed is done, and `answer` is what to tell whoever claims it until the Unix time
+    `until`."""
+
+    scope: str
+    value: str
+    until: float
+    answer: Envelope | None = None
+
+
+class Release(msgspec.Struct, frozen=True):
+    """What was claimed was not done: the next may try."""
+
+    scope: str
+    value: str
+
+
+Change = Put | Publish | Done | Move | Confirm | Release
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """The answer to a claim (EIP: Idempotent Receiver).
+
+    state: "new": the claim is ours, to be confirmed or released; "busy": somebody else's who is at
+        work; "done": it was confirmed, with `answer`.
+    crashes: how many in a row had claimed it and died before they did either.
+    """
+
+    state: Literal["new", "busy", "done"]
+    crashes: int = 0
+    answer: Envelope | None = None
+
+
+# --- the store ------------------------------------------------------------------------------------
+
+
+class Store(Protocol):
+    """Durable messages in named channels.
+
+    A method that writes returns once its effect is on the disk. It raises Overloaded when there is
+    no room and Transient when nothing can be written; then nothing was stored.
+    """
+
+    async def commit(self, changes: Sequence[Change]) -> list[int]:
+        """Make changes, all or none. Returns the keys of what was Put, in order.
+
+        Raises Superseded beside what is said above; what cannot be written at all (a message too
+        large, a header of a type nothing keeps) is TooLarge, BadMessage or RouteFailure.
+        """
+        ...
+
+    def prepare(self, change: Change) -> Change:
+        """The change with its message written, so that a commit will not fail for the message's
+        sake. Raises what the body raises when it is written, TooLarge, BadMessage or RouteFailure.
+        """
+        ...
+
+    async def take(self, channel: str, limit: int, *, in_order: bool = False) -> list[Stored]:
+        """Up to `limit` due messages, by priority, then oldest first, handed to nobody else until
+        they are settled by a Done or a Move.
+
+        in_order: nothing, while anything of the channel is in anybody's hand.
+        That it was taken is noted before it is handed out, so what a dead process had in hand is
+        there again with its `crashes` counted; after MOST_CRASHES it is a dead letter ("poison").
+        """
+        ...
+
+    async def wait(self, channel: str, timeout: float) -> None:
+        """Return when something may be due in `channel`, at the latest after `timeout` seconds."""
+        ...
+
+    async def claim(self, scope: str, value: str, until: float) -> Claim:
+        """Claim the right to do what `value` names. A claim that is neither confirmed nor released
+        ends with the process that made it. `until`: when a claim left behind may be forgotten."""
+        ...
+
+    async def subscribe(self, topic: str, name: str) -> None:
+        """From now on a copy of what is published to `topic` goes to `subscription(topic, name)`,
+        whether or not anybody takes messages from there (EIP: Durable Subscriber)."""
+        ...
+
+    async def unsubscribe(self, topic: str, name: str) -> bool:
+        """End a subscription and forget what lies there. Returns whether there was one."""
+        ...
+
+    async def subscriptions(self, topic: str = "") -> list[tuple[str, str]]:
+        """(topic, name) of each subscription, of one topic or of all."""
+        ...
+
+    async def list(self, channel: str, *, limit: int = 100, after: int = 0) -> list[Stored]:
+        """Messages of a channel in the order of their keys, from the one after key `after`."""
+        ...
+
+    async def get(self, key: int) -> Stored | None:
+        """One message, wherever it lies."""
+        ...
+
+    async def find(self, text: str, *, limit: int = 100) -> tuple[list[Stored], list[Receipt]]:
+        """Messages, and receipts of those that are through, whose id or business key is `text`."""
+        ...
+
+    async def counts(self) -> dict[str, int]:
+        """Messages by channel."""
+        ...
+
+    # --- one change -------------------------------------------------------------------------------
+
+    async def put(
+        self,
+        channel: str,
+        envelope: Envelope,
+        *,
+        due: float = 0.0,
+        attempts: int = 0,
+        failure: Failure | None = None,
+    ) -> int:
+        """Store a message and return its key."""
+        [key] = await self.commit((Put(channel, envelope, due, attempts, failure),))
+        return key
+
+    async def done(self, key: int, *, lying_in: str = "") -> bool:
+        """Forget a message. `lying_in`: only if it is in that channel, so that two who mean the
+        same message cannot undo each other's work. Returns whether it was there."""
+        try:
+            await self.commit((Done(key, lying_in=lying_in),))
+        except Superseded:
+            return False
+        return True
+
+    async def move(
+        self,
+        key: int,
+        channel: str,
+        *,
+        due: float = 0.0,
+        attempts: int = 0,
+        failure: Failure | None = None,
+        lying_in: str = "",
+    ) -> bool:
+        """Move a message to another channel, or to the same one, to wait; nobody has it in hand any
+        more. `lying_in` and what is returned are as with `done`."""
+        move = Move(key, channel, due, attempts, failure, lying_in=lying_in)
+        try:
+            await self.commit((move,))
+        except Superseded:
+            return False
+        return True
+
+
+MOST_CRASHES: Final = 3
+"""So often a process may die with a message in hand before the message is to blame. From the
+second time on it is handed out alone, so that no other is blamed for it."""
+
+
+def subscription(topic: str, name: str) -> str:
+    """The channel of a subscription."""
+    return f"topic:{topic}/{name}"
+
+
+# --- the unit of work -----------------------------------------------------------------------------
+
+
+class Unit:
+    """What one run changes in the store (Unit of Work; EIP: Transactional Client).
+
+        async with Unit(store, taken) as unit:
+            ...                     # what runs here adds its changes: see `change`
+            await unit.commit()
+
+    Whoever takes a message opens the unit, and commits it once the run is through; what runs inside
+    neither sees nor commits what it added. A unit that ends without a commit leaves no trace.
+
+    taken: the message of the store that the run is about; what becomes of it (`settle`) is
+        committed with everything else.
+    """
+
+    def __init__(self, store: Store, taken: Stored | None = None) -> None:
+        self.store = store
+        self.taken = taken
+        self.settled: Done | Move | None = None
+        self._changes: list[Change] = []
+        self._claims: list[tuple[str, str]] = []
+        self._token: Token[Unit | None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._token = _current.set(self)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._token is not None
+        _current.reset(self._token)
+        if self._claims:
+            await self._give_up()
+
+    def add(self, change: Change) -> None:
+        """To be committed with the rest."""
+        self._changes.append(change)
+
+    def settle(self, change: Done | Move) -> None:
+        """What becomes of the message that was taken. The first word counts: what is further in
+        knows better."""
+        self.settled = self.settled or change
+
+    def savepoint(self) -> int:
+        """How far it has come."""
+        return len(self._changes)
+
+    def roll_back(self, savepoint: int) -> None:
+        """Forget what was added since; a claim is kept, for the run may be tried again."""
+        del self._changes[savepoint:]
+
+    async def claim(self, scope: str, value: str, until: float) -> Claim:
+        """As `Store.claim`. It is confirmed with the commit, if a Confirm was added; else given up
+        when the unit ends."""
+        if (scope, value) in self._claims:
+            return Claim("new")
+        claim = await self.store.claim(scope, value, until)
+        if claim.state == "new":
+            self._claims.append((scope, value))
+        return claim
+
+    async def commit(self) -> None:
+        """Commit everything at once. Raises what `Store.commit` raises; it may be tried again."""
+        changes = [*self._changes, self.settled] if self.settled is not None else self._changes
+        confirmed = {(c.scope, c.value) for c in changes if isinstance(c, Confirm)}
+        if changes:
+            await self.store.commit(changes)
+        self._changes = []
+        self.settled = None
+        self._claims = [claim for claim in self._claims if claim not in confirmed]
+
+    async def _give_up(self) -> None:
+        claims, self._claims = self._claims, []
+        try:
+            await self.store.commit([Release(scope, value) for scope, value in claims])
+        except EsbError as e:
+            # The run has its own error to tell; who claims the same hears "busy" until a restart.
+            log.error("a claim could not be given up", error=e.detail)
+
+
+_current: ContextVar[Unit | None] = ContextVar("unit", default=None)
+
+
+def current_unit() -> Unit | None:
+    """The unit of the run that the caller is part of."""
+    return _current.get()
+
+
+async def change(store: Store, *changes: Change) -> None:
+    """Make changes: with everything else of the run if it has a unit on this store, else at once.
+
+    Raises what `Store.commit` raises.
+    """
+    unit = _current.get()
+    if unit is None or unit.store is not store:
+        await store.commit(changes)
+        return
+    for one in changes:
+        # What cannot be stored is an error of the step that sends it, not of the commit.
+        unit.add(store.prepare(one))
