@@ -12,8 +12,6 @@ runs before there is a virtual environment.
 from __future__ import annotations
 
 import argparse
-import ctypes
-import fcntl
 import os
 import re
 import secrets
@@ -25,26 +23,17 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-PROJECT = Path(__file__).resolve().parent.parent
-TOOLS = PROJECT / ".tools"
+from servers import PROJECT, TOOLS, Apt, CannotInstall, libraries, ports, spawn, unpack
+
 UNPACKED = TOOLS / "rabbitmq"
 PACKAGE = "rabbitmq-server"
 START_TIMEOUT = 90.0
 STOP_TIMEOUT = 30.0
-
-_SPAWNER = ThreadPoolExecutor(1, "rabbitmq")
-"""Linux ties "dies with its parent" to the thread that started a process, so one thread that lives
-as long as this process starts them all."""
-
-
-class CannotInstall(Exception):
-    """There is no way to get a RabbitMQ here; the text says what would help."""
 
 
 class BrokerFailed(Exception):
@@ -63,15 +52,7 @@ def install() -> Path:
         return UNPACKED
     if _complete(Path("/")):
         return Path("/")
-    if not shutil.which("apt-get") or not shutil.which("dpkg"):
-        raise CannotInstall(
-            "RabbitMQ is missing and there is no apt-get to download it with: install your "
-            f"system's {PACKAGE} (it need not run) and try again"
-        )
-    TOOLS.mkdir(exist_ok=True)
-    with _locked(TOOLS / "rabbitmq.lock"):
-        if not _complete(UNPACKED):
-            _unpack()
+    unpack(UNPACKED, "RabbitMQ and Erlang (35 MB)", _packages, _complete, prepare=_make_relocatable)
     return UNPACKED
 
 
@@ -81,60 +62,9 @@ def _complete(root: Path) -> bool:
     ).exists()
 
 
-def _unpack() -> None:
-    print("Downloading RabbitMQ and Erlang (35 MB) ...", file=sys.stderr, flush=True)
-    with tempfile.TemporaryDirectory(prefix="rabbitmq-", dir=TOOLS) as work_name:
-        work = Path(work_name)
-        debs, root = work / "debs", work / "root"
-        debs.mkdir()
-        try:
-            _download(debs, [])
-        except subprocess.CalledProcessError:
-            # The package lists are empty or stale, as in fresh containers: fetch lists of our
-            # own, which needs no rights and leaves the system's as they are.
-            lists = _own_package_lists(work)
-            _run(["apt-get", *lists, "-q", "update"], cwd=work, why="update the package lists")
-            try:
-                _download(debs, lists)
-            except subprocess.CalledProcessError as e:
-                raise CannotInstall(f"apt-get cannot download {PACKAGE}: {_tail(e)}") from e
-        for deb in sorted(debs.glob("*.deb")):
-            _run(["dpkg", "-x", str(deb), str(root)], cwd=work, why=f"unpack {deb.name}")
-        _make_relocatable(root)
-        if not _complete(root):
-            raise CannotInstall(f"the packages of {PACKAGE} do not hold what they should")
-        shutil.rmtree(UNPACKED, ignore_errors=True)
-        root.rename(UNPACKED)
-
-
-def _own_package_lists(work: Path) -> list[str]:
-    for folder in ("state/lists/partial", "cache/archives/partial"):
-        (work / folder).mkdir(parents=True)
-    return [
-        f"-oDir::State={work}/state",
-        "-oDir::State::status=/var/lib/dpkg/status",
-        f"-oDir::Cache={work}/cache",
-        "-oAPT::Sandbox::User=" + ("root" if os.geteuid() == 0 else ""),
-    ]
-
-
-def _download(debs: Path, options: Sequence[str]) -> None:
-    """Download RabbitMQ, Erlang and the shared libraries this machine lacks."""
-    leave = ["recommends", "suggests", "conflicts", "breaks", "replaces", "enhances"]
-    found = _capture(
-        ["apt-cache", *options, "depends", "--recurse", *(f"--no-{n}" for n in leave), PACKAGE]
-    )
-    names = {line for line in found.splitlines() if re.fullmatch(r"erlang-[a-z0-9.+-]+", line)}
-    names.add(PACKAGE)
-    plan = _capture(
-        ["apt-get", *options, "-s", "install", "--no-install-recommends", PACKAGE], check=False
-    )
-    # "Inst name [old] (new ...)" would be an upgrade: the library that is there will do.
-    names |= set(re.findall(r"^Inst (lib[^ ]+) \(", plan, re.MULTILINE))
-    subprocess.run(
-        ["apt-get", *options, "-q", "download", *sorted(names)],
-        cwd=debs, env=_env(), check=True, capture_output=True, text=True,
-    )  # fmt: skip
+def _packages(apt: Apt) -> set[str]:
+    erlang = {name for name in apt.depends(PACKAGE, recurse=True) if name.startswith("erlang-")}
+    return {PACKAGE} | erlang | apt.missing_libraries(PACKAGE)
 
 
 def _make_relocatable(root: Path) -> None:
@@ -147,34 +77,6 @@ def _make_relocatable(root: Path) -> None:
     if not count:
         raise CannotInstall(f"{erl.name} of this Erlang package is not written as expected")
     erl.write_text(text)
-
-
-def _env() -> dict[str, str]:
-    return {**os.environ, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"}
-
-
-def _capture(command: Sequence[str], check: bool = True) -> str:
-    done = subprocess.run(command, env=_env(), check=check, capture_output=True, text=True)
-    return done.stdout
-
-
-def _run(command: Sequence[str], cwd: Path, why: str) -> None:
-    try:
-        subprocess.run(command, cwd=cwd, env=_env(), check=True, capture_output=True, text=True)
-    except subprocess.CalledProcessError as e:
-        raise CannotInstall(f"cannot {why}: {_tail(e)}") from e
-
-
-def _tail(error: subprocess.CalledProcessError) -> str:
-    lines = (error.stderr or error.stdout or str(error)).strip().splitlines()
-    return "; ".join(lines[-3:])
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 # --- running it ----------------------------------------------------------------------------------
@@ -298,20 +200,8 @@ class Broker:
             # In the folder of its scripts, so that a space in the path cannot hurt them.
             self._node = self._spawn(["./rabbitmq-server"], log)
 
-    def _spawn(self, command: Sequence[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
-        def start() -> subprocess.Popen[bytes]:
-            return subprocess.Popen(
-                command,
-                cwd=self._scripts,
-                env=self._environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C in a terminal is for us, we stop it in order
-                preexec_fn=_die_with_parent,
-            )
-
-        return _SPAWNER.submit(start).result()
+    def _spawn(self, command: list[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
+        return spawn(command, cwd=self._scripts, env=self._environment(), log=log)
 
     @property
     def _scripts(self) -> Path:
@@ -327,8 +217,7 @@ class Broker:
 
     def _environment(self) -> dict[str, str]:
         folder = str(self.folder)
-        libraries = [*self._root.glob("usr/lib/*-linux-*"), *self._root.glob("lib/*-linux-*")]
-        environment = {
+        return {
             "PATH": f"{self._erlang}/bin:/usr/local/bin:/usr/bin:/bin",
             "LANG": "C.UTF-8",
             "HOME": folder,
@@ -351,10 +240,8 @@ class Broker:
             "RABBITMQ_ENABLED_PLUGINS_FILE": f"{folder}/enabled_plugins",
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1} "
             "+S 2:2 +sbwt none",
+            **libraries(self._root),
         }
-        if self._root != Path("/") and libraries:
-            environment["LD_LIBRARY_PATH"] = ":".join(map(str, libraries))
-        return environment
 
     def _wait_ready(self) -> None:
         deadline = time.monotonic() + START_TIMEOUT
@@ -388,24 +275,12 @@ def _end_group(process: subprocess.Popen[bytes], how: signal.Signals) -> None:
     process.wait()
 
 
-def _die_with_parent() -> None:
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-
-
 def _free_ports(wanted: int) -> tuple[int, int, int]:
-    with ExitStack() as held:
-        found = []
-        for port in (wanted, 0, 0):
-            listener = held.enter_context(socket.socket())
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                listener.bind(("127.0.0.1", port))
-            except OSError as e:
-                raise BrokerFailed(f"port {port} on 127.0.0.1 is taken ({e.strerror})") from e
-            found.append(listener.getsockname()[1])
-        return found[0], found[1], found[2]
+    try:
+        with ports(wanted, 0, 0) as (amqp, distribution, epmd):
+            return amqp, distribution, epmd
+    except OSError as e:
+        raise BrokerFailed(f"port {wanted} on 127.0.0.1 is taken ({e.strerror})") from e
 
 
 def _wait_connect(port: int, process: subprocess.Popen[bytes]) -> None:
