@@ -7,6 +7,7 @@ sent and what arrived is told by ledgers of processes that are not the bus.
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,14 +15,19 @@ from pathlib import Path
 import pytest
 import uvloop
 from rabbitmq import Broker
-from support import ledger
 from support.broker import Rabbit, unique
 from support.broker import rabbit as outside_view
 from support.bus import running, url
+from support.ledger import Watch, messages, read, sha256
+from support.receiver import backend
+from support.sender import Load, sender
 from support.waiting import until
 
+from esb.bus import Bus
+
 COUNT = 10_000
-EXPECTED = {(str(number), ledger.sha256(ledger.body_of(number))) for number in range(COUNT)}
+MESSAGES = list(messages("orders", 32, COUNT))
+EXPECTED = {(message.id, message.sha256) for message in MESSAGES}
 
 ROUTES = """
 connections:
@@ -49,15 +55,19 @@ def pytest_asyncio_loop_factories(
 
 def arrived(file: Path) -> Counter[tuple[str, str]]:
     """What the backend got, and how often."""
-    return Counter((number, digest) for number, digest in ledger.read(file, "D"))
+    return Counter((line[1], line[4]) for line in read(file, "D"))
+
+
+def load(bus: Bus) -> Load:
+    """All of the messages, for the route that takes them over HTTP."""
+    return Load({"orders": f"{url(bus)}/orders"}, keys=32, count=COUNT)
 
 
 async def taken(rabbit: Rabbit, queue: str, count: int) -> Counter[tuple[str, str]]:
     """What lies in the queue, and how often."""
     got: Counter[tuple[str, str]] = Counter()
     for message in await rabbit.take_all(queue, count):
-        number = message.body.split(b",")[0].partition(b": ")[2].decode()
-        got[number, ledger.sha256(message.body)] += 1
+        got[json.loads(message.body)["id"], sha256(message.body)] += 1
     return got
 
 
@@ -66,22 +76,22 @@ async def test_all_are_there_and_none_twice(
 ) -> None:
     outgoing, incoming = await rabbit.queue("outgoing"), await rabbit.queue("incoming")
     out_ledger, in_ledger = tmp_path / "out.ledger", tmp_path / "in.ledger"
-    delivered = ledger.Watch(out_ledger)
-    with ledger.backend(out_ledger) as backend:
+    delivered = Watch(out_ledger)
+    with backend(out_ledger) as behind:
         routes = ROUTES.format(
-            broker=broker_url, backend=backend, outgoing=outgoing, incoming=incoming
+            broker=broker_url, backend=behind.url, outgoing=outgoing, incoming=incoming
         )
         async with running(routes, tmp_path) as bus:
-            await rabbit.put_many(outgoing, [ledger.body_of(n) for n in range(COUNT)])
+            await rabbit.put_many(outgoing, [message.body for message in MESSAGES])
             await until(lambda: delivered.count("D") >= COUNT, timeout=60)
-            with ledger.sender(in_ledger, f"{url(bus)}/orders", COUNT) as sender:
-                assert await asyncio.to_thread(sender.wait, 60) == 0
+            with sender(in_ledger, load(bus)) as sending:
+                assert await asyncio.to_thread(sending.wait, 60) == 0
     got = arrived(out_ledger)
     assert set(got) == EXPECTED
     assert set(got.values()) == {1}
     assert await rabbit.counts(outgoing) == (0, 0)
 
-    assert ledger.read(in_ledger, "U") == []
+    assert list(read(in_ledger, "FU")) == []
     assert await rabbit.ready(incoming) == COUNT
     got = await taken(rabbit, incoming, COUNT)
     assert set(got) == EXPECTED
@@ -95,32 +105,32 @@ async def test_none_is_lost_when_the_broker_goes_in_the_middle(
     broker = broker_of_its_own
     outgoing, incoming = unique("outgoing"), unique("incoming")
     out_ledger, in_ledger = tmp_path / "out.ledger", tmp_path / "in.ledger"
-    delivered, accepted = ledger.Watch(out_ledger), ledger.Watch(in_ledger)
+    delivered, accepted = Watch(out_ledger), Watch(in_ledger)
     async with outside_view(broker.url) as view:
         for queue in (outgoing, incoming):
             await view.channel.declare_queue(queue, durable=True)
-        await view.put_many(outgoing, [ledger.body_of(n) for n in range(COUNT)])
-    with ledger.backend(out_ledger) as backend:
+        await view.put_many(outgoing, [message.body for message in MESSAGES])
+    with backend(out_ledger) as behind:
         routes = ROUTES.format(
-            broker=broker.url, backend=backend, outgoing=outgoing, incoming=incoming
+            broker=broker.url, backend=behind.url, outgoing=outgoing, incoming=incoming
         )
         async with running(routes, tmp_path) as bus:
-            with ledger.sender(in_ledger, f"{url(bus)}/orders", COUNT) as sender:
+            with sender(in_ledger, load(bus)) as sending:
                 await until(lambda: accepted.count("A") > 1_000, timeout=60)
                 before = delivered.count("D"), accepted.count("A")
                 await asyncio.to_thread(broker.restart, hard=hard)
-                assert await asyncio.to_thread(sender.wait, 90) == 0
+                assert await asyncio.to_thread(sending.wait, 90) == 0
             await until(lambda: delivered.count("D") >= COUNT, timeout=60)
             await until(lambda: _drained(broker.url, outgoing), timeout=60)
 
     # The outage was in the middle, and callers heard of it.
     assert all(0 < count < COUNT for count in before)
-    refused = Counter(status for _, status in ledger.read(in_ledger, "U"))
+    refused = Counter(line[2] for line in read(in_ledger, "U"))
     assert refused
     assert set(refused) <= {"502", "503", "504"}
 
     assert set(arrived(out_ledger)) == EXPECTED
-    assert len(ledger.read(in_ledger, "A")) == COUNT
+    assert len(list(read(in_ledger, "A"))) == COUNT
     async with outside_view(broker.url) as view:
         waiting = await view.ready(incoming)
         got = await taken(view, incoming, waiting)

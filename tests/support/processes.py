@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -26,6 +27,20 @@ def free_ports(count: int) -> list[int]:
         for one in sockets:
             one.bind(("127.0.0.1", 0))
         return [int(one.getsockname()[1]) for one in sockets]
+
+
+def lasting_ports(count: int) -> list[int]:
+    """Ports as `free_ports`, which stay free while their server is away for a moment: the kernel
+    takes none of them for the near end of somebody's connection (ip(7), ip_local_port_range)."""
+    found: list[int] = []
+    with contextlib.ExitStack() as held:
+        while len(found) < count:
+            one = held.enter_context(socket.socket())
+            port = random.randint(10_000, 32_000)
+            with contextlib.suppress(OSError):
+                one.bind(("127.0.0.1", port))
+                found.append(port)
+    return found
 
 
 @dataclass(frozen=True)
@@ -93,6 +108,21 @@ class Process:
         if error is not None:
             error.add_note(f"the program wrote:\n{self.output[-5000:]}")
         self._output.close()
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    @property
+    def ended(self) -> int | None:
+        """Its exit status once it has ended, minus the signal that ended it."""
+        return self._process.poll()
+
+    def kill(self) -> None:
+        """SIGKILL, and wait for its end."""
+        self._process.kill()
+        self._process.wait()
 
     @property
     def children(self) -> list[int]:
