@@ -8,7 +8,7 @@ MAKEFLAGS += --no-print-directory
 
 help:
 	@echo "make run     serve routes/ beside a stand-in legacy service; Ctrl-C stops both"
-	@echo "make test    run all tests, on a RabbitMQ of their own"
+	@echo "make test    run all tests, on a RabbitMQ and a PostgreSQL of their own"
 	@echo "make check   types, lint, formatting, import contracts, generated pages"
 	@echo "make fmt     put the code into its format, and the generated pages up to date"
 	@echo "make bench   measure the main uses beside nginx (needs nginx and wrk)"
@@ -22,6 +22,7 @@ run: setup
 
 test: setup
 	@$(PYTHON) tools/rabbitmq.py install
+	@$(PYTHON) tools/postgres.py install
 	@$(BIN)/pytest -n $${TEST_WORKERS:-auto} $(ARGS)
 
 check: lint
@@ -42,4 +43,4 @@ bench: setup
 	@$(BIN)/python bench/run.py $(ARGS)
 
 clean:
-	rm -rf .venv .tools .rabbitmq .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist
+	rm -rf .venv .tools .rabbitmq .postgres .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist

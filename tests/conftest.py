@@ -9,9 +9,11 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 import structlog
 from hypothesis import settings
+from postgres import Postgres
 from rabbitmq import Broker
 from support.broker import Rabbit, shared_broker
 from support.broker import rabbit as outside_view
+from support.stores import database, shared_postgres
 
 # The same examples each time, so that a change is to blame for what fails after it. To look for
 # more: HYPOTHESIS_PROFILE=explore.
@@ -56,3 +58,24 @@ def broker_of_its_own() -> Iterator[Broker]:
     """A RabbitMQ for one test, to be stopped, killed and restarted (from a thread: it blocks)."""
     with Broker() as broker:
         yield broker
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """A PostgreSQL that all tests share: use a database of your own (`database_url`)."""
+    with shared_postgres() as url:
+        yield url
+
+
+@pytest.fixture
+async def database_url(postgres_url: str) -> AsyncIterator[str]:
+    """An empty database for one test."""
+    async with database(postgres_url) as url:
+        yield url
+
+
+@pytest.fixture
+def postgres_of_its_own() -> Iterator[Postgres]:
+    """A PostgreSQL for one test, to be stopped, killed and restarted (from a thread: it blocks)."""
+    with Postgres() as server:
+        yield server

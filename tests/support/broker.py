@@ -1,87 +1,28 @@
-"""One RabbitMQ for all tests that run at the same time, and an outside view of it.
-
-The broker belongs to nobody: whoever comes first starts a keeper process, and each user holds a
-shared lock on a file. The kernel lets go of a lock when its holder dies, however it dies, so the
-keeper knows when the last one is gone: it then gets the lock for itself, and stops the broker.
-"""
+"""One RabbitMQ for all tests that run at the same time, and an outside view of it."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
-import os
-import signal
-import subprocess
-import sys
-import time
 import uuid
 from collections.abc import AsyncIterator, Iterator, Sequence
-from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-_PROJECT = Path(__file__).resolve().parent.parent.parent
-_START_TIMEOUT = 120.0
+from support.shared import shared
 
 
 @contextlib.contextmanager
 def shared_broker() -> Iterator[str]:
     """The URL of a broker that other test processes use too: keep to queues of your own."""
-    folder = _PROJECT / ".tools" / f"rabbitmq-shared-{os.getuid()}"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "gate").open("a") as gate, (folder / "users").open("a") as users:
-        fcntl.flock(gate, fcntl.LOCK_EX)  # one at a time looks and starts
-        fcntl.flock(users, fcntl.LOCK_SH)  # waits for a keeper that is just stopping
-        state = folder / "url"
-        if not _answers(state):
-            _start_keeper(folder, state)
-        fcntl.flock(gate, fcntl.LOCK_UN)
-        yield state.read_text()
+    with shared("rabbitmq", _answers) as url:
+        yield url
 
 
-def _answers(state: Path) -> bool:
+def _answers(url: str) -> bool:
     from rabbitmq import speaks_amqp
 
-    try:
-        port = int(state.read_text().rstrip("/").rpartition(":")[2])
-    except (OSError, ValueError):
-        return False
-    return speaks_amqp(port)
-
-
-def _start_keeper(folder: Path, state: Path) -> None:
-    state.unlink(missing_ok=True)
-    with (folder / "keeper.log").open("wb") as out:
-        keeper = subprocess.Popen(
-            [sys.executable, __file__, str(folder)],
-            env={**os.environ, "PYTHONPATH": str(_PROJECT / "tools")},
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=out,
-            start_new_session=True,
-        )
-    deadline = time.monotonic() + _START_TIMEOUT
-    while not state.exists():
-        if keeper.poll() is not None or time.monotonic() > deadline:
-            raise RuntimeError(f"no RabbitMQ: {(folder / 'keeper.log').read_text()[-2000:]}")
-        time.sleep(0.05)
-
-
-def _keep(folder: Path) -> None:
-    """Run a broker for as long as somebody uses it."""
-    from rabbitmq import Broker
-
-    with Broker() as broker, (folder / "users").open("a") as users:
-        state = folder / "url"
-        (folder / "url.new").write_text(broker.url)
-        (folder / "url.new").rename(state)
-        while broker.running:
-            with contextlib.suppress(BlockingIOError):
-                fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            time.sleep(0.2)
-        state.unlink(missing_ok=True)
-        broker.close()  # before the lock is let go
+    return speaks_amqp(urlsplit(url).port or 0)
 
 
 def unique(name: str) -> str:
@@ -206,8 +147,3 @@ async def rabbit(url: str) -> AsyncIterator[Rabbit]:
         yield Rabbit(connection, await connection.channel())
     finally:
         await connection.close()
-
-
-if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    _keep(Path(sys.argv[1]))

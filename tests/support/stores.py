@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+
+import asyncpg
 
 from esb.envelope import Body, Envelope
 from esb.store import SqliteStore
+from support.shared import shared
 
 
 @contextlib.asynccontextmanager
@@ -25,6 +30,32 @@ async def opened(path: Path, **options: Any) -> AsyncIterator[SqliteStore]:
 
 def message(text: str = "hello", **fields: Any) -> Envelope:
     return Envelope(body=Body(text.encode(), "text/plain"), **fields)
+
+
+@contextlib.contextmanager
+def shared_postgres() -> Iterator[str]:
+    """The URL of a PostgreSQL that other test processes use too: use `database` of it."""
+    with shared("postgres", _answers) as url:
+        yield url
+
+
+def _answers(url: str) -> bool:
+    from postgres import answers
+
+    return answers(urlsplit(url).port or 0)
+
+
+@contextlib.asynccontextmanager
+async def database(server: str) -> AsyncIterator[str]:
+    """The URL of a new database of a server; it is dropped at the end, whoever is still in it."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    maintenance = await asyncpg.connect(server)
+    try:
+        await maintenance.execute(f"CREATE DATABASE {name}")
+        yield urlsplit(server)._replace(path=f"/{name}").geturl()
+        await maintenance.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    finally:
+        await maintenance.close()
 
 
 @contextlib.contextmanager
