@@ -19,6 +19,7 @@ from esb.adapter import DEAD, Store, Stored
 from esb.bus import Bus
 from esb.errors import EsbError
 from esb.http import App, HttpServer, Limits
+from esb.middleware.endpoint import Guard
 
 Reload = Callable[[], Awaitable[dict[str, Any]]]
 _LIMITS = Limits(max_connections=100)
@@ -101,6 +102,12 @@ def _fastapi(bus: Bus, reload: Reload) -> App:
             }
             for route in bus.routes.values()
         ]
+
+    @api.get("/endpoints")
+    async def endpoints() -> list[dict[str, Any]]:
+        """Every endpoint that routes send to or call: what is there now, and its circuit."""
+        found = [one for one in bus.shared.objects.values() if isinstance(one, Guard)]
+        return [guard.status() for guard in sorted(found, key=lambda guard: guard.name)]
 
     @api.post("/reload")
     async def reload_routes() -> dict[str, Any]:

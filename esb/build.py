@@ -33,6 +33,9 @@ from esb.adapter import (
 from esb.bus import Shared
 from esb.errors import Diagnostic
 from esb.expressions import ExpressionError, compile_expression, compile_text
+from esb.middleware.breaker import Breaker
+from esb.middleware.endpoint import EndpointPolicies, Guard, GuardedCaller, GuardedSink
+from esb.middleware.limit import Bulkhead
 from esb.route import StepPolicies, step_policies
 from esb.schemas import SchemaError, compile_json_schema, compile_xsd
 from esb.step import Step, identity, pipeline
@@ -45,6 +48,8 @@ T = TypeVar("T")
 
 _FROM_YAML = {"yaml": True}
 _POLICIES = ("retry", "timeout")
+POLICIES = tuple(EndpointPolicies.model_fields)
+"""Keys that may stand among the options of any endpoint of `send` and `call`."""
 
 
 class Load:
@@ -57,6 +62,7 @@ class Load:
         self.diagnostics: list[Diagnostic] = []
         self.settings: dict[str, Any] = {}
         self.connections: dict[str, tuple[str, dict[str, Any]]] = {}
+        self.policies: dict[str, EndpointPolicies] = {}  # of connections, by their names
         self.claims: dict[str, str] = {}
         self.adapter_points = entry_points_by_name("esb.adapters")
         self.section_points = entry_points_by_name("esb.sections")
@@ -115,6 +121,12 @@ class Builder:
     def begin(self, route: str) -> None:
         """A route begins at this place."""
         self.route, self.inside, self.files = route, (), set(self.files)
+
+    @property
+    def where(self) -> str:
+        """This place in the route, "steps[1].send"; "" outside a route."""
+        parts = (f"[{p}]" if isinstance(p, int) else f".{p}" for p in self.inside)
+        return "".join(parts).lstrip(".")
 
     @property
     def data(self) -> Any:
@@ -248,9 +260,7 @@ class Builder:
                 verb, step = place.step(item)
             except BuildFailed:
                 continue
-            inside = (*self.inside, *path, i, verb)
-            where = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in inside)
-            compiled.append((where.lstrip("."), step))
+            compiled.append((place.at(verb).where, step))
         return pipeline(compiled)
 
     def step(self, item: Any) -> tuple[str, Step]:
@@ -313,8 +323,34 @@ class Builder:
                 hint=f"{name} can be used with {' and '.join(can)}",
             )  # fmt: skip
         options = inner.connect(name, raw[name])
-        also = ("connection",) if adapter.connection is not None else ()
-        return role.make(inner.validate(role.options, options, also=also), inner)
+        also = ["connection"] if adapter.connection is not None else []
+        if direction == "source":
+            return role.make(inner.validate(role.options, options, also=also), inner)
+        options, own = split_policies(options)
+        guard = place.guard(name, inner.validate(EndpointPolicies, own), raw[name])
+        made = role.make(inner.validate(role.options, options, also=[*also, *POLICIES]), inner)
+        return GuardedSink(made, guard) if direction == "sink" else GuardedCaller(made, guard)
+
+    def guard(self, adapter: str, own: EndpointPolicies, raw: Any) -> Guard:
+        """What stands around the endpoint at this place: policies of its own, else those of its
+        connection, which are one for all endpoints on that."""
+        name = f"{self.route}/{self.where}".rstrip("/")
+        connection = str(raw.get("connection")) if isinstance(raw, dict) else ""
+        common = self.load.policies.get(connection, EndpointPolicies())
+
+        def shared(kind: str, make: Callable[[Any, str], T]) -> T | None:
+            options, of = getattr(own, kind), name
+            if options is None:
+                options, of = getattr(common, kind), f"connection {connection}"
+            if options is None:
+                return None
+            # The first part is what people read where it is down.
+            return self.shared((f"{kind} of {of}", options), lambda: make(options, of))
+
+        bulkhead = shared("concurrency", lambda most, of: Bulkhead(most, what="the service"))
+        breaker = shared("circuit_breaker", lambda options, of: Breaker(options, name=of))
+        key = (f"endpoint {name}", adapter, bulkhead, breaker)
+        return self.shared(key, lambda: Guard(name, adapter, bulkhead=bulkhead, breaker=breaker))
 
     def adapter(self, raw: Any, direction: str) -> tuple[str, Adapter]:
         """The adapter that a one-key mapping names."""
@@ -360,7 +396,8 @@ class Builder:
                 f"there is no connection '{name}'", "connection", code="unknown-connection",
                 hint=did_you_mean(str(name), list(connections)),
             )  # fmt: skip
-        owner, base = connections[name]
+        owner, given = connections[name]
+        base, _ = split_policies(given)
         if owner and owner != adapter:
             raise self.problem(
                 f"connection '{name}' is one of {owner}, not of {adapter}", "connection"
@@ -497,6 +534,14 @@ class Builder:
 
 def _never(envelope: Any) -> Any:
     raise BuildFailed("a part that could not be compiled was run")
+
+
+def split_policies(options: Any) -> tuple[Any, dict[str, Any]]:
+    """An endpoint's or a connection's options: those of its adapter, and its policies."""
+    if not isinstance(options, dict):
+        return options, {}
+    own = {key: value for key, value in options.items() if key in POLICIES}
+    return {key: value for key, value in options.items() if key not in own}, own
 
 
 def entry_points_by_name(group: str) -> dict[str, EntryPoint]:

@@ -15,10 +15,19 @@ from typing import Any
 
 from pydantic import Field, TypeAdapter
 
-from esb.adapter import BuildFailed, Section, Sink, Source
-from esb.build import Builder, Load, did_you_mean, option_names, shown_path
+from esb.adapter import Adapter, BuildFailed, Section, Sink, Source
+from esb.build import (
+    POLICIES,
+    Builder,
+    Load,
+    did_you_mean,
+    option_names,
+    shown_path,
+    split_policies,
+)
 from esb.bus import Shared
 from esb.errors import ConfigError, Diagnostic
+from esb.middleware.endpoint import EndpointPolicies
 from esb.options import Options
 from esb.route import Route, RouteOptions, assemble
 from esb.store import StoreOptions
@@ -200,10 +209,25 @@ class _Loader:
                 place.problem("a connection is a mapping of options", adapter_name, code="type")
             else:
                 with contextlib.suppress(BuildFailed):
-                    place.at(adapter_name).validate(model, options, partial=True)
+                    self._connection(place.at(adapter_name), name, adapter, model, options)
                     self.common.connections[name] = (adapter_name, options)
                     continue
             self.common.connections[name] = ("", {})
+
+    def _connection(
+        self,
+        place: Builder,
+        name: str,
+        adapter: Adapter,
+        model: type[Options],
+        options: dict[str, Any],
+    ) -> None:
+        also: tuple[str, ...] = ()
+        if adapter.sink is not None or adapter.caller is not None:
+            also = POLICIES
+            options, policies = split_policies(options)
+            self.common.policies[name] = place.validate(EndpointPolicies, policies)
+        place.validate(model, options, partial=True, also=also)
 
     def _settings(self, name: str, model: type[Any], tops: Iterable[Builder]) -> None:
         first: Builder | None = None

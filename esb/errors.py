@@ -15,6 +15,7 @@
     │   └── OutcomeUnknown        sent, no answer came, and sending again is not safe
     └── Transient                 may work later, after `retry_after` seconds if it says so
         ├── Unreachable           no connection was made, so nothing was sent
+        │   └── CircuitOpen       it failed too often to be asked at all for now
         ├── TimedOut              no answer in time, and sending again is safe
         └── Overloaded            a limit of the bus or of the far side (429, 503)
 
@@ -209,6 +210,13 @@ class Unreachable(Transient):
     """No connection was made, so nothing was sent."""
 
     code = "unreachable"
+
+
+class CircuitOpen(Unreachable):
+    """The far side failed too often and is left alone; `retry_after` says for how long. Nothing was
+    tried, so no attempt is used up."""
+
+    code = "circuit-open"
 
 
 class TimedOut(Transient):

@@ -11,6 +11,7 @@ from pydantic import BaseModel, RootModel, TypeAdapter
 
 from esb.adapter import Adapter, Section
 from esb.config import SETTINGS
+from esb.middleware.endpoint import EndpointPolicies
 from esb.options import Options, Range
 from esb.route import RouteOptions, StepPolicies
 from esb.steps import STEPS
@@ -27,18 +28,21 @@ def schema() -> dict[str, Any]:
         ]
     }
     adapters: dict[str, Adapter] = {p.name: p.load() for p in entry_points(group="esb.adapters")}
+    endpoint = _schema_of(EndpointPolicies, definitions)["properties"]
     for direction in ("source", "sink", "caller"):
         definitions[direction] = {"anyOf": []}
         for name, adapter in sorted(adapters.items()):
             role = getattr(adapter, direction)
             if role is not None:
                 options = _options(role.options, definitions)
+                if direction != "source":
+                    options = _with(options, endpoint)
                 if adapter.connection is not None:
                     options = _with_connection(options)
                 definitions[direction]["anyOf"].append(_keyed(name, options, "", {}))
     definitions["connection"] = {
         "anyOf": [
-            _keyed(name, {**_schema_of(adapter.connection, definitions), "required": []}, "", {})
+            _keyed(name, _connection(adapter, definitions, endpoint), "", {})
             for name, adapter in sorted(adapters.items())
             if adapter.connection is not None
         ]
@@ -95,6 +99,20 @@ def _options(model: type[BaseModel], definitions: dict[str, Any]) -> dict[str, A
     return {"anyOf": [full["properties"][shorthand], full]}
 
 
+def _with(options: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    """With more properties."""
+    if "anyOf" in options:
+        return {"anyOf": [*options["anyOf"][:-1], _with(options["anyOf"][-1], more)]}
+    return {**options, "properties": {**options.get("properties", {}), **more}}
+
+
+def _connection(
+    adapter: Adapter, definitions: dict[str, Any], endpoint: dict[str, Any]
+) -> dict[str, Any]:
+    options = {**_schema_of(adapter.connection, definitions), "required": []}
+    return _with(options, endpoint) if adapter.sink or adapter.caller else options
+
+
 def _with_connection(options: dict[str, Any]) -> dict[str, Any]:
     """With `connection: name` what is required may come from there."""
     if "anyOf" in options:
@@ -146,6 +164,7 @@ def markdown() -> str:
         out += [f"### {verb}", "", _summary(role.make), "", *_table(role.options), ""]
     out += ["Any step may have these beside its verb:", "", *_table(StepPolicies), ""]
     out += ["## Adapters", ""]
+    out += [*_intro(EndpointPolicies), *_table(EndpointPolicies), ""]
     words = {"source": "from", "sink": "send", "caller": "call"}
     for point in sorted(entry_points(group="esb.adapters"), key=lambda p: p.name):
         adapter: Adapter = point.load()

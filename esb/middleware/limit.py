@@ -1,4 +1,4 @@
-"""A bulkhead: how many messages may be inside at a time."""
+"""A bulkhead: how many messages may be inside at a time (Nygard, Release It!)."""
 
 from __future__ import annotations
 
@@ -12,42 +12,62 @@ from esb.step import Middleware, Step
 WAITING_PER_SLOT = 10
 
 
-def limited(
-    concurrency: int, *, route: str, waiting: int | None = None, clock: Clock = REAL
-) -> Middleware:
-    """Let at most `concurrency` messages in; others wait for their turn.
+class Bulkhead:
+    """Lets at most `concurrency` messages in; others wait for their turn.
 
     waiting: how many may wait (default: ten for each that is inside). One more raises Overloaded,
         as does a turn that does not come before the message's deadline. Messages that nobody
         waits for are bounded by their source and have no deadline: they always wait.
+    what: what is guarded, for whoever is turned away.
     """
-    most = concurrency * WAITING_PER_SLOT if waiting is None else waiting
+
+    def __init__(
+        self, concurrency: int, *, what: str, waiting: int | None = None, clock: Clock = REAL
+    ) -> None:
+        self.concurrency = concurrency
+        self.waiting = 0
+        self._what = what
+        self._most = concurrency * WAITING_PER_SLOT if waiting is None else waiting
+        self._clock = clock
+        self._slots = asyncio.Semaphore(concurrency)
+
+    async def enter(self, envelope: Envelope) -> None:
+        """Return when it is the message's turn; `leave` ends it. Raises Overloaded."""
+        if not self._slots.locked():
+            await self._slots.acquire()
+            return
+        deadline = envelope.deadline
+        if deadline is not None and self.waiting >= self._most:
+            raise Overloaded(f"{self._what} is busy and has no room to wait", retry_after=1)
+        self.waiting += 1
+        try:
+            left = None if deadline is None else max(0.0, deadline - self._clock.monotonic())
+            async with asyncio.timeout(left):
+                await self._slots.acquire()
+        except TimeoutError as e:
+            raise Overloaded(f"{self._what} is busy: no turn came in time", retry_after=1) from e
+        finally:
+            self.waiting -= 1
+
+    def leave(self) -> None:
+        """The message is out again."""
+        self._slots.release()
+
+
+def limited(
+    concurrency: int, *, route: str, waiting: int | None = None, clock: Clock = REAL
+) -> Middleware:
+    """A bulkhead around each step it is put around; see Bulkhead."""
 
     def middleware(step: Step) -> Step:
-        slots = asyncio.Semaphore(concurrency)
-        queued = 0
+        bulkhead = Bulkhead(concurrency, what=route, waiting=waiting, clock=clock)
 
         async def limit(envelope: Envelope) -> Envelope:
-            nonlocal queued
-            if not slots.locked():
-                async with slots:
-                    return await step(envelope)
-            deadline = envelope.deadline
-            if deadline is not None and queued >= most:
-                raise Overloaded(f"{route} is busy and has no room to wait", retry_after=1)
-            queued += 1
-            try:
-                left = None if deadline is None else max(0.0, deadline - clock.monotonic())
-                async with asyncio.timeout(left):
-                    await slots.acquire()
-            except TimeoutError as e:
-                raise Overloaded(f"{route} is busy: no turn came in time", retry_after=1) from e
-            finally:
-                queued -= 1
+            await bulkhead.enter(envelope)
             try:
                 return await step(envelope)
             finally:
-                slots.release()
+                bulkhead.leave()
 
         return limit
 

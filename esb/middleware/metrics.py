@@ -23,3 +23,15 @@ DEAD_LETTERS = Counter(
 RETRIES = Counter(
     "esb_retries_total", "Further tries: at once in process, or parked durably.", ("route", "how")
 )
+ENDPOINT_CALLS = Counter(
+    "esb_endpoint_calls_total",
+    "Messages to an endpoint of `send` or `call` by how it ended: ok, an error's code, broken (a "
+    "bug), cancelled.",
+    ("endpoint", "outcome"),
+)
+ENDPOINT_SECONDS = Histogram(
+    "esb_endpoint_seconds",
+    "How long the far side took, waiting for a turn not included.",
+    ("endpoint",),
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
+)
