@@ -14,7 +14,7 @@ from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from pydantic import BaseModel
 
-from esb.durable import DEAD, Failure, Store, Stored  # noqa: F401 - until all import them from there
+from esb.durable import Store
 from esb.envelope import Body, Envelope
 from esb.options import Options
 from esb.step import Step

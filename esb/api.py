@@ -15,8 +15,8 @@ import prometheus_client
 from pydantic import Field
 
 from esb import __version__
-from esb.adapter import DEAD, Store, Stored
 from esb.bus import Bus
+from esb.durable import DEAD, Store, Stored
 from esb.errors import EsbError
 from esb.http import App, HttpServer, Limits
 from esb.middleware.endpoint import Guard
@@ -122,7 +122,7 @@ def _fastapi(bus: Bus, reload: Reload) -> App:
     @api.get("/dead")
     async def dead(limit: int = 100, after: Key = 0) -> list[dict[str, Any]]:
         """Dead letters, oldest first, without their bodies."""
-        found = await store().list(DEAD, limit=max(1, min(limit, 1000)), after=after)
+        found = await store().browse(DEAD, limit=max(1, min(limit, 1000)), after=after)
         return [_summary(one) for one in found]
 
     @api.get("/dead/{key}")

@@ -1,6 +1,7 @@
 """Takes messages of one channel of the store and runs a step on each (EIP: Competing Consumers).
 
-A message is forgotten only after its step returned. One that fails for now, or runs into a bug, is
+A message is forgotten only after its step returned, in one commit with what the step changed in the
+store. One that fails for now, or runs into a bug, is
 put back and waits longer each time; one that fails for good goes to the dead letters. Should even
 that not be possible, it is held and the attempt to write it down is repeated: it is never
 acknowledged.
@@ -16,9 +17,10 @@ from datetime import UTC, datetime
 
 import structlog
 
-from esb.adapter import DEAD, Failure, Health, Store, Stored
+from esb.adapter import Health
 from esb.clock import REAL, Clock
-from esb.envelope import Outcome
+from esb.durable import DEAD, Done, Failure, Move, Receipt, Store, Stored, Superseded, Unit
+from esb.envelope import Envelope, Outcome
 from esb.errors import EsbError, RouteFailure, Transient
 from esb.options import Range
 from esb.step import Step
@@ -38,6 +40,7 @@ class Consumer:
     order: one at a time, in the order they were stored; one that fails for now stops those behind
         it until it passed or failed for good.
     backoff: how long one that failed for now is put off.
+    receipts: keep a receipt of what is through.
     route: who is named in the dead letters.
     """
 
@@ -52,6 +55,7 @@ class Consumer:
         concurrency: int = 10,
         order: bool = False,
         backoff: Range = Range(first=1, longest=60),  # noqa: B008 - immutable
+        receipts: bool = False,
         clock: Clock = REAL,
     ) -> None:
         self.where = channel.replace(":", " ", 1)
@@ -60,6 +64,7 @@ class Consumer:
         self._route = route
         self._order = order
         self._backoff = backoff
+        self._receipts = receipts
         self._clock = clock
         # Taking some ahead saves trips to the store; in order, the one behind must not be at hand.
         self._at_once = 1 if order else concurrency
@@ -88,9 +93,7 @@ class Consumer:
             task.cancel()
         await asyncio.gather(*unfinished, return_exceptions=True)
         for stored in (*unfinished.values(), *self._ahead):
-            # If the store is gone too, what it holds is handed out again when it next opens.
-            with contextlib.suppress(EsbError):
-                await self._put_back(stored, stored.due, stored.attempts, stored.failure)
+            await self._put_back(stored)
         self._ahead.clear()
 
     def health(self) -> Health:
@@ -118,7 +121,9 @@ class Consumer:
         failures = 0
         while not self._ahead:
             try:
-                self._ahead.extend(await self._store.take(self._channel, self._at_once))
+                self._ahead.extend(
+                    await self._store.take(self._channel, self._at_once, in_order=self._order)
+                )
                 if not self._ahead:
                     await self._store.wait(self._channel, LOOK_AGAIN)
                 failures, self._trouble = 0, ""
@@ -133,24 +138,35 @@ class Consumer:
     async def _handle(self, step: Step, stored: Stored) -> None:
         attempt = stored.attempts + 1
         envelope = stored.envelope.replace(attempt=attempt, outcome=Outcome.MESSAGE, deadline=None)
-        try:
-            await step(envelope)
-        except Exception as e:  # noqa: BLE001 - whatever a step raises, its message is kept
-            await self._failed(stored, attempt, e)
-        else:
-            await self._insist(lambda: self._store.done(stored.key))
+        async with Unit(self._store, taken=stored, in_order=self._order) as unit:
+            try:
+                result = await step(envelope)
+            except Exception as e:  # noqa: BLE001 - whatever a step raises, its message is kept
+                unit.settle(self._failed(stored, attempt, e))
+            else:
+                unit.settle(Done(stored.key, stored.hold, receipt=self._receipt(envelope, result)))
+            await self._insist(unit.commit, stored)
 
-    async def _failed(self, stored: Stored, attempt: int, cause: Exception) -> None:
+    def _receipt(self, envelope: Envelope, result: Envelope) -> Receipt | None:
+        if not self._receipts:
+            return None
+        return Receipt(
+            envelope.id,
+            self._route,
+            result.outcome.value,
+            envelope.business_key,
+            envelope.principal,
+        )
+
+    def _failed(self, stored: Stored, attempt: int, cause: Exception) -> Move:
+        """What becomes of a message whose run raised."""
         error = cause if isinstance(cause, EsbError) else RouteFailure("internal error")
         when = datetime.fromtimestamp(self._clock.time(), UTC)
         failure = Failure.of(error, self._route, attempt, when)
         about = {"channel": self._channel, "message": stored.envelope.id, "code": error.code}
         if error is cause and not isinstance(error, Transient):
             log.warning("a message goes to the dead letters", **about, error=error.detail)
-            await self._insist(
-                lambda: self._store.move(stored.key, DEAD, attempts=attempt, failure=failure)
-            )
-            return
+            return Move(stored.key, DEAD, 0.0, attempt, failure, stored.hold)
         asked = (error.retry_after or 0.0) if isinstance(error, Transient) else 0.0
         pause = max(self._backoff.delay(attempt), min(asked, LONGEST_RETRY_AFTER))
         # In order it keeps its place, and those behind it wait too.
@@ -159,14 +175,18 @@ class Consumer:
         bug = None if error is cause else cause
         tell = log.error if bug else log.info
         tell("a message is put back", **about, seconds=round(pause, 1), exc_info=bug)
-        await self._insist(lambda: self._put_back(stored, due, attempt, failure))
+        return Move(stored.key, self._channel, due, attempt, failure, stored.hold)
 
-    async def _insist(self, write: Callable[[], Awaitable[bool]]) -> None:
-        """Write until it succeeds: going on without it would handle the message twice or never."""
+    async def _insist(self, commit: Callable[[], Awaitable[None]], stored: Stored) -> None:
+        """Commit until it succeeds: going on without it would handle the message twice or never."""
         failures = 0
         while True:
             try:
-                await write()
+                await commit()
+            except Superseded:
+                about = {"channel": self._channel, "message": stored.envelope.id}
+                log.warning("somebody else has a message by now; this run does not count", **about)
+                return
             except EsbError as e:
                 failures += 1
                 self._trouble = e.detail
@@ -176,14 +196,10 @@ class Consumer:
                     self._trouble = ""
                 return
 
-    async def _put_back(
-        self, stored: Stored, due: float, attempts: int, failure: Failure | None
-    ) -> bool:
-        return await self._store.move(
-            stored.key,
-            self._channel,
-            due=due,
-            attempts=attempts,
-            failure=failure,
-            lying_in=self._channel,
+    async def _put_back(self, stored: Stored) -> None:
+        back = Move(
+            stored.key, self._channel, stored.due, stored.attempts, stored.failure, stored.hold
         )
+        # If the store is gone too, what it holds is handed out again when it next opens.
+        with contextlib.suppress(EsbError):
+            await self._store.commit((back,))

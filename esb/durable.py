@@ -8,7 +8,8 @@ it sends to channels, what it marks as seen, and what becomes of the message it 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from datetime import datetime
 from typing import Final, Literal, Protocol, Self
@@ -238,7 +239,7 @@ class Store(Protocol):
         """(topic, name) of each subscription, of one topic or of all."""
         ...
 
-    async def list(self, channel: str, *, limit: int = 100, after: int = 0) -> list[Stored]:
+    async def browse(self, channel: str, *, limit: int = 100, after: int = 0) -> list[Stored]:
         """Messages of a channel in the order of their keys, from the one after key `after`."""
         ...
 
@@ -314,21 +315,33 @@ def subscription(topic: str, name: str) -> str:
 class Unit:
     """What one run changes in the store (Unit of Work; EIP: Transactional Client).
 
-        async with Unit(store, taken) as unit:
+        async with Unit(store, taken=message) as unit:
             ...                     # what runs here adds its changes: see `change`
             await unit.commit()
 
-    Whoever takes a message opens the unit, and commits it once the run is through; what runs inside
-    neither sees nor commits what it added. A unit that ends without a commit leaves no trace.
+    Whoever takes a message opens the unit, and commits it once the run is through. A unit that ends
+    without a commit leaves no trace.
 
     taken: the message of the store that the run is about; what becomes of it (`settle`) is
         committed with everything else.
+    within: the unit that this one is a part of: its commit hands the changes on to that one. So a
+        part that fails and is tried again leaves nothing of its first try.
+    in_order: what comes behind the message waits for it, so it keeps its place until it is settled.
     """
 
-    def __init__(self, store: Store, taken: Stored | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        taken: Stored | None = None,
+        within: Unit | None = None,
+        in_order: bool = False,
+    ) -> None:
         self.store = store
         self.taken = taken
+        self.in_order = in_order
         self.settled: Done | Move | None = None
+        self._within = within
         self._changes: list[Change] = []
         self._claims: list[tuple[str, str]] = []
         self._token: Token[Unit | None] | None = None
@@ -343,26 +356,20 @@ class Unit:
         if self._claims:
             await self._give_up()
 
-    def add(self, change: Change) -> None:
+    def add(self, *changes: Change) -> None:
         """To be committed with the rest."""
-        self._changes.append(change)
+        self._changes += changes
 
     def settle(self, change: Done | Move) -> None:
         """What becomes of the message that was taken. The first word counts: what is further in
         knows better."""
         self.settled = self.settled or change
 
-    def savepoint(self) -> int:
-        """How far it has come."""
-        return len(self._changes)
-
-    def roll_back(self, savepoint: int) -> None:
-        """Forget what was added since; a claim is kept, for the run may be tried again."""
-        del self._changes[savepoint:]
-
     async def claim(self, scope: str, value: str, until: float) -> Claim:
         """As `Store.claim`. It is confirmed with the commit, if a Confirm was added; else given up
-        when the unit ends."""
+        when the unit ends. A part that is tried again finds it still claimed, for itself."""
+        if self._within is not None:
+            return await self._within.claim(scope, value, until)
         if (scope, value) in self._claims:
             return Claim("new")
         claim = await self.store.claim(scope, value, until)
@@ -372,12 +379,15 @@ class Unit:
 
     async def commit(self) -> None:
         """Commit everything at once. Raises what `Store.commit` raises; it may be tried again."""
+        if self._within is not None:
+            self._within.add(*self._changes)
+            self._changes = []
+            return
         changes = [*self._changes, self.settled] if self.settled is not None else self._changes
         confirmed = {(c.scope, c.value) for c in changes if isinstance(c, Confirm)}
         if changes:
             await self.store.commit(changes)
-        self._changes = []
-        self.settled = None
+        self._changes, self.settled = [], None
         self._claims = [claim for claim in self._claims if claim not in confirmed]
 
     async def _give_up(self) -> None:
@@ -392,20 +402,30 @@ class Unit:
 _current: ContextVar[Unit | None] = ContextVar("unit", default=None)
 
 
-def current_unit() -> Unit | None:
-    """The unit of the run that the caller is part of."""
-    return _current.get()
+def unit_on(store: Store | None) -> Unit | None:
+    """The unit of the run that the caller is part of, if it has one on this store."""
+    unit = _current.get()
+    return unit if unit is not None and unit.store is store else None
 
 
 async def change(store: Store, *changes: Change) -> None:
-    """Make changes: with everything else of the run if it has a unit on this store, else at once.
+    """Make changes: with everything else of the run if it has a unit, else at once.
 
     Raises what `Store.commit` raises.
     """
-    unit = _current.get()
-    if unit is None or unit.store is not store:
+    unit = unit_on(store)
+    if unit is None:
         await store.commit(changes)
-        return
-    for one in changes:
+    else:
         # What cannot be stored is an error of the step that sends it, not of the commit.
-        unit.add(store.prepare(one))
+        unit.add(*map(store.prepare, changes))
+
+
+@contextmanager
+def at_once() -> Iterator[None]:
+    """What runs here changes the store by itself, whatever becomes of the run around it."""
+    token = _current.set(None)
+    try:
+        yield
+    finally:
+        _current.reset(token)

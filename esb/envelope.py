@@ -279,6 +279,7 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
     id, source, type, time, subject: CloudEvents 1.0 attributes. A source gives a message that it
         may be asked for again the same id each time.
     correlation_id: ties a reply, or the parts of a split, to what they belong to.
+    business_key: what people look the message up by, if its route says so; never read as control.
     headers: what the wire sent or `set` wrote; data only.
     params: what a source knows beside headers and body, by group: {"path": {...}, "query": {...}};
         "reply" holds what the last call's protocol told (see `reply`).
@@ -295,6 +296,7 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
     time: datetime = msgspec.field(default_factory=lambda: datetime.now(UTC))
     subject: str = ""
     correlation_id: str = ""
+    business_key: str = ""
     headers: Headers = NO_HEADERS
     params: Mapping[str, Mapping[str, Any]] = NO_PARAMS
     outcome: Outcome = Outcome.MESSAGE

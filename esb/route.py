@@ -8,7 +8,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from esb.adapter import DEAD, Health, Sink, Source, Store
+from esb.adapter import Health, Sink, Source
+from esb.durable import DEAD, Store
 from esb.errors import EsbError
 from esb.middleware.accept import accept_channel, accepted, accepting
 from esb.middleware.dead_letter import dead_letters
@@ -16,6 +17,7 @@ from esb.middleware.limit import limited
 from esb.middleware.retry import RetryOptions, parked, retrying
 from esb.middleware.timeout import timed
 from esb.middleware.trace import traced
+from esb.middleware.transaction import transactional
 from esb.options import Duration, Options, RawSink, RawSource, RawSteps
 from esb.step import Middleware, Step, wrap
 
@@ -58,13 +60,17 @@ class RouteOptions(Options):
     )
 
 
-def step_policies(step: Step, policies: StepPolicies, route: str) -> Step:
-    """A step with its own policies around it."""
+def step_policies(
+    step: Step, policies: StepPolicies, route: str, store: Store | None = None
+) -> Step:
+    """A step with its own policies around it. store: what it may change."""
     layers: list[Middleware] = []
     if policies.retry is not None:
         layers.append(retrying(policies.retry, route=route))
     if policies.timeout is not None:
         layers.append(timed(policies.timeout))
+    if store is not None and layers:
+        layers.append(transactional(store))
     return wrap(step, *layers)
 
 
@@ -76,13 +82,15 @@ def assemble(
     step: Step,
     dead_sink: Sink | None,
     store: Callable[[], Store],
+    changes_store: bool = False,
     fingerprint: str = "",
 ) -> Route:
     """Put the middleware around a route's steps: the one place that says in which order.
 
     The outermost comes first. `accept: durable` parts the source from the rest: it answers as soon
     as the message is on the disk, and what is stored runs from there. store: called only if the
-    route needs one, which one whose callers wait mostly does not.
+    route needs one, which one whose callers wait mostly does not. changes_store: whether a step
+    may send to it.
     """
     durable = options.accept == "durable"
     waits = source.waits and not durable
@@ -97,6 +105,8 @@ def assemble(
         layers.append(retrying(retry, route=name, store=None if waits else store()))
     if options.concurrency is not None:
         layers.append(limited(options.concurrency, route=name))
+    if changes_store:
+        layers.append(transactional(store()))
     whole = wrap(step, *layers)
     if waits:
         return Route(name, options, [(source, whole)], fingerprint)

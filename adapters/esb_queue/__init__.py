@@ -12,8 +12,9 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
-from esb.adapter import Adapter, Build, Role, Sink, Source, Store
+from esb.adapter import Adapter, Build, Role, Sink, Source
 from esb.consumer import Consumer
+from esb.durable import Put, Store, change
 from esb.envelope import Envelope
 from esb.options import Backoff, Duration, Options, Range
 
@@ -57,9 +58,12 @@ class QueueSink:
         self._delay = options.delay
 
     async def send(self, envelope: Envelope) -> None:
-        """Return once the message is on the disk. Raises Overloaded or Transient if it is not."""
+        """Return once the message is on the disk, or sure to be, once the route is through.
+
+        Raises Overloaded or Transient if it is not.
+        """
         due = time.time() + self._delay if self._delay else 0.0
-        await self._store.put(self._channel, envelope, due=due)
+        await change(self._store, Put(self._channel, envelope, due))
 
 
 def make_source(options: SourceOptions, build: Build) -> Source:

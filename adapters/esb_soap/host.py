@@ -263,8 +263,7 @@ class SoapHost:
         self._client = web_client(build, ClientOptions()) if options.reply_to else None
         self._guard: Guard | None = None
         if options.security is not None:
-            channel = f"soap nonces of {build.route}"
-            nonces = build.shared((channel,), lambda: Nonces(build.store, channel))
+            nonces = Nonces(build.store, f"soap nonces of {build.route}")
             self._guard = Guard(options.security, nonces)
         self._step: Step | None = None
         self._site = Site(
@@ -279,8 +278,6 @@ class SoapHost:
     async def start(self, step: Step) -> None:
         """Serve the path from now on."""
         self._step = step
-        if self._guard is not None:
-            await self._guard.start()
         self._server.mount(self._site)
 
     async def stop(self, grace: float) -> None:

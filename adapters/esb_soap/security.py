@@ -16,26 +16,23 @@ like one that somebody did.
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
+import contextlib
 import hashlib
 import hmac
 import re
 import secrets
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from itertools import islice
 from typing import Final, Literal, NamedTuple
 
 import structlog
 from lxml import etree
 from pydantic import Field, SecretStr, model_validator
 
-from esb.adapter import Store
-from esb.envelope import Envelope
-from esb.errors import BadReply
+from esb.durable import Confirm, Release, Store
+from esb.errors import BadReply, EsbError
 from esb.options import Duration, Options
 from esb_soap.envelope import HeaderFault, SoapMessage, blocks_for_us, xml_text
 
@@ -187,58 +184,28 @@ class HostSecurity(Options):
 
 
 class Nonces:
-    """Nonces that were used, for as long as they could be used again; on the disk as well, so that
-    a restart forgets none. Each is a message without content that is due when it expires."""
+    """Nonces that were used, for as long as they could be used again: claims in the store, so that
+    neither a restart nor another bus on the same store takes one twice."""
 
-    def __init__(self, store: Store, channel: str, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, store: Store, scope: str) -> None:
         self._store = store
-        self._channel = channel
-        self._clock = clock
-        self._used: dict[str, tuple[float, int]] | None = None
-
-    async def load(self) -> None:
-        """Read what an earlier run left; once."""
-        if self._used is not None:
-            return
-        used: dict[str, tuple[float, int]] = {}
-        after = 0
-        while found := await self._store.list(self._channel, limit=1000, after=after):
-            after = found[-1].key
-            used |= {stored.envelope.subject: (stored.due, stored.key) for stored in found}
-        self._used = dict(sorted(used.items(), key=lambda item: item[1]))
+        self._scope = scope
 
     async def spend(self, nonce: str, expires: float) -> bool:
         """Whether it is used for the first time; returns once that is on the disk.
 
-        Raises Transient if it cannot be written; then it was not used.
+        Raises Transient or Overloaded if it cannot be written; then it was not used.
         """
-        await self.load()
-        assert self._used is not None
-        if nonce in self._used:
+        claim = await self._store.claim(self._scope, nonce, expires)
+        if claim.state != "new":
             return False
-        old = self._expired()
-        self._used[nonce] = (expires, 0)  # at once: the same may come while this one is written
         try:
-            key, *_ = await asyncio.gather(
-                self._store.put(self._channel, Envelope(subject=nonce), due=expires),
-                *(self._store.done(key) for key in old),
-            )
+            await self._store.commit((Confirm(self._scope, nonce, expires),))
         except BaseException:
-            self._used.pop(nonce, None)
+            with contextlib.suppress(EsbError):
+                await self._store.commit((Release(self._scope, nonce),))
             raise
-        self._used[nonce] = (expires, key)
         return True
-
-    def _expired(self) -> list[int]:
-        """The keys of two that nobody needs any more: two go for each that comes, so that they
-        never pile up and nobody waits for a big clearing."""
-        assert self._used is not None
-        now = self._clock()
-        oldest = list(islice(self._used.items(), 2))
-        gone = [(nonce, key) for nonce, (expires, key) in oldest if key and expires < now]
-        for nonce, _ in gone:
-            del self._used[nonce]
-        return [key for _, key in gone]
 
 
 class Guard:
@@ -251,10 +218,6 @@ class Guard:
         self._skew = options.clock_skew
         self._nonces = nonces
         self.timestamp = options.timestamp
-
-    async def start(self) -> None:
-        """Learn which nonces were used before."""
-        await self._nonces.load()
 
     async def admit(self, message: SoapMessage) -> str:
         """The user who sent `message`, whose Security header is taken out: what is in there is for

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from esb.adapter import Store
 from esb.clock import REAL, Clock
 from esb.consumer import Consumer
+from esb.durable import Put, Store, change
 from esb.envelope import Envelope, Outcome
 from esb.step import Step
 
@@ -22,7 +22,7 @@ def accepting(*, route: str, store: Store) -> Step:
     channel = accept_channel(route)
 
     async def accept(envelope: Envelope) -> Envelope:
-        await store.put(channel, envelope)
+        await change(store, Put(channel, envelope))
         return envelope.replace(outcome=Outcome.ACCEPTED)
 
     return accept
@@ -30,4 +30,11 @@ def accepting(*, route: str, store: Store) -> Step:
 
 def accepted(store: Store, route: str, *, concurrency: int = 10, clock: Clock = REAL) -> Consumer:
     """The source of what was accepted, also by a process that died since."""
-    return Consumer(store, accept_channel(route), route=route, concurrency=concurrency, clock=clock)
+    return Consumer(
+        store,
+        accept_channel(route),
+        route=route,
+        concurrency=concurrency,
+        receipts=True,
+        clock=clock,
+    )

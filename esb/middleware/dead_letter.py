@@ -8,8 +8,9 @@ from datetime import UTC, datetime
 
 import structlog
 
-from esb.adapter import DEAD, Failure, Sink, Store
+from esb.adapter import Sink
 from esb.clock import REAL, Clock
+from esb.durable import DEAD, Failure, Move, Store, unit_on
 from esb.envelope import Envelope, HeaderValue, Outcome
 from esb.errors import BadMessage, Denied, EsbError, Permanent, Transient
 from esb.middleware.metrics import DEAD_LETTERS
@@ -78,6 +79,12 @@ def dead_letters(
     async def _store(envelope: Envelope, failure: Failure) -> bool:
         if store is None:
             return False
+        unit = unit_on(store)
+        if unit is not None and unit.taken is not None:
+            # It lies in the store as it came, and goes there with the commit of its run.
+            key, hold = unit.taken.key, unit.taken.hold
+            unit.settle(Move(key, DEAD, attempts=failure.attempts, failure=failure, hold=hold))
+            return True
         try:
             try:
                 await store.put(DEAD, envelope, attempts=failure.attempts, failure=failure)

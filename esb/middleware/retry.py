@@ -10,9 +10,9 @@ from typing import Literal
 import structlog
 from pydantic import Field
 
-from esb.adapter import Failure, Store
 from esb.clock import REAL, Clock
 from esb.consumer import LONGEST_RETRY_AFTER, Consumer
+from esb.durable import Failure, Move, Put, Store, unit_on
 from esb.envelope import Envelope, Outcome
 from esb.errors import EsbError, Overloaded, TimedOut, Transient, Unreachable
 from esb.middleware.metrics import RETRIES
@@ -63,8 +63,10 @@ def retrying(
     """Run what is inside again when it raised one of the errors in `options.on`.
 
     store: where to park messages that have long to wait. A parked message has the outcome
-        ACCEPTED and comes back through `parked`; so the count goes on from `Envelope.attempt`.
-        None where a caller waits and around a single step: every message then counts from 1.
+        ACCEPTED and comes back through `parked`, or from the channel of the store it came from; so
+        the count goes on from `Envelope.attempt`. One that keeps others waiting behind it, in
+        order, is not parked. None where a caller waits and around a single step: every message
+        then counts from 1.
 
     A wait that would pass the deadline is not begun: the message is parked, or else the last error
     raised. The error that is raised in the end knows the number of attempts.
@@ -78,14 +80,18 @@ def retrying(
             return None
         now = clock.time()
         failure = Failure.of(error, route, error.attempts, datetime.fromtimestamp(now, UTC))
+        unit = unit_on(store)
         try:
-            await store.put(
-                park_channel(route),
-                envelope,
-                due=now + delay,
-                attempts=error.attempts,
-                failure=failure,
-            )
+            if unit is None or unit.taken is None:
+                await store.commit(
+                    (Put(park_channel(route), envelope, now + delay, error.attempts, failure),)
+                )
+            elif unit.in_order:
+                return None
+            else:
+                # In its own channel it keeps its group waiting behind it.
+                key, channel, hold = unit.taken.key, unit.taken.channel, unit.taken.hold
+                unit.settle(Move(key, channel, now + delay, error.attempts, failure, hold=hold))
         except EsbError as e:
             log.warning("a message could not be parked", message=envelope.id, error=e.detail)
             return None

@@ -6,6 +6,7 @@ import structlog
 from pydantic import RootModel
 
 from esb.adapter import Build, Role
+from esb.durable import at_once
 from esb.envelope import Envelope
 from esb.errors import EsbError
 from esb.options import RawSink
@@ -20,13 +21,15 @@ class CopyToOptions(RootModel[RawSink]):
 
 
 def make(options: CopyToOptions, build: Build) -> Step:
-    """A copy that fails is logged and does not disturb the message."""
+    """A copy that fails is logged and does not disturb the message; one that went through stays,
+    whatever becomes of the message."""
     endpoint = build.sink(options.root)
     route = build.route
 
     async def copy_to(envelope: Envelope) -> Envelope:
         try:
-            await endpoint.send(envelope)
+            with at_once():
+                await endpoint.send(envelope)
         except EsbError as e:
             log.warning("copy lost", route=route, message_id=envelope.id, code=e.code, why=e.detail)
         return envelope

@@ -4,6 +4,9 @@ A caller alone is committed at once. When the last commit served several callers
 a moment for as many again, since those it has just woken are about to come back: without that, a
 few would be committed while the rest wait for the next fsync.
 
+What need not outlive a power cut (that a message was taken: after one nobody has it in hand) is
+written without an fsync of its own, and outlives the process all the same.
+
 After a failed fsync nothing is known about what the disk holds: the kernel may have dropped the
 pages and report success the next time it is asked. So the fsync is never tried again; the writer
 is failed for good, and says so.
@@ -15,13 +18,14 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import apsw
 import structlog
 
 from esb.errors import EsbError, Overloaded, RouteFailure, TooLarge, Transient
+from esb.store.writing import FULL, RETRY_AFTER, Effects
 
 T = TypeVar("T")
 log = structlog.get_logger("esb.store")
@@ -40,18 +44,6 @@ _CONCERNS_ALL = (
     apsw.ReadOnlyError,
 )
 _FSYNC_FAILED = frozenset({apsw.SQLITE_IOERR_FSYNC, apsw.SQLITE_IOERR_DIR_FSYNC})
-FULL = "the store has no room"
-RETRY_AFTER = 10.0
-
-
-@dataclass(slots=True)
-class Effects:
-    """What a transaction brought about, told once it is on the disk."""
-
-    rung: set[str] = field(default_factory=set)  # channels where something may now be due
-    released: list[int] = field(default_factory=list)  # keys that nobody holds any more
-
-
 Work = Callable[[apsw.Connection, Effects], T]
 
 
@@ -59,6 +51,7 @@ Work = Callable[[apsw.Connection, Effects], T]
 class _Job:
     work: Work[Any]
     future: asyncio.Future[Any] | None
+    relaxed: bool = False
     result: Any = None
     error: EsbError | None = None
 
@@ -66,9 +59,7 @@ class _Job:
 class GroupCommit:
     """Runs work in transactions on `connection`, which nobody else uses from now on.
 
-    released: called in the writing thread after a commit with the keys nobody holds any more,
-        before any caller learns of it.
-    ring: called in the event loop with the channels where something may be due.
+    told: called in the event loop with what a commit brought about, before any caller learns of it.
     """
 
     def __init__(
@@ -76,33 +67,33 @@ class GroupCommit:
         connection: apsw.Connection,
         loop: asyncio.AbstractEventLoop,
         *,
-        released: Callable[[list[int]], None],
-        ring: Callable[[set[str]], None],
+        told: Callable[[Effects], None],
     ) -> None:
         self.failure = ""
         self._db = connection
         self._loop = loop
-        self._released = released
-        self._ring = ring
+        self._told = told
         self._pending: list[_Job] = []
         self._wanted = 1
         self._expected = 1
         self._closing = False
         self._changed = threading.Condition()
         self._log_pages = 0
+        self._relaxed = False
         connection.wal_autocheckpoint(0)  # it would swallow a failed fsync
         connection.set_wal_hook(self._count_pages)
         self._thread = threading.Thread(target=self._run, name="esb-store", daemon=True)
         self._thread.start()
 
-    def submit(self, work: Work[T]) -> asyncio.Future[T]:
-        """Run `work` in a transaction; the future is done once it is on the disk.
+    def submit(self, work: Work[T], *, relaxed: bool = False) -> asyncio.Future[T]:
+        """Run `work` in a transaction; the future is done once it is on the disk. relaxed: it is
+        enough that it outlives the process.
 
         It fails with what `work` raised, Overloaded when the disk is full, or Transient when it
         cannot be written; then nothing of it was stored.
         """
         future: asyncio.Future[T] = self._loop.create_future()
-        self._enqueue(_Job(work, future))
+        self._enqueue(_Job(work, future, relaxed))
         return future
 
     def post(self, work: Work[Any]) -> None:
@@ -145,14 +136,14 @@ class GroupCommit:
         with self._changed:
             while not self._pending and not self._closing:
                 self._changed.wait()
-            if self._expected > 1 and not self._closing:
+            if self._expected > 1 and not self._closing and not self._pending[0].relaxed:
                 self._wanted = self._expected
                 self._changed.wait_for(
                     lambda: len(self._pending) >= self._wanted or self._closing, LINGER
                 )
                 self._wanted = 1
             jobs, self._pending = self._pending[:MOST_AT_ONCE], self._pending[MOST_AT_ONCE:]
-        self._expected = len(jobs)
+        self._expected = sum(not job.relaxed for job in jobs)
         return jobs
 
     def _commit(self, jobs: list[_Job]) -> None:
@@ -173,23 +164,28 @@ class GroupCommit:
         if self.failure:
             raise apsw.ReadOnlyError(self.failure)
         effects = Effects()
+        relaxed = all(job.relaxed for job in jobs)
+        if relaxed is not self._relaxed:
+            self._db.execute(f"PRAGMA synchronous={'NORMAL' if relaxed else 'FULL'}")
+            self._relaxed = relaxed
         try:
             self._db.execute("BEGIN IMMEDIATE")
             for job in jobs:
+                brought = Effects()
                 try:
-                    job.result = job.work(self._db, effects)
+                    job.result = job.work(self._db, brought)
                 except EsbError as e:
                     job.error = e
+                else:
+                    effects.add(brought)
             self._db.execute("COMMIT")
         except BaseException:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             raise
-        if effects.released:
-            self._released(effects.released)
-        if effects.rung:
+        if effects.rung or effects.counts:
             with contextlib.suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(self._ring, effects.rung)
+                self._loop.call_soon_threadsafe(self._told, effects)
 
     def _refuse(self, jobs: list[_Job], cause: Exception) -> None:
         for job in jobs:

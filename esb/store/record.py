@@ -53,6 +53,7 @@ class _Record(msgspec.Struct, omit_defaults=True):
     tracestate: str = ""
     content_type: str = ""
     body: bytes = b""
+    business_key: str = ""
 
 
 def encode(envelope: Envelope) -> bytes:
@@ -82,6 +83,7 @@ def encode(envelope: Envelope) -> bytes:
         traceparent=envelope.traceparent,
         tracestate=envelope.tracestate,
         content_type=body.content_type,
+        business_key=envelope.business_key,
         body=b"" if body.is_empty and not body.content_type else body.raw,
     )
     try:
@@ -102,6 +104,7 @@ def decode(content: bytes) -> Envelope:
             time=datetime.fromisoformat(record.time),
             subject=record.subject,
             correlation_id=record.correlation_id,
+            business_key=record.business_key,
             headers=Headers.trusted(record.headers) if record.headers else NO_HEADERS,
             params=record.params or NO_PARAMS,
             outcome=Outcome(record.outcome),

@@ -1,8 +1,8 @@
 """The embedded store: one SQLite file, written by one thread, read by another.
 
-Write-ahead log with `synchronous=FULL`: what a method returned from is on the disk. Who holds
-which message is known to this process alone, so a lock file keeps a second process off; what a
-dead process held is there again when the next one opens the file. https://sqlite.org/wal.html
+Write-ahead log with `synchronous=FULL`: what a method returned from is on the disk. A lock file
+keeps a second process off, so what is in hand when the file is opened was a dead process's.
+https://sqlite.org/wal.html
 """
 
 from __future__ import annotations
@@ -11,48 +11,42 @@ import asyncio
 import contextlib
 import fcntl
 import os
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
 import apsw
 import msgspec
+import structlog
 
-from esb.adapter import Failure, Health, Stored
+from esb.adapter import Health
 from esb.clock import REAL, Clock
-from esb.envelope import Envelope
-from esb.errors import EsbError, Overloaded, TooLarge, Transient
-from esb.store import record
-from esb.store.commit import FULL, RETRY_AFTER, Effects, GroupCommit, Work
+from esb.durable import (
+    Change,
+    Claim,
+    Failure,
+    Move,
+    Publish,
+    Put,
+    Receipt,
+    Store,
+    Stored,
+    Superseded,
+    subscription,
+)
+from esb.errors import EsbError, TooLarge, Transient
+from esb.store import record, schema
+from esb.store.commit import GroupCommit
 from esb.store.reading import DAMAGED, Reading
+from esb.store.writing import Effects, Taken, Writing
+
+log = structlog.get_logger("esb.store")
 
 BUSY_MILLIS = 2000
 LARGEST = 900 * 1024**2  # SQLite takes values below 1 GB
-OVERHEAD = 512  # a message's rows, index entries and share of half-filled pages
+TIDY_EVERY = 60.0
 WAL_RESET_FIXED = (3, 51, 3)  # https://sqlite.org/wal.html#walresetbug
-
-MIGRATIONS: tuple[str, ...] = (
-    # Content is apart from what moves, so that a retry or a dead letter rewrites a few bytes only.
-    """
-    CREATE TABLE message (
-        key INTEGER PRIMARY KEY AUTOINCREMENT,
-        channel TEXT NOT NULL,
-        due REAL NOT NULL,
-        attempts INTEGER NOT NULL,
-        stored REAL NOT NULL,
-        failure BLOB
-    ) STRICT;
-    CREATE INDEX message_by_turn ON message (channel, due, key);
-    CREATE TABLE content (
-        key INTEGER PRIMARY KEY,
-        digest BLOB NOT NULL,
-        content BLOB NOT NULL
-    ) STRICT;
-    CREATE TRIGGER message_gone AFTER DELETE ON message
-    BEGIN DELETE FROM content WHERE key = old.key; END;
-    """,
-)
-"""Each brings the file from the version before to the next; `user_version` counts them. Never
-change one that was released: add another."""
 
 
 class StoreUnusable(EsbError):
@@ -61,22 +55,32 @@ class StoreUnusable(EsbError):
     code = "store-unusable"
 
 
-class SqliteStore:
-    """`esb.adapter.Store` in the file `path`, and a Resource: open it before use.
+class SqliteStore(Store):
+    """`esb.durable.Store` in the file `path`, and a Resource: open it before use.
 
-    max_size: bytes that messages may take up; beyond it `put` raises Overloaded, while what is
+    max_size: bytes that messages may take up; beyond it `commit` raises Overloaded, while what is
         there can still be moved and forgotten. The log beside the file comes on top.
+    receipts: seconds that receipts are kept.
     """
 
-    def __init__(self, path: Path, *, max_size: int = 10 * 1024**3, clock: Clock = REAL) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        max_size: int = 10 * 1024**3,
+        receipts: float = 7 * 86400.0,
+        clock: Clock = REAL,
+    ) -> None:
         self.path = path
         self._max_size = max_size
+        self._receipts = receipts
         self._clock = clock
-        self._room = 0
-        self._damaged = 0
+        self._writing = Writing(clock, self._left)
+        self._counts: Counter[str] = Counter()
         self._lock = -1
         self._bells: dict[str, set[asyncio.Future[None]]] = {}
         self._threads: tuple[GroupCommit, Reading] | None = None
+        self._tidying: asyncio.Task[None] | None = None
 
     # --- Resource --------------------------------------------------------------------------------
 
@@ -87,19 +91,21 @@ class SqliteStore:
         writer, reader = self._connections
         reading = Reading(
             reader,
-            loop,
             self._clock,
             set_aside=self._set_aside,
             damaged=lambda: commit.fail("its file is damaged"),
-            ring=self._ring,
         )
-        commit = GroupCommit(writer, loop, released=reading.release, ring=self._ring)
+        commit = GroupCommit(writer, loop, told=self._told)
         self._threads = (commit, reading)
+        self._tidying = asyncio.create_task(self._tidy(), name="esb store")
 
     async def close(self) -> None:
         """Finish what is being written and close the file; whoever waits returns."""
         if self._threads is None:
             return
+        if self._tidying is not None:
+            self._tidying.cancel()
+            await asyncio.gather(self._tidying, return_exceptions=True)
         commit, reading = self._threads
         await asyncio.to_thread(commit.close)
         self._threads = None
@@ -113,72 +119,41 @@ class SqliteStore:
             return Health(False, "the store is not open")
         if self._threads[0].failure:
             return Health(False, self._threads[0].failure)
-        if self._damaged:
-            return Health(True, f"{self._damaged} damaged messages were set aside")
+        if damaged := self._counts[DAMAGED]:
+            return Health(True, f"{damaged} damaged messages were set aside")
         return Health(True)
 
     # --- Store -----------------------------------------------------------------------------------
 
-    async def put(
-        self,
-        channel: str,
-        envelope: Envelope,
-        *,
-        due: float = 0.0,
-        attempts: int = 0,
-        failure: Failure | None = None,
-    ) -> int:
-        """See `Store.put`. Raises TooLarge beside what the protocol says."""
-        content = record.encode(envelope)
+    def prepare(self, change: Change) -> Change:
+        """See `Store.prepare`."""
+        if not isinstance(change, Put | Publish) or change.written:
+            return change
+        content = record.encode(change.envelope)
         if len(content) > LARGEST:
             raise TooLarge("the message is larger than the store can hold")
-        digest = record.digest(content)
-        row = (channel, due, attempts, self._clock.time(), _pack(failure))
+        return msgspec.structs.replace(change, written=content)
 
-        def work(db: apsw.Connection, effects: Effects) -> int:
-            self._take_room(db, len(content) + OVERHEAD)
-            db.execute(
-                "INSERT INTO message (channel, due, attempts, stored, failure)"
-                " VALUES (?, ?, ?, ?, ?)",
-                row,
-            )
-            key = db.last_insert_rowid()
-            db.execute("INSERT INTO content VALUES (?, ?, ?)", (key, digest, content))
-            effects.rung.add(channel)
-            return key
+    async def commit(self, changes: Sequence[Change]) -> list[int]:
+        """See `Store.commit`."""
+        prepared = [self.prepare(change) for change in changes]
+        return await self._writes().submit(lambda db, told: self._writing.apply(db, told, prepared))
 
-        return await self._writes().submit(work)
-
-    async def take(self, channel: str, limit: int) -> list[Stored]:
+    async def take(self, channel: str, limit: int, *, in_order: bool = False) -> list[Stored]:
         """See `Store.take`."""
-        return await self._reads().take(channel, limit)
-
-    async def done(self, key: int, *, lying_in: str = "") -> bool:
-        """See `Store.done`."""
-
-        def work(db: apsw.Connection, effects: Effects) -> bool:
-            db.execute(
-                "DELETE FROM message WHERE key = ?1 AND (?2 = '' OR channel = ?2)", (key, lying_in)
-            )
-            if db.changes() == 0:
-                return False
-            effects.released.append(key)
-            return True
-
-        return await self._writes().submit(work)
-
-    async def move(
-        self,
-        key: int,
-        channel: str,
-        *,
-        due: float = 0.0,
-        attempts: int = 0,
-        failure: Failure | None = None,
-        lying_in: str = "",
-    ) -> bool:
-        """See `Store.move`."""
-        return await self._writes().submit(_moving(key, channel, due, attempts, failure, lying_in))
+        taking = self._writes().submit(
+            lambda db, told: self._writing.take(db, told, channel, limit, in_order), relaxed=True
+        )
+        try:
+            _, keys = await asyncio.shield(taking)
+            return await self._reads().taken(keys) if keys else []
+        except asyncio.CancelledError:
+            # Nobody will ever see what was or will be taken, so it must not stay in hand.
+            taking.add_done_callback(self._give_back)
+            raise
+        except EsbError:
+            taking.add_done_callback(self._give_back)
+            raise
 
     async def wait(self, channel: str, timeout: float) -> None:
         """See `Store.wait`."""
@@ -187,7 +162,7 @@ class SqliteStore:
         bells.add(bell)  # before looking, so that what is put in between rings it
         try:
             due = await self._reads().next_due(channel)
-            if due is not None:
+            if due is not None and channel not in self._writing.turned_away:
                 timeout = min(timeout, due - self._clock.time())
             if timeout > 0:
                 await asyncio.wait((bell,), timeout=timeout)
@@ -196,17 +171,51 @@ class SqliteStore:
             if not bells and self._bells.get(channel) is bells:
                 del self._bells[channel]
 
-    async def list(self, channel: str, *, limit: int = 100, after: int = 0) -> list[Stored]:
-        """See `Store.list`."""
+    async def claim(self, scope: str, value: str, until: float) -> Claim:
+        """See `Store.claim`."""
+        return await self._writes().submit(
+            lambda db, told: self._writing.claim(db, scope, value, until), relaxed=True
+        )
+
+    async def subscribe(self, topic: str, name: str) -> None:
+        """See `Store.subscribe`."""
+        sql = "INSERT OR IGNORE INTO subscription VALUES (?, ?)"
+        await self._writes().submit(lambda db, told: db.execute(sql, (topic, name)).get)
+
+    async def unsubscribe(self, topic: str, name: str) -> bool:
+        """See `Store.unsubscribe`."""
+        channel = subscription(topic, name)
+
+        def work(db: apsw.Connection, told: Effects) -> bool:
+            sql = "DELETE FROM subscription WHERE topic = ? AND name = ?"
+            db.execute(sql, (topic, name))
+            found = db.changes() > 0
+            db.execute("DELETE FROM message WHERE channel = ?", (channel,))
+            told.counts[channel] -= db.changes()
+            return found
+
+        return await self._writes().submit(work)
+
+    async def subscriptions(self, topic: str = "") -> list[tuple[str, str]]:
+        """See `Store.subscriptions`."""
+        return await self._reads().subscriptions(topic)
+
+    async def browse(self, channel: str, *, limit: int = 100, after: int = 0) -> list[Stored]:
+        """See `Store.browse`."""
         return await self._reads().some(channel, limit, after)
 
     async def get(self, key: int) -> Stored | None:
         """See `Store.get`."""
         return await self._reads().get(key)
 
+    async def find(self, text: str, *, limit: int = 100) -> tuple[list[Stored], list[Receipt]]:
+        """See `Store.find`."""
+        return await self._reads().find(text, limit)
+
     async def counts(self) -> dict[str, int]:
         """See `Store.counts`."""
-        return await self._reads().counts()
+        self._reads()
+        return {channel: count for channel, count in self._counts.items() if count}
 
     # --- opening and closing, in a worker thread -------------------------------------------------
 
@@ -226,8 +235,14 @@ class SqliteStore:
                 writer.execute(f"PRAGMA {setting}")
             writer.execute(f"PRAGMA journal_size_limit={64 * 1024**2}")
             self._migrate(writer)
-            self._damaged = int(
-                writer.execute("SELECT count(*) FROM message WHERE channel = ?", (DAMAGED,)).get
+            if freed := schema.after_a_crash(writer):
+                log.warning("messages that a dead process had in hand are free again", count=freed)
+            rows = writer.execute("SELECT channel, count(*) FROM message GROUP BY channel")
+            self._counts = Counter(dict(cast("list[tuple[str, int]]", rows.fetchall())))
+            self._writing.suspects = bool(
+                writer.execute(
+                    "SELECT exists(SELECT 1 FROM message WHERE crashes >= ?)", (schema.SUSPECT,)
+                ).get
             )
             reader = apsw.Connection(str(self.path))
             reader.set_busy_timeout(BUSY_MILLIS)
@@ -269,15 +284,12 @@ class SqliteStore:
 
     def _migrate(self, db: apsw.Connection) -> None:
         version = cast(int, db.pragma("user_version"))
-        if version > len(MIGRATIONS):
+        if version > len(schema.MIGRATIONS):
             raise StoreUnusable(
                 f"the store {self.path} has format {version}, made by a newer bus; "
-                f"this one reads up to {len(MIGRATIONS)}"
+                f"this one reads up to {len(schema.MIGRATIONS)}"
             )
-        for number, migration in enumerate(MIGRATIONS[version:], version + 1):
-            with db:
-                db.execute(migration)
-                db.execute(f"PRAGMA user_version={number}")
+        schema.migrate(db, version)
 
     def _disconnect(self) -> None:
         # The writer last: the last connection writes the log back into the file.
@@ -298,25 +310,28 @@ class SqliteStore:
 
     # --- in the writing thread -------------------------------------------------------------------
 
-    def _take_room(self, db: apsw.Connection, size: int) -> None:
-        if self._room < size:
-            pages = cast(int, db.pragma("page_count")) - cast(int, db.pragma("freelist_count"))
-            self._room = self._max_size - pages * cast(int, db.pragma("page_size"))
-            if self._room < size:
-                self._room = 0
-                raise Overloaded(FULL, retry_after=RETRY_AFTER)
-        self._room -= size
+    def _left(self, db: apsw.Connection) -> int:
+        pages = cast(int, db.pragma("page_count")) - cast(int, db.pragma("freelist_count"))
+        return self._max_size - pages * cast(int, db.pragma("page_size"))
 
     # --- in the reading thread -------------------------------------------------------------------
 
     def _set_aside(self, key: int, failure: Failure) -> None:
-        self._damaged += 1
+        move = Move(key, DAMAGED, attempts=failure.attempts, failure=failure)
+
+        def work(db: apsw.Connection, told: Effects) -> None:
+            with contextlib.suppress(Superseded):
+                self._writing.apply(db, told, (move,))
+
         with contextlib.suppress(Transient):  # closing: it is found again
-            self._writes().post(
-                _moving(key, DAMAGED, 0.0, failure.attempts, failure, failure.route)
-            )
+            self._writes().post(work)
 
     # --- in the event loop -----------------------------------------------------------------------
+
+    def _told(self, effects: Effects) -> None:
+        for channel, more in effects.counts.items():
+            self._counts[channel] += more
+        self._ring(effects.rung)
 
     def _ring(self, channels: set[str]) -> None:
         for channel in channels:
@@ -324,36 +339,24 @@ class SqliteStore:
                 if not bell.done():
                     bell.set_result(None)
 
+    def _give_back(self, taking: asyncio.Future[Taken]) -> None:
+        if taking.cancelled() or taking.exception() is not None:
+            return
+        hold, keys = taking.result()
+        with contextlib.suppress(Transient):  # closing: they are free when it opens
+            self._writes().post(lambda db, told: self._writing.give_back(db, told, hold, keys))
 
-def _moving(
-    key: int, channel: str, due: float, attempts: int, failure: Failure | None, lying_in: str
-) -> Work[bool]:
-    row = (channel, due, attempts, _pack(failure), key, lying_in)
-
-    def work(db: apsw.Connection, effects: Effects) -> bool:
-        db.execute(
-            "UPDATE message SET channel = ?, due = ?, attempts = ?, failure = ?"
-            " WHERE key = ? AND (?6 = '' OR channel = ?6)",
-            row,
-        )
-        if db.changes() == 0:
-            return False
-        effects.released.append(key)
-        effects.rung.add(channel)
-        return True
-
-    return work
-
-
-def _pack(failure: Failure | None) -> bytes | None:
-    if failure is None:
-        return None
-    try:
-        return msgspec.msgpack.encode(failure)
-    except UnicodeEncodeError:
-        # A reason may quote what was wrong with a message, and must not itself be what is wrong.
-        detail = failure.detail.encode(errors="backslashreplace").decode()
-        return msgspec.msgpack.encode(msgspec.structs.replace(failure, detail=detail))
+    async def _tidy(self) -> None:
+        while True:
+            with contextlib.suppress(EsbError):  # the next time, then
+                while await self._writes().submit(
+                    lambda db, told: self._writing.tidy(
+                        db, told, self._clock.time() - self._receipts
+                    ),
+                    relaxed=True,
+                ):
+                    pass
+            await asyncio.sleep(TIDY_EVERY)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -15,7 +15,8 @@ from support.fake_build import FakeBuild
 from support.stores import message, opened
 from support.waiting import until
 
-from esb.adapter import DEAD, Sink, Source
+from esb.adapter import Sink, Source
+from esb.durable import DEAD, Change
 from esb.envelope import Body, Envelope, Headers, Outcome
 from esb.errors import BadMessage, Overloaded, Rejected, Transient, Unreachable
 from esb.store import SqliteStore
@@ -80,12 +81,11 @@ class FarSide(QueueFarSide, SinkFarSide):
         await make_sink(self.store).send(envelope)
 
     async def left(self) -> int:
-        held = self.store._reads()._held
-        lying = await self.store.list(channel("q"), limit=1000)
-        return sum(stored.key not in held for stored in lying)
+        lying = await self.store.browse(channel("q"), limit=1000)
+        return sum(not stored.hold for stored in lying)
 
     async def refused(self) -> list[bytes]:
-        return [stored.envelope.body.raw for stored in await self.store.list(DEAD)]
+        return [stored.envelope.body.raw for stored in await self.store.browse(DEAD)]
 
     def sink(self) -> Sink:
         return make_sink(self.store)
@@ -192,7 +192,7 @@ async def test_a_far_side_that_asks_for_time_gets_it(store: SqliteStore) -> None
 
 
 async def _waiting(store: SqliteStore) -> Any:
-    found = await store.list(channel("q"))
+    found = await store.browse(channel("q"))
     return found if len(found) == 2 and all(stored.due for stored in found) else None
 
 
@@ -204,7 +204,7 @@ async def test_what_fails_for_good_goes_to_the_dead_letters(store: SqliteStore) 
     await send(store, "good")
     await until(lambda: empty(store))
     await reader.stop(5)
-    [dead] = await store.list(DEAD)
+    [dead] = await store.browse(DEAD)
     assert dead.envelope.body.text == "bad"
     assert dead.failure is not None
     assert (dead.failure.code, dead.failure.detail) == ("rejected", "not wanted")
@@ -224,7 +224,7 @@ async def test_a_bug_gives_the_message_back_and_says_nothing_of_itself(store: Sq
 
 
 async def _put_back(store: SqliteStore) -> Any:
-    return [stored for stored in await store.list(channel("q")) if stored.attempts]
+    return [stored for stored in await store.browse(channel("q")) if stored.attempts]
 
 
 async def test_a_delayed_message_is_not_seen_before(store: SqliteStore) -> None:
@@ -356,11 +356,11 @@ async def test_while_the_store_cannot_write_the_message_is_held_not_repeated(
         def __getattr__(self, name: str) -> Any:
             return getattr(store, name)
 
-        async def done(self, key: int, **more: Any) -> bool:
+        async def commit(self, changes: Sequence[Change]) -> list[int]:
             if self.refusals:
                 self.refusals -= 1
                 raise Transient("the store cannot be written")
-            return await store.done(key, **more)
+            return await store.commit(changes)
 
     failing = Failing()
     step = Collecting()
@@ -380,10 +380,10 @@ async def test_a_store_that_cannot_be_read_shows_and_passes(store: SqliteStore) 
         def __getattr__(self, name: str) -> Any:
             return getattr(store, name)
 
-        async def take(self, channel: str, limit: int) -> Any:
+        async def take(self, channel: str, limit: int, **more: Any) -> Any:
             if fails:
                 raise Transient("the store cannot be read")
-            return await store.take(channel, limit)
+            return await store.take(channel, limit, **more)
 
     step = Collecting()
     reader = source(Failing())  # type: ignore[arg-type]

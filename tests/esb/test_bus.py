@@ -12,9 +12,10 @@ import pytest
 from support.bus import running, url
 from support.waiting import until
 
-from esb.adapter import DEAD, Health, Store
+from esb.adapter import Health
 from esb.bus import Bus, Shared
 from esb.config import load
+from esb.durable import DEAD, Store
 
 JSON = {"content-type": "application/json"}
 
@@ -106,16 +107,16 @@ async def test_a_dead_letter_is_replayed(tmp_path: Path, http: aiohttp.ClientSes
 
 async def _is_dead_again(bus: Bus, message: str, key: int) -> bool:
     counts = await store(bus).counts()
-    found = await store(bus).list(DEAD)
+    found = await store(bus).browse(DEAD)
     return counts.get("accept:work", 0) == 0 and [f.envelope.id for f in found] == [message]
 
 
 async def _dead_letters(bus: Bus, count: int) -> list[Any]:
     async def there() -> bool:
-        return len(await store(bus).list(DEAD)) == count
+        return len(await store(bus).browse(DEAD)) == count
 
     await until(there)
-    return await store(bus).list(DEAD)
+    return await store(bus).browse(DEAD)
 
 
 async def test_durable_acceptance_survives_the_process(

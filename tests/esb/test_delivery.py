@@ -17,8 +17,8 @@ from support.bus import running, url
 from support.stores import message, opened
 from support.waiting import until
 
-from esb.adapter import DEAD, Store
 from esb.bus import Bus
+from esb.durable import DEAD, Store
 from esb.envelope import Body, Envelope
 from esb.errors import EsbError
 
@@ -67,7 +67,7 @@ async def test_unreachable_is_retried_parked_and_given_up_with_the_original(
         store = store_of(bus)
         await store.put("queue:in", message("as it came"))
         await counts(store, queue_graveyard=1)
-        [dead] = await store.list("queue:graveyard")
+        [dead] = await store.browse("queue:graveyard")
         headers = dead.envelope.headers
         assert dead.envelope.body.raw == b"as it came"
         assert "x-changed" not in headers
@@ -90,13 +90,13 @@ async def test_a_poison_message_stops_nobody_and_can_be_replayed(tmp_path: Path)
         for body in ('{"good": true}', "{", '{"good": true}'):
             await store.put("queue:in", Envelope(body=Body(body.encode(), "application/json")))
         await counts(store, queue_out=2, dead=1)
-        [dead] = await store.list(DEAD)
+        [dead] = await store.browse(DEAD)
         assert dead.failure is not None
         assert (dead.failure.code, dead.failure.route) == ("bad-message", "orders")
         # Nothing changed, so a replay ends where it began, and loses nothing.
         await bus.routes["orders"].take_back(store, dead.key)
         await counts(store, queue_out=2, dead=1)
-        [again] = await until(lambda: store.list(DEAD))
+        [again] = await until(lambda: store.browse(DEAD))
         assert again.envelope.id == dead.envelope.id
         with pytest.raises(EsbError, match="no dead letter"):
             await bus.routes["orders"].take_back(store, 999)
@@ -117,7 +117,7 @@ async def test_accepted_over_http_is_stored_before_it_is_said(tmp_path: Path) ->
             assert answer.status == 202
             answer.release()
         await counts(store_of(bus), queue_out=40)
-        bodies = [stored.envelope.body.data for stored in await store_of(bus).list("queue:out")]
+        bodies = [stored.envelope.body.data for stored in await store_of(bus).browse("queue:out")]
         assert sorted(body["number"] for body in bodies) == list(range(40))
 
 
@@ -145,7 +145,7 @@ async def test_killed_again_and_again_a_bus_loses_nothing(tmp_path: Path) -> Non
         async with opened(path) as store:
             assert DEAD not in await store.counts()
             after = 0
-            while page := await store.list("queue:c", limit=1000, after=after):
+            while page := await store.browse("queue:c", limit=1000, after=after):
                 found.update(stored.envelope.id for stored in page)
                 after = page[-1].key
         return found

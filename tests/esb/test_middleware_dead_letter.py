@@ -10,7 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 from support.stores import message, opened
 
-from esb.adapter import DEAD
+from esb.durable import DEAD
 from esb.envelope import Body, Envelope, Headers, Outcome
 from esb.errors import BadMessage, Denied, EsbError, Rejected, RouteFailure, Transient, Unreachable
 from esb.middleware.dead_letter import dead_letters
@@ -56,7 +56,7 @@ async def test_what_passes_passes(store: SqliteStore) -> None:
 async def test_what_senders_are_not_told_is_stored_for_operators(store: SqliteStore) -> None:
     error = Unreachable("the broker cannot be reached now").noted("amqp://broker:5672/ refused")
     await dead_letters(route="r", store=store)(raising(error))(message())
-    [dead] = await store.list(DEAD)
+    [dead] = await store.browse(DEAD)
     assert dead.failure is not None
     assert dead.failure.detail == "the broker cannot be reached now"
     assert dead.failure.notes == ("amqp://broker:5672/ refused",)
@@ -72,7 +72,7 @@ async def test_the_original_and_the_reason_are_stored(store: SqliteStore) -> Non
     original = message("as it came", headers=Headers([("a", "1")]), deadline=1.0, attempt=3)
     result = await wrap(steps, dead_letters(route="orders", store=store))(original)
     assert result.outcome is Outcome.DEAD
-    [dead] = await store.list(DEAD)
+    [dead] = await store.browse(DEAD)
     assert dead.envelope.body.raw == b"as it came"
     assert list(dead.envelope.headers) == [("a", "1")]
     assert (dead.envelope.id, dead.envelope.outcome) == (original.id, Outcome.MESSAGE)
@@ -118,7 +118,7 @@ async def test_a_sink_that_fails_is_replaced_by_the_store(
     run = dead_letters(route="r", sink=sink, store=store, sink_timeout=0.01)
     result = await run(raising(Rejected("no")))(message("x"))
     assert result.outcome is Outcome.DEAD
-    [dead] = await store.list(DEAD)
+    [dead] = await store.browse(DEAD)
     assert dead.failure is not None
     assert dead.failure.code == "rejected"
 
@@ -136,7 +136,7 @@ async def test_a_bug_is_logged_and_says_nothing_to_the_outside(store: SqliteStor
     with capture_logs() as logs:
         result = await dead_letters(route="r", store=store)(raising(KeyError("hunter2")))(message())
     assert result.outcome is Outcome.DEAD
-    [dead] = await store.list(DEAD)
+    [dead] = await store.browse(DEAD)
     assert dead.failure is not None
     assert (dead.failure.code, dead.failure.detail) == ("route-failure", "internal error")
     assert [log for log in logs if isinstance(log.get("exc_info"), KeyError)]
@@ -183,7 +183,7 @@ async def test_a_message_that_cannot_be_stored_whole_is_no_poison(store: SqliteS
     poison = message("x", id="id-\ud800", headers=Headers([("a", "\ud800")]), subject="\ud800")
     result = await dead_letters(route="r", store=store)(raising(Rejected("quoting \ud800")))(poison)
     assert result.outcome is Outcome.DEAD
-    [dead] = await store.list(DEAD)
+    [dead] = await store.browse(DEAD)
     assert dead.envelope.body.raw == b"x"
     assert dead.envelope.id == r"id-\ud800"
     sink = Sending()

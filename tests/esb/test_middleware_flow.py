@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 from support.stores import message, opened
 from support.waiting import until
 
-from esb.adapter import DEAD
+from esb.durable import DEAD
 from esb.envelope import Envelope, Outcome
 from esb.errors import OutcomeUnknown, Overloaded, Rejected, RouteFailure, TimedOut, Transient
 from esb.middleware.accept import accept_channel, accepted, accepting
@@ -96,7 +96,7 @@ async def test_an_accepted_message_that_fails_goes_to_the_dead_letters_and_can_b
     worker = accepted(store, "r")
     await worker.start(wrap(step, dead_letters(route="r", store=store)))
     await accepting(route="r", store=store)(message("x"))
-    [dead] = await until(lambda: store.list(DEAD))
+    [dead] = await until(lambda: store.browse(DEAD))
     await until(lambda: _only_dead(store))
     assert await store.move(dead.key, accept_channel("r"), lying_in=DEAD)
     await until(lambda: _empty(store))

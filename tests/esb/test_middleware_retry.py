@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from support.stores import message, opened
 from support.waiting import Jumping, until
 
-from esb.adapter import DEAD
+from esb.durable import DEAD
 from esb.envelope import Envelope, Outcome
 from esb.errors import (
     EsbError,
@@ -151,7 +151,7 @@ async def test_a_long_wait_is_spent_in_the_store(store: SqliteStore) -> None:
     result = await run(original)
     assert result.outcome is Outcome.ACCEPTED
     assert jumping.slept == [1, 2]
-    [lying] = await store.list(park_channel("r"))
+    [lying] = await store.browse(park_channel("r"))
     assert lying.envelope.body.raw == b"as it came"
     assert (lying.envelope.id, lying.envelope.attempt) == (original.id, 1)
     assert lying.attempts == 3
@@ -207,9 +207,9 @@ async def test_parked_messages_end_as_dead_letters_with_every_attempt_counted(
     worker = parked(store, "r")
     await worker.start(run)
     await run(message("x"))
-    await until(lambda: store.list(DEAD))
+    await until(lambda: store.browse(DEAD))
     await worker.stop(5)
-    [dead] = await store.list(DEAD)
+    [dead] = await store.browse(DEAD)
     assert await store.counts() == {DEAD: 1}
     assert dead.attempts == 4
     assert dead.failure is not None
