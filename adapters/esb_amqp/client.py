@@ -219,6 +219,11 @@ class Connection:
         return self._connection.transport.connection
 
     @property
+    def address(self) -> Address:
+        """Where the broker is."""
+        return self._wire.address
+
+    @property
     def blocked(self) -> str:
         """Why the broker takes no messages now, "" while it does."""
         return self._wire.blocked

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import random
 import ssl
+from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -50,14 +51,22 @@ class Backoff:
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """What makes two endpoints share a connection: all of it."""
+    """What makes two endpoints share a connection: all of it.
 
-    address: Address
+    addresses: one broker's, or those of the nodes of a cluster, any of which will do.
+    """
+
+    addresses: tuple[Address, ...]
     tls: tuple[tuple[str, str], ...] | None
     heartbeat: float
     connect_timeout: float
     name: str
     reconnect: tuple[float, float]
+
+    @property
+    def broker(self) -> str:
+        """Where it is, for people."""
+        return ", ".join(map(str, self.addresses))
 
 
 class Link:
@@ -99,10 +108,10 @@ class Link:
         if self._task is None and connection is None:
             return Health(True)
         if connection is None or connection.closed.done():
-            return Health(False, self._detail or f"connecting to {self.settings.address}")
+            return Health(False, self._detail or f"connecting to {self.settings.broker}")
         if connection.blocked:
             return Health(
-                False, f"{self.settings.address} takes no messages now: {connection.blocked}"
+                False, f"{connection.address} takes no messages now: {connection.blocked}"
             )
         return Health(True)
 
@@ -113,48 +122,53 @@ class Link:
             if connection is not None and not connection.closed.done():
                 return connection
             if self._task is None and self._open:
-                self._task = asyncio.create_task(self._run(), name=f"amqp {self.settings.address}")
+                self._task = asyncio.create_task(self._run(), name=f"amqp {self.settings.broker}")
             # Cleared by who waits, because who waits may know of a loss before `_run` does.
             self._up.clear()
             await self._up.wait()
 
     async def _run(self) -> None:
+        settings = self.settings
         backoff = Backoff(self.pauses)
         loop = asyncio.get_running_loop()
+        addresses = deque(settings.addresses)
+        left = len(addresses)  # to be tried before the next pause
         while True:
-            settings = self.settings
             try:
                 connection = await Connection.open(
-                    settings.address,
-                    tls=self._tls,
+                    addresses[0],
+                    tls=self._tls if addresses[0].tls else None,
                     heartbeat=settings.heartbeat,
                     name=settings.name,
                     timeout=settings.connect_timeout,
                 )
             except EsbError as e:
-                pause = backoff.next()
-                self._down(e.detail, pause)
-                await asyncio.sleep(pause)
-                continue
-            since = loop.time()
-            self._connection, self._detail = connection, ""
-            self._up.set()
-            log.info("connected to the broker", broker=str(settings.address))
-            # Shielded: the future belongs to the connection, not to this task.
-            reason = await asyncio.shield(connection.closed)
-            if loop.time() - since > SETTLED:
-                backoff.reset()
-            pause = backoff.next()
+                reason = e.detail
+            else:
+                since = loop.time()
+                self._connection, self._detail = connection, ""
+                self._up.set()
+                log.info("connected to the broker", broker=str(addresses[0]))
+                # Shielded: the future belongs to the connection, not to this task.
+                reason = await asyncio.shield(connection.closed)
+                if loop.time() - since > SETTLED:
+                    backoff.reset()
+                    left = len(addresses)
+            addresses.rotate(-1)
+            left -= 1
+            pause = backoff.next() if left <= 0 else 0.0
             self._down(reason, pause)
-            await asyncio.sleep(pause)
+            if pause:
+                await asyncio.sleep(pause)
+                left = len(addresses)
 
     def _down(self, reason: str, pause: float) -> None:
-        detail = f"waiting for {self.settings.address}: {reason}"
+        detail = f"waiting for {self.settings.broker}: {reason}"
         if detail != self._detail:
             self._detail = detail
             log.warning(
                 "no connection to the broker, trying again",
-                broker=str(self.settings.address),
+                broker=self.settings.broker,
                 reason=reason,
                 pause=round(pause, 1),
             )
@@ -271,7 +285,7 @@ class Lane:
             log.warning(
                 "the broker refuses, trying again",
                 what=self._what,
-                broker=str(self._link.settings.address),
+                broker=self._link.settings.broker,
                 reason=reason,
                 pause=round(pause, 1),
             )
@@ -283,5 +297,5 @@ def shared_link(build: Build, purpose: str, settings: Settings, tls: ssl.SSLCont
     Messages come and go on different connections: a broker that blocks publishers stops reading
     from theirs, and must go on reading acknowledgements.
     """
-    key = (f"amqp {purpose} {settings.address}", settings)
+    key = (f"amqp {purpose} {settings.broker}", settings)
     return build.shared(key, lambda: Link(settings, tls))

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import math
 import re
 import ssl
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 from urllib.parse import unquote, urlsplit
 
-from pydantic import AfterValidator, Discriminator, Field, SecretStr, Tag, model_validator
+import msgspec
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    SecretStr,
+    Tag,
+    WithJsonSchema,
+    model_validator,
+)
 
 from esb.adapter import Build
-from esb.options import Backoff, Duration, Options, Range
+from esb.options import Backoff, Duration, Options, Range, Size
 from esb_amqp.link import Settings
 from esb_amqp.wire import Address
 
@@ -44,9 +55,27 @@ def parse_url(url: str) -> Address:
     )
 
 
-def _checked_url(url: SecretStr) -> SecretStr:
-    parse_url(url.get_secret_value())
-    return url
+def _as_list(value: Any) -> Any:
+    return value if isinstance(value, list | tuple) else (value,)
+
+
+def _checked_urls(urls: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+    if not urls:
+        raise ValueError("give at least one URL")
+    for number, url in enumerate(urls, 1):
+        try:
+            parse_url(url.get_secret_value())
+        except ValueError as e:
+            raise ValueError(f"URL {number}: {e}" if len(urls) > 1 else str(e)) from None
+    return urls
+
+
+Urls = Annotated[
+    tuple[SecretStr, ...],
+    BeforeValidator(_as_list),
+    AfterValidator(_checked_urls),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
+]
 
 
 def _short(text: str) -> str:
@@ -88,10 +117,11 @@ class Tls(Options):
 class ConnectionOptions(Options):
     """How to reach a broker; also what an entry under `connections:` may hold."""
 
-    url: Annotated[SecretStr, AfterValidator(_checked_url)] = Field(
-        SecretStr("amqp://localhost"),
+    url: Urls = Field(
+        (SecretStr("amqp://localhost"),),
         description="The broker: amqp://user:password@host:5672/vhost, or amqps:// for TLS. "
-        "Write ${NAME} for secrets. User and password are guest where the URL has none.",
+        "Of a cluster a list, one URL a node, tried in turn. Write ${NAME} for secrets. User and "
+        "password are guest where the URL has none.",
     )
     username: str | None = Field(None, description="The user, instead of the one in the URL.")
     password: SecretStr | None = Field(
@@ -110,37 +140,39 @@ class ConnectionOptions(Options):
 
     @model_validator(mode="after")
     def _tls_needs_amqps(self) -> ConnectionOptions:
-        if self.tls is not None and not parse_url(self.url.get_secret_value()).tls:
+        if self.tls is not None and not all(address.tls for address in self._addresses()):
             raise ValueError("tls needs an amqps:// URL")
         return self
+
+    def _addresses(self) -> tuple[Address, ...]:
+        own: dict[str, str] = {}
+        if self.username is not None:
+            own["user"] = self.username
+        if self.password is not None:
+            own["password"] = self.password.get_secret_value()
+        return tuple(
+            msgspec.structs.replace(parse_url(url.get_secret_value()), **own) for url in self.url
+        )
 
     def settings(self, build: Build) -> tuple[Settings, ssl.SSLContext | None]:
         """What connections with these options share. Records certificate files that are missing or
         unusable as problems."""
-        address = parse_url(self.url.get_secret_value())
+        addresses = self._addresses()
+        encrypted = any(address.tls for address in addresses)
         files: dict[str, str] = {}
         for option in ("ca", "cert", "key"):
             name = getattr(self.tls, option, None)
             if name is not None:
                 files[option] = str(_credential_file(build, name, "tls", option))
         settings = Settings(
-            address=Address(
-                host=address.host,
-                port=address.port,
-                vhost=address.vhost,
-                user=address.user if self.username is None else self.username,
-                password=address.password
-                if self.password is None
-                else self.password.get_secret_value(),
-                tls=address.tls,
-            ),
-            tls=tuple(files.items()) if address.tls else None,
+            addresses=addresses,
+            tls=tuple(files.items()) if encrypted else None,
             heartbeat=self.heartbeat,
             connect_timeout=self.connect_timeout,
             name=self.name,
             reconnect=(self.reconnect.first, self.reconnect.longest),
         )
-        return settings, _tls_context(build, files) if address.tls else None
+        return settings, _tls_context(build, files) if encrypted else None
 
 
 def _credential_file(build: Build, name: str, *path: str) -> Path:
@@ -190,21 +222,78 @@ class DeadLetter(Options):
     routing_key: str | None = Field(
         None, description="Routing key for dead letters; the message's own if left out."
     )
+    strategy: Literal["at-most-once", "at-least-once"] | None = Field(
+        None,
+        description="at-least-once: the broker keeps a dead letter until its target has confirmed "
+        "it (a quorum queue with overflow: reject-publish); left out, it may be lost on the way.",
+    )
+
+
+_KINDS: Final = {
+    "max_length": ("x-max-length", "classic", "quorum"),
+    "max_size": ("x-max-length-bytes", "classic", "quorum", "stream"),
+    "overflow": ("x-overflow", "classic", "quorum"),
+    "message_ttl": ("x-message-ttl", "classic", "quorum"),
+    "expires": ("x-expires", "classic", "quorum"),
+    "max_priority": ("x-max-priority", "classic"),
+    "single_active_consumer": ("x-single-active-consumer", "classic", "quorum"),
+    "delivery_limit": ("x-delivery-limit", "quorum"),
+    "max_age": ("x-max-age", "stream"),
+    "segment_size": ("x-stream-max-segment-size-bytes", "stream"),
+}
+"""By option: the argument of queue.declare that it stands for, and the types of queue that have it.
+
+https://www.rabbitmq.com/docs/queues#optional-arguments
+"""
 
 
 class QueueDeclaration(Options):
     """A queue to declare. One that exists with other properties is an error, told and retried."""
 
-    type: Literal["classic", "quorum"] | None = Field(
+    type: Literal["classic", "quorum", "stream"] | None = Field(
         None,
-        description="quorum: replicated, for messages that must survive a node; left out, the "
-        "broker's default (classic, unless it was told otherwise).",
+        description="quorum: replicated, for messages that must survive a node; stream: a log that "
+        "keeps its messages when they are read; left out, the broker's default (classic, unless it "
+        "was told otherwise).",
     )
     durable: bool = Field(True, description="Survives a restart of the broker.")
     exclusive: bool = Field(False, description="Only for this connection; gone with it.")
     auto_delete: bool = Field(False, description="Deleted when its last consumer leaves.")
+    max_length: int | None = Field(None, ge=1, description="Most messages that wait in it.")
+    max_size: Size | None = Field(
+        None, description="Most bytes of messages in it; of a stream, the oldest go first."
+    )
+    overflow: Literal["drop-head", "reject-publish", "reject-publish-dlx"] | None = Field(
+        None,
+        description="What gives way when it is full: the oldest message (drop-head, the broker's "
+        "default), or the new one, whose sender is told and may try again (reject-publish).",
+    )
+    message_ttl: Duration | None = Field(
+        None, description="A message that waited this long is dead-lettered, or dropped."
+    )
+    expires: Duration | None = Field(
+        None, description="Deleted, with all in it, when nobody used it for this long."
+    )
+    max_priority: int | None = Field(
+        None, ge=1, le=255, description="Makes it a priority queue; 10 is plenty."
+    )
+    single_active_consumer: bool = Field(
+        False, description="One consumer at a time gets its messages, the others stand by."
+    )
+    delivery_limit: int | None = Field(
+        None,
+        ge=0,
+        description="A message given back more often than this is dead-lettered, or dropped. "
+        "RabbitMQ 4 has 20 where this is left out.",
+    )
+    max_age: Duration | None = Field(None, description="A stream drops what is older than this.")
+    segment_size: Size | None = Field(
+        None, description="Size of a stream's files: whole files are dropped."
+    )
     arguments: dict[str, Any] = Field(
-        default_factory=dict, description="Further arguments: {x-max-length: 100000}."
+        default_factory=dict,
+        description="Further arguments of queue.declare, as they are: {x-queue-leader-locator: "
+        "balanced}.",
     )
     dead_letter: DeadLetter | None = Field(
         None, description="Where the broker puts what is refused (x-dead-letter-exchange)."
@@ -215,20 +304,55 @@ class QueueDeclaration(Options):
     def _consistent(self) -> QueueDeclaration:
         if not self.durable and not self.exclusive:
             raise ValueError("a queue that is not durable must be exclusive: brokers refuse others")
-        if self.type == "quorum" and (self.exclusive or self.auto_delete):
-            raise ValueError("a quorum queue is neither exclusive nor auto_delete")
+        if self.type in ("quorum", "stream") and (self.exclusive or self.auto_delete):
+            raise ValueError(f"a {self.type} queue is neither exclusive nor auto_delete")
+        for option, (argument, *types) in _KINDS.items():
+            if (value := getattr(self, option)) is None or value is False:
+                continue
+            if (self.type or "classic") not in types:
+                kinds = " or ".join(types)
+                raise ValueError(f"{option} needs type: {kinds}")
+            if argument in self.arguments:
+                raise ValueError(f"{option} and {argument} in arguments are the same: give one")
+        if self.type == "quorum" and self.overflow == "reject-publish-dlx":
+            raise ValueError("a quorum queue cannot overflow with reject-publish-dlx")
+        self._check_dead_letter()
         return self
+
+    def _check_dead_letter(self) -> None:
+        if self.dead_letter is None:
+            return
+        if self.type == "stream":
+            raise ValueError("a stream has no dead letters: its messages stay in it")
+        careful = self.type == "quorum" and self.overflow == "reject-publish"
+        if self.dead_letter.strategy == "at-least-once" and not careful:
+            raise ValueError(
+                "dead letters at-least-once need type: quorum and overflow: reject-publish"
+            )
 
     def all_arguments(self) -> dict[str, Any]:
         """The arguments of queue.declare."""
         arguments = dict(self.arguments)
         if self.type is not None:
             arguments["x-queue-type"] = self.type
+        for option, (argument, *_) in _KINDS.items():
+            if (value := getattr(self, option)) is None or value is False:
+                continue
+            if option == "max_age":
+                value = f"{math.ceil(value)}s"
+            arguments[argument] = milliseconds(value) if isinstance(value, float) else value
         if self.dead_letter is not None:
             arguments["x-dead-letter-exchange"] = self.dead_letter.exchange
             if self.dead_letter.routing_key is not None:
                 arguments["x-dead-letter-routing-key"] = self.dead_letter.routing_key
+            if self.dead_letter.strategy is not None:
+                arguments["x-dead-letter-strategy"] = self.dead_letter.strategy
         return arguments
+
+
+def milliseconds(seconds: float) -> int:
+    """A duration as brokers count it."""
+    return round(seconds * 1000)
 
 
 class ExchangeDeclaration(Options):
@@ -237,9 +361,20 @@ class ExchangeDeclaration(Options):
     type: Literal["direct", "fanout", "topic", "headers"] = Field(description="Kind of exchange.")
     durable: bool = Field(True, description="Survives a restart of the broker.")
     auto_delete: bool = Field(False, description="Deleted when its last binding goes.")
-    arguments: dict[str, Any] = Field(
-        default_factory=dict, description="Further arguments: {alternate-exchange: lost}."
+    alternate: ExchangeName | None = Field(
+        None,
+        description="The exchange that gets what no queue of this one takes; it has to be declared "
+        "elsewhere.",
     )
+    arguments: dict[str, Any] = Field(
+        default_factory=dict, description="Further arguments of exchange.declare, as they are."
+    )
+
+    def all_arguments(self) -> dict[str, Any]:
+        """The arguments of exchange.declare."""
+        if self.alternate is None:
+            return dict(self.arguments)
+        return {**self.arguments, "alternate-exchange": self.alternate}
 
 
 def _kind(value: Any) -> str:
@@ -327,7 +462,11 @@ class TargetOptions(ConnectionOptions):
             raise ValueError("a queue needs no routing_key: its name is the key")
         wanted = QueueDeclaration if self.queue is not None else ExchangeDeclaration
         if self.declare is not None and not isinstance(self.declare, wanted):
-            kinds = "classic or quorum" if self.queue is not None else "direct, fanout, topic, ..."
+            kinds = (
+                "classic, quorum or stream"
+                if self.queue is not None
+                else "direct, fanout, topic, ..."
+            )
             raise ValueError(f"declare has the wrong type for this target: {kinds}")
         if self.declare is not None and "{{" in (self.queue or ""):
             raise ValueError("a queue whose name is text with {{ }} cannot be declared")

@@ -87,7 +87,7 @@ class _Target:
                 declaration.type,
                 durable=declaration.durable,
                 auto_delete=declaration.auto_delete,
-                arguments=declaration.arguments,
+                arguments=declaration.all_arguments(),
             )
         elif self.exchange:
             await channel.declare_exchange(self.exchange, passive=True)
@@ -110,7 +110,7 @@ class AmqpSink:
         link = shared_link(build, "out", settings, tls)
         # The same exchange or queue is one lane, whichever routes publish to it.
         self._lane = build.shared(
-            (f"amqp {self._target.what} at {settings.address}", settings, self._target.id),
+            (f"amqp {self._target.what} at {settings.broker}", settings, self._target.id),
             lambda: Lane(link, self._target.what, self._target.prepare, confirms=True),
         )
 
@@ -173,7 +173,7 @@ class AmqpCaller:
         settings, tls = options.settings(build)
         link = shared_link(build, "out", settings, tls)
         self._replies = build.shared(
-            (f"amqp calls to {self._target.what} at {settings.address}", settings, self._target.id),
+            (f"amqp calls to {self._target.what} at {settings.broker}", settings, self._target.id),
             lambda: _Replies(link, self._target),
         )
 

@@ -57,7 +57,7 @@ class Wire(TransportFactory):
 
     def __init__(self, address: Address, tls: ssl.SSLContext | None, heartbeat: int) -> None:
         self._loop = asyncio.get_running_loop()
-        self._address = address
+        self.address = address
         self._tls = tls
         self._heartbeat = heartbeat
         self._writer: asyncio.StreamWriter | None = None
@@ -75,7 +75,7 @@ class Wire(TransportFactory):
         protocol = asyncio.StreamReaderProtocol(frames)
         try:
             transport, _protocol = await self._loop.create_connection(
-                lambda: protocol, self._address.host, self._address.port, ssl=self._tls
+                lambda: protocol, self.address.host, self.address.port, ssl=self._tls
             )
         except (OSError, UnicodeError) as e:
             raise Unreachable(_why(e)) from e
@@ -125,7 +125,7 @@ class Wire(TransportFactory):
             if left_out:
                 log.warning(
                     "properties of a message cannot be read and are left out",
-                    broker=str(self._address),
+                    broker=str(self.address),
                     properties=left_out,
                 )
         elif frame.startswith(_OF_THE_CONNECTION):
@@ -148,7 +148,7 @@ class Wire(TransportFactory):
         elif isinstance(error, OSError):
             self.abort(_why(error))
         else:
-            self.abort(f"{self._address} does not speak AMQP 0-9-1 as it should")
+            self.abort(f"{self.address} does not speak AMQP 0-9-1 as it should")
 
     def _watch(self) -> None:
         """Expect to hear something within two heartbeats; aiormq would wait for three."""

@@ -244,6 +244,56 @@ async def test_stopping_while_the_broker_is_away_is_quick(broker: Broker, made: 
     assert time.monotonic() - began < 5
 
 
+async def test_the_next_node_of_the_list_is_taken(broker: Broker) -> None:
+    """At once, and again after each loss, without a pause while there are others to try."""
+    queue = unique("orders")
+    async with proxy(broker.port) as one, proxy(broker.port) as other:
+        nowhere, *nodes = (f"amqp://127.0.0.1:{port}" for port in (1, one.port, other.port))
+        async with endpoints([nowhere, *nodes], reconnect="1h") as made:
+            step = Recorder()
+            source, sink = made.source(queue=queue, declare={}), made.sink(queue=queue)
+            await made.open()
+            async with started(source, step):
+                await until(lambda: source.health().up)
+                await sink.send(message(b"1"))
+                assert (one.connections, other.connections) == (2, 0)
+                one.cut()
+                await until(lambda: other.connections == 2)
+                await persistently(sink, message(b"2"))
+                await until(lambda: {e.body.raw for e in step.finished} == {b"1", b"2"})
+
+
+async def test_nodes_that_are_all_away_are_waited_for(broker: Broker) -> None:
+    urls = ["amqp://127.0.0.1:1", "amqp://u:s3cr3t@127.0.0.1:2/v"]
+    async with endpoints(urls) as made:
+        source = made.source(queue="q")
+        await made.open()
+        async with started(source, Recorder()):
+            await until(lambda: "connection refused" in source.health().detail)
+            waiting = "waiting for amqp://127.0.0.1:1/, amqp://127.0.0.1:2/v: "
+            assert source.health().detail == waiting + "connection refused"
+
+
+async def test_two_brokers_at_once(broker: Broker, broker_url: str, made: Endpoints) -> None:
+    """From one to the other; the one that is away stops nobody on the other."""
+    here, there = unique("here"), unique("there")
+    source = made.source(queue=here, declare={})
+    feed, echo = made.sink(queue=here, declare={}), made.sink(queue=there, url=broker_url, declare={})
+    await made.open()
+
+    async def step(envelope: Envelope) -> Envelope:
+        await persistently(echo, envelope)
+        return envelope
+
+    await source.start(step)
+    await persistently(feed, message(b"1"))
+    async with outside_view(broker_url) as view:
+        assert (await view.take(there)).body == b"1"
+        await asyncio.to_thread(broker.kill)
+        await echo.send(message(b"2"))
+        assert (await view.take(there)).body == b"2"
+
+
 # --- the network ----------------------------------------------------------------------------------
 
 

@@ -16,10 +16,10 @@ from support.fake_build import FakeBuild
 
 
 class Endpoints:
-    """Makes endpoints against one broker; what they share is opened when `opened` is entered, or
-    as they are made after that."""
+    """Makes endpoints against one broker, or a cluster of many URLs; `open` opens what those made
+    so far share."""
 
-    def __init__(self, url: str, folder: Path | None = None, **options: Any) -> None:
+    def __init__(self, url: str | list[str], folder: Path | None = None, **options: Any) -> None:
         self.build = FakeBuild(folder)
         self._options = {"url": url, "reconnect": "50ms..500ms", **options}
         self._opened: list[Resource] = []
@@ -64,7 +64,7 @@ class Endpoints:
 
 
 @contextlib.asynccontextmanager
-async def endpoints(url: str, **options: Any) -> AsyncIterator[Endpoints]:
+async def endpoints(url: str | list[str], **options: Any) -> AsyncIterator[Endpoints]:
     """Endpoints against the broker at `url`; everything is closed at the end."""
     made = Endpoints(url, **options)
     try:
