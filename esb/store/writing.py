@@ -39,7 +39,7 @@ _FREE_ROW = "FROM message WHERE channel = ? AND hold = 0 AND blocked = 0 AND "
 _LEVEL = f"SELECT max(priority) {_FREE_ROW} priority < ?"
 # Two index ranges in the place of one sort over everything that waits.
 _TURN = f"SELECT key, expires, crashes, attempts {_FREE_ROW} priority = ? AND "
-_NOW = _TURN + "due <= 0 ORDER BY key LIMIT ?"
+_NOW = _TURN + "due = 0 ORDER BY key LIMIT ?"
 _LATER = _TURN + "due > 0 AND due <= ? ORDER BY due, key LIMIT ?"
 _ABOVE_ALL = 2**62
 
@@ -113,7 +113,7 @@ class Writing:
             "INSERT INTO message (channel, due, attempts, stored, failure, priority, expires, grp,"
             " blocked, id, business_key) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
-                channel, put.due, attempts, self._clock.time(), pack(failure), put.priority,
+                channel, max(put.due, 0.0), attempts, self._clock.time(), pack(failure), put.priority,
                 put.expires, put.group, blocked, put.envelope.id, put.envelope.business_key,
             ),
         )  # fmt: skip
@@ -159,7 +159,15 @@ class Writing:
             "UPDATE message SET channel = ?, due = ?, attempts = ?, failure = ?, hold = 0,"
             " crashes = 0, blocked = ?, priority = iif(?6, priority, 0),"
             " expires = iif(?6, expires, 0) WHERE key = ?",
-            (move.channel, move.due, move.attempts, pack(move.failure), blocked, stays, move.key),
+            (
+                move.channel,
+                max(move.due, 0.0),
+                move.attempts,
+                pack(move.failure),
+                blocked,
+                stays,
+                move.key,
+            ),
         )
         effects.rung.add(move.channel)
         self._ring_turned_away(effects)
