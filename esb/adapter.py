@@ -194,6 +194,10 @@ class Build(Protocol):
     route: str
     """The name of the route being built."""
 
+    @property
+    def where(self) -> str:
+        """The place of what is being built, in its route: "steps[1].send.http"."""
+
     durable: bool
     """Whether it answers once the message is stored, before its steps run."""
 

@@ -209,7 +209,7 @@ class SoapCaller:
             self._own_headers = build.jinja(options.soap_headers, "application/xml", "soap_headers")
         self._http_headers = OutboundHeaders(build, options)
         self._client = web_client(build, options)
-        self._idempotent = options.idempotent
+        self._idempotent = self._client.is_idempotent("POST")
         action = self._operation.soap_action
         self._wire_headers = [
             ("Content-Type", content_type(self._version, action)),

@@ -16,12 +16,12 @@ from __future__ import annotations
 
 import base64
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
-from urllib.parse import quote
+from uuid import NAMESPACE_URL, uuid5
 
 import msgspec
 from pydantic import AfterValidator, Field, SecretStr, model_validator
@@ -47,6 +47,7 @@ from esb_web.messages import (
     remaining,
     valid_traceparent,
 )
+from esb_web.proxy import ENVIRONMENT, Proxies, parse_proxy, proxies
 
 if TYPE_CHECKING:
     from esb_web.transport import Pool  # loads the client library: 150 ms
@@ -56,6 +57,9 @@ _IDEMPOTENT: Final = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS", "TRAC
 
 _MAX_RETRY_AFTER: Final = 3600.0
 
+_KEY: Final = "Idempotency-Key"
+"""draft-ietf-httpapi-idempotency-key-header: its value is a string, in quotes (RFC 9651)."""
+_KEYS: Final = uuid5(NAMESPACE_URL, "urn:esb:idempotency-key")
 
 _MANAGED: Final = HOP_BY_HOP | {
     "accept-encoding",
@@ -162,9 +166,9 @@ class Auth(Options):
         return "Basic " + base64.b64encode(pair.encode()).decode()
 
 
-def _http_url(value: str) -> str:
-    if not value.startswith(("http://", "https://")):
-        raise ValueError("a URL starts with http:// or https://")
+def _proxy(value: SecretStr) -> SecretStr:
+    if value.get_secret_value() != ENVIRONMENT:
+        parse_proxy(value.get_secret_value())
     return value
 
 
@@ -179,8 +183,16 @@ class ClientOptions(Options):
     )
     tls: ClientTls | None = Field(None, description="Own authorities, own certificate.")
     auth: Auth | None = Field(None, description="Credentials of the bus at the far side.")
-    proxy: Annotated[str, AfterValidator(_http_url)] | None = Field(
-        None, description="Forward proxy to go through, http://host:port."
+    proxy: Annotated[SecretStr, AfterValidator(_proxy)] | None = Field(
+        None,
+        description="Forward proxy to go through, http://user:password@host:port; https goes "
+        "through a tunnel (CONNECT). `environment`: what HTTP_PROXY, HTTPS_PROXY and NO_PROXY say, "
+        "which is not looked at otherwise.",
+    )
+    no_proxy: list[str] = Field(
+        [],
+        description="What is reached without the proxy: a host and all below it, an address, a "
+        "network (10.0.0.0/8).",
     )
     headers: dict[str, str] = Field({}, description="Headers to send; values are text with {{ }}.")
     forward_headers: bool | list[str] = Field(
@@ -192,8 +204,17 @@ class ClientOptions(Options):
     max_connections: int = Field(100, ge=1, description="Connections to one host at a time.")
     idempotent: bool = Field(
         False,
-        description="Sending twice does no harm: an attempt whose outcome is unknown is retried, "
-        "with the message's id as Idempotency-Key.",
+        description="Sending twice does no harm: an attempt whose outcome is unknown is retried. "
+        "Methods that are not idempotent by definition then have an Idempotency-Key, the same for "
+        "each try of a message, also after a restart, and another at each place in a route.",
+    )
+    idempotency_key: str = Field(
+        "",
+        description="The key, instead of one made of the message's id: text with {{ }}, sent as it "
+        "is. Implies `idempotent`.",
+    )
+    idempotency_header: str = Field(
+        _KEY, description="Its header, for services that call it by another name."
     )
 
 
@@ -215,7 +236,8 @@ class WebClient:
 
     def is_idempotent(self, method: str) -> bool:
         """Whether sending twice is safe, by the method's definition or because it was said."""
-        return self._options.idempotent or method in _IDEMPOTENT
+        options = self._options
+        return options.idempotent or bool(options.idempotency_key) or method in _IDEMPOTENT
 
     async def request(
         self,
@@ -287,9 +309,15 @@ def web_client(build: Build, options: ClientOptions, *path: str | int) -> WebCli
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         if "cert" in files:
             context.load_cert_chain(files["cert"], files["key"])
-        return Pool(context, options.proxy, options.max_connections)
+        return Pool(context, through, options.max_connections)
 
-    key = ("web client", tuple(sorted(files.items())), options.proxy, options.max_connections)
+    through: Proxies | None = None
+    if options.proxy is not None:
+        try:
+            through = proxies(options.proxy.get_secret_value(), options.no_proxy)
+        except ValueError as e:  # in the environment: what is written here is checked already
+            raise build.problem(str(e), *path, "proxy", code="url") from e
+    key = ("web client", tuple(sorted(files.items())), through, options.max_connections)
     try:
         pool = build.shared(key, make)
     except (ssl.SSLError, ValueError) as e:
@@ -331,7 +359,16 @@ class OutboundHeaders:
                 build.problem(
                     f"{name} cannot be forwarded", *path, "forward_headers", index, code="value"
                 )
-        self._idempotent = options.idempotent
+        self._key: Callable[[Envelope], str] | None = None
+        self._key_header = options.idempotency_header
+        self._key_always = bool(options.idempotency_key)
+        if options.idempotency_key:
+            self._key = _told(build.text(options.idempotency_key, *path, "idempotency_key"))
+        elif options.idempotent:
+            quoted = self._key_header.lower() == _KEY.lower()
+            self._key = _made(f"{build.route}\0{build.where}", '"{}"' if quoted else "{}")
+        if self._key_header.lower() in _MANAGED or not TOKEN.match(self._key_header):
+            build.problem(f"{self._key_header} cannot be set here", *path, "idempotency_header")
 
     def __call__(self, envelope: Envelope, method: str) -> Headerlist:
         """The headers for this message. Raises RouteFailure when a configured one fails."""
@@ -353,9 +390,34 @@ class OutboundHeaders:
             headers.append(("traceparent", envelope.traceparent))
             if envelope.tracestate and not UNSAFE.search(envelope.tracestate):
                 headers.append(("tracestate", envelope.tracestate))
-        if self._idempotent and method not in _IDEMPOTENT:
-            headers.append(("Idempotency-Key", quote(envelope.id, errors="replace")))
+        if self._key is not None and (self._key_always or method not in _IDEMPOTENT):
+            name = self._key_header.lower()
+            # One that was forwarded or set by name is what somebody wants.
+            if not any(pair[0].lower() == name for pair in headers):
+                headers.append((self._key_header, self._key(envelope)))
         return headers
+
+
+def _made(place: str, form: str) -> Callable[[Envelope], str]:
+    """Keys from the ids of messages and the place of the endpoint: who sends a message to one
+    service at two places means two things."""
+
+    def key(envelope: Envelope) -> str:
+        ident = envelope.id.encode("utf-8", "backslashreplace").decode()
+        return form.format(uuid5(_KEYS, f"{ident}\0{place}"))
+
+    return key
+
+
+def _told(text: Text) -> Callable[[Envelope], str]:
+    def key(envelope: Envelope) -> str:
+        found = text(envelope)
+        if not found.strip():
+            # To the far side all messages without one would be the same.
+            raise RouteFailure("the idempotency key of the message is empty")
+        return found
+
+    return key
 
 
 def error_of(reply: ClientReply, *, idempotent: bool) -> EsbError | None:

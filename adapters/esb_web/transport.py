@@ -31,14 +31,15 @@ from esb.errors import (
 )
 from esb_web.client import ClientReply
 from esb_web.messages import Headerlist, decoded
+from esb_web.proxy import Proxies
 
 
 class Pool:
     """Connections with the same TLS and limits, shared by all endpoints that want such."""
 
-    def __init__(self, tls: ssl.SSLContext | None, proxy: str | None, limit: int) -> None:
+    def __init__(self, tls: ssl.SSLContext | None, proxies: Proxies | None, limit: int) -> None:
         self._tls = tls
-        self.proxy = proxy
+        self._proxies = proxies or Proxies()
         self._limit = limit
         self._session: aiohttp.ClientSession | None = None
 
@@ -91,6 +92,14 @@ class Pool:
     ) -> ClientReply:
         """One request and its answer; see `WebClient.request`."""
         target = _target(url)
+        proxy = self._proxies.server(target.scheme, target.raw_host or "")
+        to_proxy: dict[str, str] | None = None
+        if proxy is not None and proxy.authorization:
+            # Of a tunnel the proxy sees no more than how it is opened.
+            if target.scheme == "https":
+                to_proxy = {"Proxy-Authorization": proxy.authorization}
+            else:
+                headers = [*headers, ("Proxy-Authorization", proxy.authorization)]
         progress = _Progress()
         try:
             async with (
@@ -104,7 +113,8 @@ class Pool:
                     timeout=aiohttp.ClientTimeout(
                         total=None, connect=connect_timeout, sock_read=read_timeout
                     ),
-                    proxy=self.proxy,
+                    proxy=proxy.url if proxy else None,
+                    proxy_headers=to_proxy,
                     trace_request_ctx=progress,
                 ) as response,
             ):
@@ -168,6 +178,8 @@ def _translated(e: Exception, progress: _Progress, idempotent: bool) -> EsbError
             return Unreachable("no connection to the service in time")
         if timed_out:
             return TimedOut("no time was left to reach the service")
+        if isinstance(e, aiohttp.ClientHttpProxyError):
+            return Unreachable("the proxy in front of the service did not let the request through")
         if isinstance(e, aiohttp.ClientSSLError | aiohttp.ServerFingerprintMismatch):
             return Unreachable("no trusted TLS connection to the service")
         return Unreachable("the service cannot be reached")
@@ -185,11 +197,14 @@ def _translated(e: Exception, progress: _Progress, idempotent: bool) -> EsbError
 
 
 def _reason(e: Exception) -> str:
+    if isinstance(e, aiohttp.ClientHttpProxyError):
+        return f"the proxy answered {e.status}"
     cause = e.os_error if isinstance(e, aiohttp.ClientConnectorError) else e
     if isinstance(cause, OSError) and cause.errno and not isinstance(cause, ssl.SSLError):
         # asyncio and aiohttp put addresses around what the system said; ours stands before it.
         said = os.strerror(cause.errno) if cause.errno > 0 else cause.strerror or str(cause)
-        return said.lower()
+        of = "the proxy: " if isinstance(e, aiohttp.ClientProxyConnectionError) else ""
+        return of + said.lower()
     text = e.message if isinstance(e, aiohttp.ClientResponseError) else str(e)
     return f"{type(e).__name__}: {text}" if text else type(e).__name__
 

@@ -576,14 +576,50 @@ def test_headers_that_no_route_may_set(name: str) -> None:
         outbound(headers={name: "x"})
 
 
-def test_the_trace_and_the_key_travel() -> None:
+def test_the_trace_travels() -> None:
     trace = "00-" + "a" * 32 + "-" + "b" * 16 + "-01"
     envelope = Envelope(id="m1", traceparent=trace, tracestate="x=1")
-    assert outbound(idempotent=True)(envelope, "POST") == [
-        ("traceparent", trace), ("tracestate", "x=1"), ("Idempotency-Key", "m1")
-    ]  # fmt: skip
+    assert outbound()(envelope, "POST") == [("traceparent", trace), ("tracestate", "x=1")]
+
+
+def key(envelope: Envelope, build: FakeBuild | None = None, **options: Any) -> str:
+    """The one header that is sent, with its name."""
+    [(name, value)] = outbound(build, **{"idempotent": True, **options})(envelope, "POST")
+    return f"{name}: {value}"
+
+
+def test_a_message_has_one_key_at_each_place_and_it_never_changes() -> None:
+    one, other = Envelope(id="m1"), Envelope(id="m2")
+    # As it was written by whatever process sent it first: it must not change between versions.
+    assert key(one) == 'Idempotency-Key: "a7760740-738a-5467-85ca-d668ae5d48aa"'
+    assert key(one.replace(attempt=3)) == key(one) != key(other)
+    elsewhere = FakeBuild()
+    elsewhere.where = "steps[1].send.http"
+    assert key(one, elsewhere) != key(one)
     # A method that is idempotent by definition needs no key.
-    assert outbound(idempotent=True)(Envelope(id="m1"), "PUT") == []
+    assert outbound(idempotent=True)(one, "PUT") == []
+
+
+def test_a_key_of_ones_own() -> None:
+    order = Envelope(id="m1", params={"path": {"order": "o-17"}})
+    told = {"idempotent": False, "idempotency_key": "{{ path.order }}"}
+    assert key(order, **told) == "Idempotency-Key: o-17"
+    assert key(order, **told, idempotency_header="PayPal-Request-Id") == "PayPal-Request-Id: o-17"
+    assert outbound(**told)(order, "PUT") == [("Idempotency-Key", "o-17")]
+    # Only the draft's own header has its value in quotes.
+    assert '"' not in key(order, idempotency_header="X-Key")
+    with pytest.raises(RouteFailure, match="empty"):
+        key(order.replace(params={"path": {"order": " "}}), **told)
+    assert web_client(FakeBuild(), ClientOptions.model_validate(told)).is_idempotent("POST")
+    for name in ("content-length", "a b", ""):
+        with pytest.raises(BuildFailed):
+            outbound(idempotent=True, idempotency_header=name)
+
+
+def test_a_key_that_was_forwarded_or_set_by_name_stays() -> None:
+    callers = Envelope(id="m1", headers=WIRE)
+    assert key(callers, forward_headers=["idempotency-key"]) == "Idempotency-Key: mine"
+    assert key(callers, headers={"Idempotency-Key": "x"}, forward_headers=False).endswith(" x")
 
 
 def test_what_other_protocols_let_a_message_hold_does_no_harm() -> None:
@@ -593,7 +629,8 @@ def test_what_other_protocols_let_a_message_hold_does_no_harm() -> None:
         headers=Headers.trusted([("X-A", "a\r\nX: y"), ("X-B", "\ud800")]),
     )
     sent = outbound(idempotent=True)(envelope, "POST")
-    assert sent == [("Idempotency-Key", "a%0D%0AX%3A%20y%3F")]
+    [(name, value)] = sent
+    assert (name, len(value)) == ("Idempotency-Key", 38)
 
 
 @pytest.mark.parametrize("header", [("X\r\n", "a"), ("X", "a\r\nb: c"), ("X", "\ud800"), ("", "a")])

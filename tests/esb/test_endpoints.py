@@ -262,6 +262,39 @@ async def test_who_finds_no_room_to_wait_is_told_at_once(
             assert {status for status, _ in await asyncio.gather(*inside)} == {202}
 
 
+async def test_a_message_has_one_idempotency_key_whatever_process_sends_it(
+    tmp_path: Path, http: aiohttp.ClientSession
+) -> None:
+    keys: list[object] = []
+    second_life = asyncio.Event()
+
+    async def far(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        _, headers, _ = await read_request(reader)
+        keys.append(headers.get("idempotency-key"))
+        if not second_life.is_set():
+            return  # hangs up: what it did is unknown
+        writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+
+    async with raw_backend(far) as address:
+        text = f"""
+            routes:
+              orders:
+                from: {{http: {{path: /orders}}}}
+                accept: durable
+                steps: [{{send: {{http: {{url: "{address}/", idempotent: true}}}}}}]
+                retry: {{attempts: 9, backoff: 1ms..300ms}}
+        """
+        async with running(text, tmp_path, grace=0.0) as bus:
+            assert (await post(http, url(bus) + "/orders"))[0] == 202
+            await until(lambda: keys)
+        second_life.set()
+        before = len(keys)
+        async with running(text, tmp_path) as bus:
+            await until(lambda: len(keys) > before)
+    assert len(set(keys)) == 1
+    assert str(keys[0]).startswith('"')
+
+
 # --- mistakes -------------------------------------------------------------------------------------
 
 

@@ -18,6 +18,7 @@ class FakeBuild:
     """Files are looked up in `folder`; `sections` and `sinks` hold what a test wants handed out."""
 
     route = "test"
+    where = "steps[0].send.http"
     durable = False
 
     def __init__(self, folder: Path | None = None, store: Any = None, **sections: Any) -> None:
