@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 import structlog
@@ -13,7 +14,7 @@ from postgres import Postgres
 from rabbitmq import Broker
 from support.broker import Rabbit, shared_broker
 from support.broker import rabbit as outside_view
-from support.stores import database, shared_postgres
+from support.stores import Place, database, shared_postgres
 
 # The same examples each time, so that a change is to blame for what fails after it. To look for
 # more: HYPOTHESIS_PROFILE=explore.
@@ -71,6 +72,16 @@ def postgres_url() -> Iterator[str]:
 async def database_url(postgres_url: str) -> AsyncIterator[str]:
     """An empty database for one test."""
     async with database(postgres_url) as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Place]:
+    """Where a store may be made, for a test of what every store does: runs once for each."""
+    if request.param == "sqlite":
+        yield tmp_path / "bus.db"
+        return
+    async with database(request.getfixturevalue("postgres_url")) as url:
         yield url
 
 

@@ -138,7 +138,7 @@ class Reading:
         [(_, channel, due, attempts, stored, failure, *more, digest, content)] = cast(Any, row)
         try:
             envelope = (
-                _remains(key, stored, content) if channel == DAMAGED else _verified(content, digest)
+                remains(key, stored, content) if channel == DAMAGED else verified(content, digest)
             )
         except record.Damaged as e:
             if key not in self._bad:  # else it is on its way
@@ -162,13 +162,13 @@ class Reading:
             raise Transient("the store cannot be read") from e
 
 
-def _verified(content: bytes | None, digest: bytes | None) -> Envelope:
+def verified(content: bytes | None, digest: bytes | None) -> Envelope:
     if content is None or record.digest(content) != digest:
         raise record.Damaged("its checksum does not match")
     return record.decode(content)
 
 
-def _remains(key: int, stored: float, content: bytes | None) -> Envelope:
+def remains(key: int, stored: float, content: bytes | None) -> Envelope:
     """What an operator is shown of a damaged message: its bytes as they lie there."""
     return Envelope(
         id=f"damaged-{key}",

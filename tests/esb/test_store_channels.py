@@ -10,10 +10,21 @@ from typing import Any
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from support.stores import message, opened
+from support.stores import Place, message, opened, tidied
 from support.waiting import Jumping, until
 
-from esb.durable import DEAD, MOST_CRASHES, Done, Move, Publish, Put, Receipt, Stored, subscription
+from esb.durable import (
+    DEAD,
+    MOST_CRASHES,
+    Done,
+    Move,
+    Publish,
+    Put,
+    Receipt,
+    Store,
+    Stored,
+    subscription,
+)
 from esb.store import SqliteStore
 
 
@@ -21,14 +32,14 @@ def texts(found: Sequence[Stored]) -> list[str]:
     return [stored.envelope.body.text for stored in found]
 
 
-async def put(store: SqliteStore, text: str, channel: str = "a", **more: Any) -> int:
+async def put(store: Store, text: str, channel: str = "a", **more: Any) -> int:
     [key] = await store.commit((Put(channel, message(text), **more),))
     return key
 
 
-async def test_the_higher_priority_comes_first_and_within_one_the_older(tmp_path: Path) -> None:
+async def test_the_higher_priority_comes_first_and_within_one_the_older(place: Place) -> None:
     jumping = Jumping()
-    async with opened(tmp_path / "bus.db", clock=jumping.clock) as store:
+    async with opened(place, clock=jumping.clock) as store:
         await put(store, "low", priority=-1)
         await put(store, "1")
         await put(store, "2")
@@ -42,8 +53,8 @@ async def test_the_higher_priority_comes_first_and_within_one_the_older(tmp_path
 
 
 class TestGroups:
-    async def test_one_of_a_group_is_out_at_a_time_in_order(self, tmp_path: Path) -> None:
-        async with opened(tmp_path / "bus.db") as store:
+    async def test_one_of_a_group_is_out_at_a_time_in_order(self, place: Place) -> None:
+        async with opened(place) as store:
             for text, group in (("a1", "a"), ("a2", "a"), ("b1", "b"), ("free", ""), ("a3", "a")):
                 await put(store, text, group=group)
             first, other, free = await store.take("a", 9)
@@ -53,9 +64,9 @@ class TestGroups:
             [second] = await store.take("a", 9)
             assert texts([second]) == ["a2"]
 
-    async def test_one_that_is_put_off_keeps_its_group_waiting(self, tmp_path: Path) -> None:
+    async def test_one_that_is_put_off_keeps_its_group_waiting(self, place: Place) -> None:
         jumping = Jumping()
-        async with opened(tmp_path / "bus.db", clock=jumping.clock) as store:
+        async with opened(place, clock=jumping.clock) as store:
             await put(store, "a1", group="a")
             await put(store, "a2", group="a")
             [first] = await store.take("a", 9)
@@ -66,9 +77,9 @@ class TestGroups:
             assert texts(await store.take("a", 9)) == ["a1"]
 
     async def test_a_dead_letter_lets_its_group_go_on_and_comes_back_behind(
-        self, tmp_path: Path
+        self, place: Place
     ) -> None:
-        async with opened(tmp_path / "bus.db") as store:
+        async with opened(place) as store:
             for text in ("a1", "a2", "a3"):
                 await put(store, text, group="a")
             [first] = await store.take("a", 9)
@@ -81,9 +92,9 @@ class TestGroups:
             assert texts(await store.take("a", 9)) == ["a1"], "the older first"
 
     async def test_dropping_one_that_waits_changes_nothing_for_the_others(
-        self, tmp_path: Path
+        self, place: Place
     ) -> None:
-        async with opened(tmp_path / "bus.db") as store:
+        async with opened(place) as store:
             keys = [await put(store, text, group="a") for text in ("a1", "a2", "a3")]
             [first] = await store.take("a", 9)
             await store.done(keys[1])
@@ -92,8 +103,8 @@ class TestGroups:
             assert texts(await store.take("a", 9)) == ["a3"]
 
 
-async def test_in_order_waits_for_what_is_in_anybodys_hand(tmp_path: Path) -> None:
-    async with opened(tmp_path / "bus.db") as store:
+async def test_in_order_waits_for_what_is_in_anybodys_hand(place: Place) -> None:
+    async with opened(place) as store:
         await put(store, "1")
         await put(store, "2")
         [first] = await store.take("a", 1)
@@ -107,9 +118,9 @@ async def test_in_order_waits_for_what_is_in_anybodys_hand(tmp_path: Path) -> No
 
 
 class TestExpiry:
-    async def test_one_whose_time_is_over_is_a_dead_letter(self, tmp_path: Path) -> None:
+    async def test_one_whose_time_is_over_is_a_dead_letter(self, place: Place) -> None:
         jumping = Jumping()
-        async with opened(tmp_path / "bus.db", clock=jumping.clock) as store:
+        async with opened(place, clock=jumping.clock) as store:
             await put(store, "old", expires=jumping.now + 5, group="g")
             await put(store, "new", expires=jumping.now + 50, group="g")
             jumping.now += 6
@@ -119,20 +130,18 @@ class TestExpiry:
             assert (dead.failure.code, dead.failure.route) == ("expired", "a")
             assert dead.expires == 0, "a replay has all the time it needs"
 
-    async def test_nobody_need_ask_for_it(self, tmp_path: Path) -> None:
+    async def test_nobody_need_ask_for_it(self, place: Place) -> None:
         jumping = Jumping()
-        async with opened(tmp_path / "bus.db", clock=jumping.clock) as store:
+        async with opened(place, clock=jumping.clock) as store:
             await put(store, "old", expires=jumping.now + 5)
             jumping.now += 6
-            await store._writes().submit(lambda db, told: store._writing.tidy(db, told, 0.0))
+            await tidied(store)
             assert await store.counts() == {DEAD: 1}
 
 
 class TestTopics:
-    async def test_each_subscription_gets_its_copy_with_everything_else(
-        self, tmp_path: Path
-    ) -> None:
-        async with opened(tmp_path / "bus.db") as store:
+    async def test_each_subscription_gets_its_copy_with_everything_else(self, place: Place) -> None:
+        async with opened(place) as store:
             for name in ("billing", "stock", "billing"):
                 await store.subscribe("orders", name)
             await store.subscribe("prices", "web")
@@ -148,8 +157,8 @@ class TestTopics:
             ]
             assert len(await store.subscriptions()) == 3
 
-    async def test_ending_one_forgets_what_lies_there(self, tmp_path: Path) -> None:
-        async with opened(tmp_path / "bus.db") as store:
+    async def test_ending_one_forgets_what_lies_there(self, place: Place) -> None:
+        async with opened(place) as store:
             await store.subscribe("orders", "billing")
             await store.commit((Publish("orders", message("x")),))
             assert await store.unsubscribe("orders", "billing")
@@ -158,9 +167,9 @@ class TestTopics:
             assert await store.counts() == {}
 
 
-async def test_what_is_through_can_be_looked_up_by_id_and_business_key(tmp_path: Path) -> None:
+async def test_what_is_through_can_be_looked_up_by_id_and_business_key(place: Place) -> None:
     jumping = Jumping()
-    async with opened(tmp_path / "bus.db", clock=jumping.clock, receipts=60.0) as store:
+    async with opened(place, clock=jumping.clock, receipts=60.0) as store:
         first = message("x", id="m1", business_key="order-7")
         await store.commit((Put("a", first), Put("b", message("y", id="order-7"))))
         [taken] = await store.take("a", 1)
@@ -173,7 +182,8 @@ async def test_what_is_through_can_be_looked_up_by_id_and_business_key(tmp_path:
         ]
         assert (await store.find("m1"))[1] == through
         assert await store.find("nothing") == ([], [])
-        await store._writes().submit(lambda db, told: store._writing.tidy(db, told, jumping.now))
+        jumping.now += 60
+        await tidied(store)
         assert await store.find("m1") == ([], [])
 
 
@@ -181,43 +191,40 @@ class TestCrashes:
     """A store that is opened again without having been closed was left by a dead process; here the
     file is, which is all that counts."""
 
-    async def test_who_died_with_a_message_in_hand_is_counted(self, tmp_path: Path) -> None:
-        path = tmp_path / "bus.db"
-        async with opened(path) as store:
+    async def test_who_died_with_a_message_in_hand_is_counted(self, place: Place) -> None:
+        async with opened(place) as store:
             await put(store, "x")
             await put(store, "y")
         for died in range(MOST_CRASHES):
-            async with opened(path) as store:
+            async with opened(place) as store:
                 [taken] = await store.take("a", 1)
                 assert (taken.envelope.body.text, taken.crashes, taken.attempts) == ("x", died, 0)
-        async with opened(path) as store:
+        async with opened(place) as store:
             assert texts(await store.take("a", 1)) == ["y"], "a poison message stops nobody"
             [dead] = await store.browse(DEAD)
             assert dead.failure is not None
             assert dead.failure.code == "poison"
 
-    async def test_a_run_that_ended_makes_up_for_the_crash(self, tmp_path: Path) -> None:
-        path = tmp_path / "bus.db"
-        async with opened(path) as store:
+    async def test_a_run_that_ended_makes_up_for_the_crash(self, place: Place) -> None:
+        async with opened(place) as store:
             await put(store, "x")
         for _ in range(MOST_CRASHES + 2):
-            async with opened(path) as store:
+            async with opened(place) as store:
                 await store.take("a", 1)
-            async with opened(path) as store:
+            async with opened(place) as store:
                 [taken] = await store.take("a", 1)
                 assert taken.crashes == 1
                 await store.commit((Move(taken.key, "a", attempts=1, hold=taken.hold),))
 
-    async def test_a_suspect_is_handed_out_alone(self, tmp_path: Path) -> None:
-        path = tmp_path / "bus.db"
-        async with opened(path) as store:
+    async def test_a_suspect_is_handed_out_alone(self, place: Place) -> None:
+        async with opened(place) as store:
             for text in ("suspect", "bystander"):
                 await put(store, text)
             await put(store, "elsewhere", channel="b")
         for _ in range(MOST_CRASHES - 1):
-            async with opened(path) as store:
+            async with opened(place) as store:
                 [_] = await store.take("a", 1)
-        async with opened(path) as store:
+        async with opened(place) as store:
             [other] = await store.take("b", 1)
             assert await store.take("a", 9) == [], "something else is in hand"
             waiting = asyncio.create_task(store.wait("a", 60))
@@ -232,10 +239,9 @@ class TestCrashes:
             assert texts(await store.take("b", 9)) == ["more"]
             assert texts(await store.take("a", 9)) == ["bystander"]
 
-    async def test_a_claim_of_a_dead_process_is_free_and_counted(self, tmp_path: Path) -> None:
-        path = tmp_path / "bus.db"
+    async def test_a_claim_of_a_dead_process_is_free_and_counted(self, place: Place) -> None:
         for died in range(3):
-            async with opened(path) as store:
+            async with opened(place) as store:
                 claim = await store.claim("s", "v", 9e9)
                 assert (claim.state, claim.crashes) == ("new", died)
 

@@ -14,18 +14,40 @@ import asyncpg
 
 from esb.envelope import Body, Envelope
 from esb.store import SqliteStore
+from esb.store.postgres import PostgresStore
 from support.shared import shared
+
+Place = Path | str
+"""Where a store is: an SQLite file, or a PostgreSQL database by its URL."""
+
+AnyStore = SqliteStore | PostgresStore
+
+
+def store_at(place: Place, **options: Any) -> Any:
+    """A store of the kind that lies there, not open yet."""
+    if isinstance(place, Path):
+        return SqliteStore(place, **options)
+    return PostgresStore(place, **options)
 
 
 @contextlib.asynccontextmanager
-async def opened(path: Path, **options: Any) -> AsyncIterator[SqliteStore]:
-    """An open store in the file `path`."""
-    store = SqliteStore(path, **options)
+async def opened(place: Place, **options: Any) -> AsyncIterator[Any]:
+    """An open store."""
+    store = store_at(place, **options)
     await store.open()
     try:
         yield store
     finally:
         await store.close()
+
+
+async def tidied(store: AnyStore) -> None:
+    """Have a store do what it does from time to time."""
+    if isinstance(store, SqliteStore):
+        until = store._clock.time() - store._receipts
+        await store._writes().submit(lambda db, told: store._writing.tidy(db, told, until))
+    else:
+        await store._tidy()
 
 
 def message(text: str = "hello", **fields: Any) -> Envelope:
