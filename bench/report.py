@@ -24,6 +24,8 @@ def page(result: dict[str, Any]) -> str:
     if result["scenarios"]:
         parts += ["![Ratios](latest.svg)", "", "## To nginx as reverse proxy", ""]
         parts += [_ratios(result["scenarios"]), "", "## Figures", "", _figures(result["scenarios"])]
+    if "store" in result:
+        parts += ["", "## The durable store", "", store_table(result["store"])]
     if "codec" in result:
         parts += ["", "## The SOAP codec", "", codec_table(result["codec"])]
     return "\n".join(parts) + "\n"
@@ -91,6 +93,30 @@ def codec_table(found: Sequence[dict[str, Any]]) -> str:
             size = f"{one['size']} ({one['elements']:,} elements, {one['bytes']:,} B)"
             rows.append([size, one["direction"], name, f"{took:,.1f}", f"{times:.1f}"])
     return _table(["message", "", "who", "µs", "times as fast as zeep"], rows)
+
+
+def store_table(found: Sequence[dict[str, Any]]) -> str:
+    """The store's figures in Markdown, and what of each message's time goes into its fsync."""
+    rows = [
+        [
+            one["mode"],
+            str(one["callers"]),
+            f"{one['rate']:,}",
+            f"{one['without_fsync']:,}",
+            f"{one['ratio']:.2f}",
+            f"{one['fsync_us']:,.0f}",
+        ]
+        for one in found
+    ]
+    head = [
+        "mode",
+        "callers",
+        "messages/s",
+        "without fsync",
+        "ratio",
+        "fsync's share, µs a message",
+    ]
+    return _table(head, rows)
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

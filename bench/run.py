@@ -26,6 +26,7 @@ import codec
 import machine
 import nginx
 import report
+import store
 from measure import Bus, Contestant, Figures, Place, Proxy, Settings, backend_alone, measure
 from processes import BenchFailed, Cores, Process, choose_cores, free_port, running, until
 from scenarios import Scenario, all_scenarios
@@ -40,6 +41,8 @@ QUICK = Settings(rounds=1, seconds=1, warm_up=0, connections=50, messages=1_000)
 NEEDED = {"nginx": "nginx-light", "wrk": "wrk", "taskset": "util-linux"}
 CONTESTANTS: list[Contestant] = [Bus(), Proxy()]
 """Others that pass messages on belong here: see `Contestant`."""
+ALONE: dict[str, Callable[..., list[dict[str, Any]]]] = {"store": store.run, "codec": codec.run}
+"""Parts that are measured by themselves."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     scenarios = {scenario.name: scenario for scenario in all_scenarios()}
     parser = argparse.ArgumentParser(description="Measure the bus beside nginx.")
     parser.add_argument("--quick", action="store_true", help="once and short; no figures to quote")
-    parser.add_argument("-s", "--scenario", action="append", choices=[*scenarios, "codec"])
+    parser.add_argument("-s", "--scenario", action="append", choices=[*scenarios, *ALONE])
     parser.add_argument("-r", "--rounds", type=int, help=f"instead of {FULL.rounds}")
     parser.add_argument("-o", "--out", type=Path, help="where results go, instead of bench/results")
     given = parser.parse_args(argv)
@@ -57,18 +60,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = QUICK if given.quick else FULL
     if given.rounds:
         settings = Settings(**{**asdict(settings), "rounds": given.rounds})
-    names = given.scenario or [*scenarios, "codec"]
+    names = given.scenario or [*scenarios, *ALONE]
     # A run of a part, or a short one, must not take the place of a full one's results.
     partial = given.quick or given.scenario
     out = given.out or (WORK / "bench-results" if partial else BENCH / "results")
     try:
         cores = choose_cores()
-        chosen = [scenarios[name] for name in names if name != "codec"]
+        chosen = [scenarios[name] for name in names if name not in ALONE]
         result = run(chosen, settings, cores, given.quick)
-        if "codec" in names:
-            say("codec ...")
+        for name in (name for name in ALONE if name in names):
+            say(f"{name} ...")
             os.sched_setaffinity(0, {cores.measured})
-            result["codec"] = codec.run(quick=given.quick)
+            result[name] = ALONE[name](quick=given.quick)
     except BenchFailed as e:
         print(f"bench: {e}", file=sys.stderr)
         return 1

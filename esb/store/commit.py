@@ -30,6 +30,8 @@ from esb.store.writing import FULL, RETRY_AFTER, Effects
 T = TypeVar("T")
 log = structlog.get_logger("esb.store")
 
+SYNCHRONOUS = {False: "FULL", True: "NORMAL"}
+"""What SQLite is told for a transaction: whether it is relaxed."""
 LINGER = 0.0008
 MOST_AT_ONCE = 1000
 CHECKPOINT_PAGES = 1000
@@ -166,7 +168,7 @@ class GroupCommit:
         effects = Effects()
         relaxed = all(job.relaxed for job in jobs)
         if relaxed is not self._relaxed:
-            self._db.execute(f"PRAGMA synchronous={'NORMAL' if relaxed else 'FULL'}")
+            self._db.execute(f"PRAGMA synchronous={SYNCHRONOUS[relaxed]}")
             self._relaxed = relaxed
         try:
             self._db.execute("BEGIN IMMEDIATE")

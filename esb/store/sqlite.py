@@ -37,7 +37,7 @@ from esb.durable import (
 )
 from esb.errors import EsbError, TooLarge, Transient
 from esb.store import record, schema
-from esb.store.commit import GroupCommit
+from esb.store.commit import SYNCHRONOUS, GroupCommit
 from esb.store.reading import DAMAGED, Reading
 from esb.store.writing import Effects, Taken, Writing
 
@@ -231,7 +231,11 @@ class SqliteStore(Store):
             writer = apsw.Connection(str(self.path))
             opened.callback(writer.close)
             writer.set_busy_timeout(BUSY_MILLIS)
-            for setting in ("journal_mode=WAL", "synchronous=FULL", "fullfsync=ON"):
+            for setting in (
+                "journal_mode=WAL",
+                f"synchronous={SYNCHRONOUS[False]}",
+                "fullfsync=ON",
+            ):
                 writer.execute(f"PRAGMA {setting}")
             writer.execute(f"PRAGMA journal_size_limit={64 * 1024**2}")
             self._migrate(writer)

@@ -113,8 +113,9 @@ class Writing:
             "INSERT INTO message (channel, due, attempts, stored, failure, priority, expires, grp,"
             " blocked, id, business_key) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
-                channel, max(put.due, 0.0), attempts, self._clock.time(), pack(failure), put.priority,
-                put.expires, put.group, blocked, put.envelope.id, put.envelope.business_key,
+                channel, max(put.due, 0.0), attempts, self._clock.time(), pack(failure),
+                put.priority, put.expires, put.group, blocked, put.envelope.id,
+                put.envelope.business_key,
             ),
         )  # fmt: skip
         key = db.last_insert_rowid()
