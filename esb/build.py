@@ -522,7 +522,8 @@ class Builder:
     @property
     def store(self) -> Store:
         options = self.load.settings["store"]
-        return self.shared(("store", options.path), lambda: open_store(options, self.load.root))
+        place = options.url or options.path
+        return self.shared(("store", place), lambda: open_store(options, self.load.root))
 
     def fingerprint(self) -> str:
         """Changes when the route, its files or what it shares by name changes."""
