@@ -26,11 +26,11 @@ from esb.adapter import (
     Role,
     Section,
     Sink,
-    Store,
     Text,
     Validator,
 )
 from esb.bus import Shared
+from esb.durable import Store
 from esb.errors import Diagnostic
 from esb.expressions import ExpressionError, compile_expression, compile_text
 from esb.middleware.breaker import Breaker
@@ -64,6 +64,7 @@ class Load:
         self.connections: dict[str, tuple[str, dict[str, Any]]] = {}
         self.policies: dict[str, EndpointPolicies] = {}  # of connections, by their names
         self.claims: dict[str, str] = {}
+        self.store_uses = 0  # how often a part asked for the store
         self.adapter_points = entry_points_by_name("esb.adapters")
         self.section_points = entry_points_by_name("esb.sections")
         self._adapters: dict[str, Adapter] = {}
@@ -303,10 +304,13 @@ class Builder:
         verb = known[0]
         place = self.at(verb)
         role = STEPS[verb]
+        uses = self.load.store_uses
         step = role.make(place.validate(role.options, item[verb]), place)
         policies = {key: item[key] for key in item if key in _POLICIES}
         if policies:
-            step = step_policies(step, self.validate(StepPolicies, policies), self.route)
+            store = self.store if self.load.store_uses > uses else None
+            valid = self.validate(StepPolicies, policies)
+            step = step_policies(step, valid, self.route, store)
         return verb, step
 
     def endpoint(self, raw: Any, direction: str, *path: str | int) -> Any:
@@ -521,6 +525,7 @@ class Builder:
 
     @property
     def store(self) -> Store:
+        self.load.store_uses += 1
         options = self.load.settings["store"]
         place = options.url or options.path
         return self.shared(("store", place), lambda: open_store(options, self.load.root))

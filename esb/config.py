@@ -301,7 +301,9 @@ class _Loader:
             source = place.endpoint(options.from_, "source", "from")
         except BuildFailed as e:
             failed = e
+        uses = self.common.store_uses
         step = place.steps(options.steps, "steps")
+        changes_store = self.common.store_uses > uses
         try:
             if options.dead_letter is not None:
                 dead = place.sink(options.dead_letter, "dead_letter")
@@ -311,5 +313,6 @@ class _Loader:
             raise failed or BuildFailed
         return assemble(
             name, options, source=source, step=step, dead_sink=dead,
-            store=lambda: place.store, fingerprint=place.fingerprint(),
+            store=lambda: place.store, changes_store=changes_store,
+            fingerprint=place.fingerprint(),
         )  # fmt: skip
