@@ -59,6 +59,17 @@ class Source(Protocol):
         """Whether messages can arrive now."""
 
 
+@runtime_checkable
+class Admitting(Protocol):
+    """A Source that has a first look at its messages inside the route: what it refuses there goes
+    the way of everything that fails, to the dead letters if nobody waits."""
+
+    async def admit(self, envelope: Envelope) -> Envelope:
+        """The message for the route's first step. Raises Permanent for one that must not get
+        there."""
+        ...
+
+
 class Sink(Protocol):
     """Message endpoint, outbound, one-way: `send` in YAML."""
 

@@ -47,6 +47,7 @@ _NAME: Final = re.compile(r"[a-z0-9]+\Z")
 _TIME: Final = re.compile(
     r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)\Z"
 )  # RFC 3339
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # no text has those ("Type System")
 _SAFE: Final = "".join(map(chr, range(0x21, 0x7F))).replace('"', "").replace("%", "")
 
 
@@ -129,6 +130,8 @@ def _adopt(envelope: Envelope, attributes: Mapping[str, Any]) -> Envelope:
     for name, value in attributes.items():
         if not _NAME.match(name):
             raise BadMessage(f"{name[:40]!r} is no name of a CloudEvents attribute")
+        if isinstance(value, str) and _CONTROL.search(value):
+            raise BadMessage(f"the CloudEvents attribute {name[:40]} has control characters")
         if name in _FIELDS or name == "time":
             if not isinstance(value, str) or not value:
                 raise BadMessage(f"the CloudEvents attribute {name} is no text, or empty")

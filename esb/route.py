@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from esb.adapter import Health, Sink, Source
+from esb.adapter import Admitting, Health, Sink, Source
 from esb.durable import DEAD, Store
 from esb.errors import EsbError
 from esb.middleware.accept import accept_channel, accepted, accepting
@@ -19,7 +19,7 @@ from esb.middleware.timeout import timed
 from esb.middleware.trace import traced
 from esb.middleware.transaction import transactional
 from esb.options import Duration, Options, RawSink, RawSource, RawSteps
-from esb.step import Middleware, Step, wrap
+from esb.step import Middleware, Step, pipeline, wrap
 
 
 class StepPolicies(Options):
@@ -107,6 +107,8 @@ def assemble(
         layers.append(limited(options.concurrency, route=name))
     if changes_store:
         layers.append(transactional(store()))
+    if isinstance(source, Admitting):
+        step = pipeline([("from", source.admit), ("steps", step)])
     whole = wrap(step, *layers)
     if waits:
         return Route(name, options, [(source, whole)], fingerprint)

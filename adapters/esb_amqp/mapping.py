@@ -54,12 +54,21 @@ def refused_header(name: str) -> bool:
     return name.lower() in _NEVER
 
 
-def from_delivery(delivery: Delivery, queue: str) -> Envelope:
+def stream_offset(delivery: Delivery) -> int | None:
+    """A message's place in the stream it comes from: a header that the broker writes, over one of
+    the sender's, in streams alone."""
+    offset = (delivery.properties.headers or {}).get("x-stream-offset")
+    return offset if isinstance(offset, int) else None
+
+
+def from_delivery(delivery: Delivery, queue: str, offset: int | None = None) -> Envelope:
     """The message that a delivery carries. Its body is read by nobody until a step asks.
 
     params "amqp" holds everything AMQP knows beside body and headers; None where the sender said
     nothing. A header that no other protocol could carry (its name is no token, its text has line
     breaks) lies there too, in "headers".
+
+    offset: its place in the stream that it comes from, by which it is known if it has no id.
     """
     properties = delivery.properties
     pairs: list[tuple[str, Any]] = []
@@ -94,10 +103,12 @@ def from_delivery(delivery: Delivery, queue: str) -> Envelope:
         "app_id": properties.app_id or None,
         "headers": odd,
     }
+    if offset is not None:
+        facts["offset"] = offset
     sent = as_time(properties.timestamp) if properties.timestamp is not None else None
     return Envelope(
         body=body,
-        id=properties.message_id if _PLAIN.match(properties.message_id) else new_id(),
+        id=_id(properties.message_id, queue, offset),
         source=f"amqp:{queue}",
         type=properties.type or "message",
         time=sent or datetime.now(UTC),
@@ -110,11 +121,17 @@ def from_delivery(delivery: Delivery, queue: str) -> Envelope:
     )
 
 
+def _id(given: str, queue: str, offset: int | None) -> str:
+    if _PLAIN.match(given):
+        return given
+    return new_id() if offset is None else f"{queue[-200:]}:{offset}"
+
+
 def to_properties(
     envelope: Envelope,
     *,
     forward: Callable[[str], bool] | None = None,
-    own: Mapping[str, str] | None = None,
+    own: Mapping[str, Any] | None = None,
     persistent: bool = True,
     priority: int | None = None,
     expiration: float | None = None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import ssl
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 from urllib.parse import unquote, urlsplit
@@ -25,6 +26,9 @@ from esb.adapter import Build
 from esb.options import Backoff, Duration, Options, Range, Size
 from esb_amqp.link import Settings
 from esb_amqp.wire import Address
+
+LONGEST_EXCHANGE: Final = 127
+"""Characters of an exchange's name (AMQP 0-9-1, domain exchange-name)."""
 
 _PORTS = {"amqp": 5672, "amqps": 5671}
 # What aio-pika takes in names; the specification (1.1, domains) has still less, RabbitMQ has more.
@@ -89,8 +93,8 @@ def _short(text: str) -> str:
 
 
 def _exchange(text: str) -> str:
-    if len(text) > 127:
-        raise ValueError("names of AMQP exchanges have at most 127 characters")
+    if len(text) > LONGEST_EXCHANGE:
+        raise ValueError(f"names of AMQP exchanges have at most {LONGEST_EXCHANGE} characters")
     return text
 
 
@@ -391,6 +395,41 @@ TargetDeclaration = Annotated[
 # --- endpoints -----------------------------------------------------------------------------------
 
 
+def _offset(value: Any) -> Any:
+    if value in ("first", "last", "next"):
+        return value
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    try:
+        time = datetime.fromisoformat(value)
+    except (TypeError, ValueError):
+        time = None
+    if time is None or time.tzinfo is None:
+        raise ValueError("an offset is first, last, next, a number, or 2026-01-31T12:00:00Z")
+    return time
+
+
+Offset = Annotated[
+    str | int | datetime,
+    BeforeValidator(_offset),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "enum": ["first", "last", "next"]},
+                {"type": "integer", "minimum": 0},
+                {"type": "string", "format": "date-time"},
+            ]
+        }
+    ),
+]
+
+
+class KeyOrder(Options):
+    """Order among the messages of one key; those of other keys pass."""
+
+    by: str = Field(description="The key: an expression, for example body.customer.")
+
+
 class SourceOptions(ConnectionOptions):
     """Consume a queue: a message is acknowledged when the route is through with it."""
 
@@ -398,25 +437,48 @@ class SourceOptions(ConnectionOptions):
     declare: QueueDeclaration | None = Field(
         None, description="Declare the queue first; left out, it must exist."
     )
+    offset: Offset | None = Field(
+        None,
+        description="The queue is a stream, and this is where the route begins: first, last (the "
+        "last chunk), next (what comes from now on), a number or a time. Where it has come to is "
+        "kept in the bus's store, by the names of route and queue, and there it goes on, until "
+        "this option is changed. Nothing can be given back to a stream: what fails for now is "
+        "tried again in its place, what fails for good is passed over. A stream that is declared "
+        "here begins with first.",
+    )
     prefetch: int = Field(
         100, ge=1, le=65_535, description="Most messages in the route at the same time."
     )
-    order: bool = Field(
+    order: bool | KeyOrder = Field(
         False,
-        description="One message at a time, in the order of the queue; one that fails comes again "
-        "before the next. (Other consumers of the queue: see x-single-active-consumer.)",
+        description="One message at a time, in the order of the queue; `{by: body.customer}`: one "
+        "at a time of each key, those of other keys meanwhile. One that fails for now is held and "
+        "tried again before the next. (With other consumers of the queue: see "
+        "single_active_consumer.)",
     )
     exclusive: bool = Field(False, description="Be the only consumer of the queue.")
     hold: Backoff = Field(
         Range(first=1.0, longest=60.0),
         description="How long a message whose failure may pass is held before it goes back to the "
-        "queue; longer each time.",
+        "queue, or is tried again where order is kept; longer each time.",
     )
     reject: Literal["dead", "requeue"] = Field(
         "dead",
         description="A message that can never succeed and that the route could not put aside: "
-        "dead: refused, to the queue's dead-letter exchange if it has one; requeue: held and put "
-        "back.",
+        "dead: refused, to the queue's dead-letter exchange if it has one; requeue: held like one "
+        "whose failure may pass.",
+    )
+    max_deliveries: int = Field(
+        20,
+        ge=1,
+        description="A message that a quorum queue, declared here as such, has handed out so often "
+        "without success goes to the dead letters. So does one, of any queue, with which the bus "
+        "died three times: a message that comes again is noted in the store before it is run.",
+    )
+    cloudevents: bool = Field(
+        False,
+        description="A message that is a CloudEvent (binary or structured mode) gives its "
+        "attributes to the message: id, source, type, time, subject. Else they are just headers.",
     )
     reply_to: list[str] = Field(
         ["amq.rabbitmq.reply-to.", "amq.gen-"],
@@ -426,6 +488,22 @@ class SourceOptions(ConnectionOptions):
     arguments: dict[str, Any] = Field(
         default_factory=dict, description="Arguments of the consumer: {x-priority: 10}."
     )
+
+    @model_validator(mode="after")
+    def _stream(self) -> SourceOptions:
+        kind = self.declare.type if self.declare is not None else None
+        if self.offset is not None and kind not in (None, "stream"):
+            raise ValueError("offset needs a stream: declare it with type: stream")
+        if self.exclusive and self.begin is not None:
+            raise ValueError("a stream has no exclusive consumer")
+        return self
+
+    @property
+    def begin(self) -> str | int | datetime | None:
+        """Where to begin in the stream; None if the queue is none."""
+        if self.offset is None and self.declare is not None and self.declare.type == "stream":
+            return "first"
+        return self.offset
 
 
 class TargetOptions(ConnectionOptions):
@@ -447,6 +525,11 @@ class TargetOptions(ConnectionOptions):
     )
     headers: dict[str, str] = Field(
         default_factory=dict, description="Headers to send; values are text with {{ }}."
+    )
+    cloudevents: Literal["binary", "structured"] | None = Field(
+        None,
+        description="Send the message as a CloudEvent: its attributes as cloudEvents_ headers "
+        "(binary), or with the body in one JSON document (structured).",
     )
     forward_headers: bool | list[str] = Field(
         True,
@@ -478,6 +561,13 @@ class TargetOptions(ConnectionOptions):
 class SinkOptions(TargetOptions):
     """Publish and wait for the broker's confirm."""
 
+    delay: Annotated[Duration, Field(gt=0)] | None = Field(
+        None,
+        description="The broker keeps the message for this long, in a quorum queue "
+        "`esb.delay.<time>.<exchange>` that is declared for it, and then passes it on. What no "
+        "queue takes then stays there, and the broker tries again every few minutes.",
+    )
+
     mandatory: bool = Field(
         True, description="A message that reaches no queue is an error, not lost in silence."
     )
@@ -485,6 +575,12 @@ class SinkOptions(TargetOptions):
         None, description="The broker drops the message after this time in a queue."
     )
     timeout: Duration = Field(10.0, description="Time until the broker has confirmed.")
+
+    @model_validator(mode="after")
+    def _one_time(self) -> SinkOptions:
+        if self.delay is not None and self.expiration is not None:
+            raise ValueError("a message cannot have both delay and expiration")
+        return self
 
 
 class CallerOptions(TargetOptions):

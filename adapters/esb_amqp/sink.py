@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
 import uuid
 from collections.abc import Callable
@@ -11,20 +12,24 @@ from typing import Any, Final
 from esb.adapter import Build, Text
 from esb.envelope import Envelope, parse_content_type
 from esb.errors import Fault, OutcomeUnknown, RouteFailure, TimedOut, Unreachable
+from esb_amqp.answers import PROBLEM
 from esb_amqp.client import Channel, Delivery
+from esb_amqp.events import as_event
 from esb_amqp.link import Lane, Link, shared_link
 from esb_amqp.mapping import from_delivery, refused_header, to_properties
 from esb_amqp.options import (
+    LONGEST_EXCHANGE,
     CallerOptions,
     ExchangeDeclaration,
     QueueDeclaration,
     SinkOptions,
     TargetOptions,
+    milliseconds,
 )
+from esb_amqp.properties import Properties
 
 REPLIES: Final = "amq.rabbitmq.reply-to"
 """The pseudo-queue of https://www.rabbitmq.com/docs/direct-reply-to."""
-PROBLEM: Final = "application/problem+json"
 
 
 async def declare_queue(channel: Channel, name: str, declaration: QueueDeclaration) -> None:
@@ -61,7 +66,7 @@ class _Target:
                 build.problem(f"{name} cannot be set here", "headers", name, key=True)
                 continue
             self._own.append((name, build.text(value, "headers", name)))
-        self.forward = _forward(options.forward_headers)
+        self._forward = _forward(options.forward_headers)
         self.what = f"exchange '{self.exchange}'" if self.exchange else f"queue '{options.queue}'"
         self.id = options.declare.model_dump_json() if options.declare else ""
 
@@ -72,9 +77,23 @@ class _Target:
             raise RouteFailure("the name of the queue to publish to is empty")
         return key
 
-    def own(self, envelope: Envelope) -> dict[str, str]:
-        """The route's own headers. Raises RouteFailure."""
-        return {name: text(envelope) for name, text in self._own}
+    def message(
+        self, envelope: Envelope, expiration: float | None = None
+    ) -> tuple[Properties, bytes]:
+        """Properties and body to publish. Raises RouteFailure, and what writing a body raises."""
+        headers: dict[str, Any] = {}
+        if self.options.cloudevents is not None:
+            envelope, headers = as_event(envelope, self.options.cloudevents)
+        headers.update((name, text(envelope)) for name, text in self._own)
+        properties = to_properties(
+            envelope,
+            forward=self._forward,
+            own=headers,
+            persistent=self.options.persistent,
+            priority=self.options.priority,
+            expiration=expiration,
+        )
+        return properties, envelope.body.raw
 
     async def prepare(self, channel: Channel) -> None:
         """Declare what is to be declared; otherwise check that the exchange exists."""
@@ -108,11 +127,20 @@ class AmqpSink:
         self._target = _Target(options, build)
         settings, tls = options.settings(build)
         link = shared_link(build, "out", settings, tls)
+        self._exchange, what = self._target.exchange, self._target.what
+        if options.delay is not None:
+            self._exchange = delay_queue(self._target.exchange, options.delay)
+            what += f" after {options.delay:g} s"
         # The same exchange or queue is one lane, whichever routes publish to it.
         self._lane = build.shared(
-            (f"amqp {self._target.what} at {settings.broker}", settings, self._target.id),
-            lambda: Lane(link, self._target.what, self._target.prepare, confirms=True),
+            (f"amqp {what} at {settings.broker}", settings, self._target.id),
+            lambda: Lane(link, what, self._prepare, confirms=True),
         )
+
+    async def _prepare(self, channel: Channel) -> None:
+        await self._target.prepare(channel)
+        if self._options.delay is not None:
+            await declare_delay(channel, self._target.exchange, self._options.delay)
 
     async def send(self, envelope: Envelope) -> None:
         """Publish and return when the broker has confirmed.
@@ -124,23 +152,50 @@ class AmqpSink:
         timeout = _remaining(options.timeout, envelope)
         until = time.monotonic() + timeout
         key = self._target.key(envelope)
-        properties = to_properties(
-            envelope,
-            forward=self._target.forward,
-            own=self._target.own(envelope),
-            persistent=options.persistent,
-            priority=options.priority,
-            expiration=options.expiration,
-        )
+        properties, body = self._target.message(envelope, options.expiration)
         channel = await self._lane.channel(timeout)
         await channel.publish(
-            self._target.exchange,
+            self._exchange,
             key,
             properties,
-            envelope.body.raw,
+            body,
             mandatory=options.mandatory,
             timeout=max(0.0, until - time.monotonic()),
         )
+
+
+def delay_queue(exchange: str, delay: float) -> str:
+    """The name of the queue, and of the exchange in front of it, where messages for an exchange
+    wait for so long."""
+    name = f"esb.delay.{milliseconds(delay)}ms"
+    if len(f"{name}.{exchange}") > LONGEST_EXCHANGE:
+        exchange = hashlib.sha256(exchange.encode()).hexdigest()
+    return f"{name}.{exchange}" if exchange else name
+
+
+async def declare_delay(channel: Channel, exchange: str, delay: float) -> None:
+    """Declare what delays messages for an exchange, with no plug-in: a queue where they expire and
+    are dead-lettered to that exchange, with the routing key they came with.
+
+    The fanout exchange in front of it leaves them that key. From one queue to the other the broker
+    moves them with confirms, which needs a quorum queue that refuses what it cannot hold
+    (https://www.rabbitmq.com/docs/quorum-queues#activating-at-least-once-dead-lettering). It is not
+    told to expire when idle: idle is also one that holds messages for a target that is away.
+    """
+    name = delay_queue(exchange, delay)
+    await channel.declare_exchange(name, "fanout")
+    queue = await channel.declare_queue(
+        name,
+        durable=True,
+        arguments={
+            "x-queue-type": "quorum",
+            "x-message-ttl": milliseconds(delay),
+            "x-dead-letter-exchange": exchange,
+            "x-dead-letter-strategy": "at-least-once",
+            "x-overflow": "reject-publish",
+        },
+    )
+    await channel.bind_queue(queue, name, "", {})
 
 
 class _Replies(Lane):
@@ -188,14 +243,8 @@ class AmqpCaller:
         until = time.monotonic() + timeout
         key = self._target.key(envelope)
         correlation = uuid.uuid4().hex
-        properties = to_properties(
-            envelope,
-            forward=self._target.forward,
-            own=self._target.own(envelope),
-            persistent=options.persistent,
-            priority=options.priority,
-            expiration=timeout,  # nobody waits for the answer any more after that
-        )
+        # Nobody waits for the answer any more after the timeout.
+        properties, body = self._target.message(envelope, timeout)
         properties.reply_to = REPLIES
         properties.correlation_id = correlation
         channel = await self._replies.channel(timeout)
@@ -205,7 +254,7 @@ class AmqpCaller:
                 self._target.exchange,
                 key,
                 properties,
-                envelope.body.raw,
+                body,
                 timeout=max(0.0, until - time.monotonic()),
             )
             return _answer(envelope, await self._reply(reply, channel, until, timeout))

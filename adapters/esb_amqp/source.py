@@ -4,27 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 from collections import OrderedDict
+from collections.abc import AsyncIterator, Coroutine
+from contextvars import ContextVar
 from typing import Any, Final
+from weakref import WeakValueDictionary
 
-import msgspec
 import structlog
 
-from esb.adapter import Build, Health
-from esb.envelope import NO_BODY, Body, Envelope, Outcome
-from esb.errors import BadMessage, EsbError, Permanent, Rejected, Transient
+from esb.adapter import Build, Expression, Health
+from esb.durable import Unit
+from esb.envelope import Envelope
+from esb.errors import EsbError, Permanent, Transient
 from esb.step import Step
+from esb_amqp.answers import Answers
 from esb_amqp.client import Channel, Delivery
+from esb_amqp.events import adopt
 from esb_amqp.link import Backoff, Lane, shared_link
-from esb_amqp.mapping import from_delivery, to_properties
-from esb_amqp.options import SourceOptions
-from esb_amqp.sink import PROBLEM, declare_queue
+from esb_amqp.mapping import from_delivery, stream_offset
+from esb_amqp.options import KeyOrder, SourceOptions
+from esb_amqp.position import Position
+from esb_amqp.sink import declare_queue
+from esb_amqp.suspects import Suspects, poison
 
 log = structlog.get_logger("esb.amqp")
 
 _TAG: Final = "esb"
 _REMEMBERED: Final = 10_000
-_REPLY_TIMEOUT: Final = 10.0
+
+_refusal: ContextVar[EsbError | None] = ContextVar("refusal", default=None)
+"""Why the message of this run may not reach the route's steps."""
 
 
 class AmqpSource:
@@ -32,7 +42,8 @@ class AmqpSource:
 
     The step returning acknowledges; Transient holds the message a while and gives it back;
     Permanent refuses it. What is settled is always settled on the channel that brought it: after a
-    loss the broker hands it out again.
+    loss the broker hands it out again. Where order is kept, and in a stream, a message that failed
+    for now stays, and is run again.
     """
 
     waits = False
@@ -40,6 +51,7 @@ class AmqpSource:
     def __init__(self, options: SourceOptions, build: Build) -> None:
         self._options = options
         self._route = build.route
+        self._store = build.store
         self.where = f"amqp queue {options.queue}"
         settings, tls = options.settings(build)
         link = shared_link(build, "in", settings, tls)
@@ -47,15 +59,24 @@ class AmqpSource:
         self._step: Step | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
-        self._failures: OrderedDict[object, Backoff] = OrderedDict()
-        self._turn = asyncio.Lock() if options.order else None
-        # Opened when the first reply is due.
+        self._failures: OrderedDict[str, Backoff] = OrderedDict()
+        self._key: Expression | None = None
+        if isinstance(options.order, KeyOrder):
+            self._key = build.expression(options.order.by, "order", "by")
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._position: Position | None = None
+        if options.begin is not None:
+            self._position = Position(self._store, self._route, options.queue, options.begin)
+        self._early = 0
+        self._stays = bool(options.order) or self._position is not None
+        self._suspects = Suspects(self._store, self._route, options.queue)
         out = shared_link(build, "out", settings, tls)
-        self._replies = Lane(out, "replies", _nothing, confirms=True)
+        self._answers = Answers(out, options.reply_to, self._route)
 
     async def start(self, step: Step) -> None:
         """Begin to consume; a broker that is not there yet is waited for."""
         self._step = step
+        self._early = self._options.prefetch
         self._stopping.clear()
         await self._lane.open()
 
@@ -74,11 +95,17 @@ class AmqpSource:
             task.cancel()  # each gives its message back
         await asyncio.gather(*unfinished, return_exceptions=True)
         await self._lane.close()
-        await self._replies.close()
+        if self._position is not None:
+            await self._position.stop()
+        await self._suspects.stop()
+        await self._answers.close()
 
     def health(self) -> Health:
         """Whether the queue is being consumed."""
-        return self._lane.health()
+        health = self._lane.health()
+        if health.up and self._position is not None and self._position.missing:
+            return Health(False, f"queue '{self._options.queue}': {self._position.missing}")
+        return health
 
     # --- consuming ---
 
@@ -89,7 +116,11 @@ class AmqpSource:
         if options.declare is not None:
             await declare_queue(channel, options.queue, options.declare)
         # Of messages that are here already, the later ones would overtake one that goes back.
-        await channel.qos(1 if options.order else options.prefetch)
+        await channel.qos(1 if options.order is True else options.prefetch)
+        arguments = dict(options.arguments)
+        if self._position is not None:
+            arguments["x-stream-offset"] = await self._position.start()
+        await self._suspects.start(channel)
 
         def cancelled() -> None:
             # A queue that is deleted or moves: the lane opens a new channel and says what it sees.
@@ -101,67 +132,154 @@ class AmqpSource:
             tag=_TAG,
             on_cancel=cancelled,
             exclusive=options.exclusive,
-            arguments=options.arguments,
+            arguments=arguments,
         )
 
     def _on_delivery(self, delivery: Delivery) -> None:
-        task = asyncio.ensure_future(self._handle(delivery))
+        if self._position is not None:
+            offset = self._offset(delivery)
+            if offset is not None and not self._position.begin(offset):
+                self._spawn(delivery.channel.ack(delivery.tag))
+                return
+            # A stream tells nobody what it has handed out before; the first ones it may have.
+            self._early -= 1
+            delivery = delivery._replace(redelivered=self._early >= 0)
+        self._spawn(self._handle(delivery))
+
+    def _spawn(self, doing: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(doing)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def _handle(self, delivery: Delivery) -> None:
         """Run the step on one message and settle it."""
         try:
-            if self._stopping.is_set():
-                await delivery.channel.nack(delivery.tag)
-            elif self._turn is None:
-                await self._run(delivery)
-            else:
-                # After a loss the message comes again while its first run may still be going on.
-                async with self._turn:
-                    await self._run(delivery)
+            envelope = from_delivery(delivery, self._options.queue, self._offset(delivery))
+            async with self._turn(envelope):
+                if self._stopping.is_set():
+                    await self._give_back(delivery)
+                # After a loss it comes again; what ran already must not run beside it.
+                elif delivery.channel.is_open or self._position is not None:
+                    await self._run(delivery, envelope)
         except asyncio.CancelledError:
-            await delivery.channel.nack(delivery.tag)
+            await self._give_back(delivery)
             raise
 
-    async def _run(self, delivery: Delivery) -> None:
-        assert self._step is not None
-        reply_to = self._reply_to(delivery)
-        envelope = from_delivery(delivery, self._options.queue).replace(reply_to=reply_to)
+    @contextlib.asynccontextmanager
+    async def _turn(self, envelope: Envelope) -> AsyncIterator[None]:
+        """A message's turn: at once, or after those before it that are of its key."""
+        if not self._options.order:
+            yield
+            return
+        key = ""
+        if self._key is not None:
+            try:
+                key = str(self._key(envelope))
+            except EsbError as e:
+                # The steps will tell what is wrong with it, in order with others of the kind.
+                log.warning("a message has no key", **self._about(envelope), reason=e.detail)
+        async with self._turns.setdefault(key, asyncio.Lock()):
+            yield
+
+    async def _run(self, delivery: Delivery, envelope: Envelope) -> None:
+        envelope = envelope.replace(reply_to=self._answers.address(delivery))
+        while True:
+            failure = await self._attempt(delivery, envelope)
+            if failure is None:
+                await self._ack(delivery)
+                return
+            if isinstance(failure, Permanent) and self._options.reject == "dead":
+                await self._refuse(delivery, envelope, failure)
+                return
+            await self._hold(delivery, envelope, failure)
+            lost = self._position is None and not delivery.channel.is_open
+            if not self._stays or lost or self._stopping.is_set():
+                await self._give_back(delivery)
+                return
+
+    async def _attempt(self, delivery: Delivery, envelope: Envelope) -> EsbError | None:
         failure: EsbError | None = None
         answer = envelope
         try:
-            answer = await self._step(envelope)
+            answer = await self._guarded(delivery, envelope)
         except EsbError as e:
             failure = e
         except Exception as e:
             log.error("the route broke on a message", **self._about(envelope), exc_info=e)
             failure = EsbError("the route broke on the message")
-        if reply_to:
+        if envelope.reply_to:
             # Who asked is told, also of a failure, and may ask again: nothing is left to do.
-            failure = await self._reply(delivery, envelope, failure or answer)
-        await self._settle(delivery, envelope, failure)
+            return await self._answers.send(delivery, envelope, failure or answer)
+        return failure
 
-    async def _settle(
-        self, delivery: Delivery, envelope: Envelope, failure: EsbError | None
-    ) -> None:
-        channel, tag = delivery.channel, delivery.tag
-        if failure is None:
-            await channel.ack(tag)
-            if self._failures:
-                self._failures.pop(_identity(delivery), None)
-        elif isinstance(failure, Permanent) and self._options.reject == "dead":
-            log.warning("message refused", **self._about(envelope), reason=failure.detail)
-            await channel.reject(tag)
+    async def _guarded(self, delivery: Delivery, envelope: Envelope) -> Envelope:
+        """Run the step, unless the message is one that the bus keeps dying of."""
+        assert self._step is not None
+        refusal = self._delivered_too_often(delivery)
+        suspect = self._suspects.may_be(delivery)
+        if not (refusal or suspect or self._stays):
+            return await self._step(envelope)
+        async with contextlib.AsyncExitStack() as around:
+            if suspect:
+                await around.enter_async_context(self._suspects.alone)
+            unit = await around.enter_async_context(Unit(self._store, in_order=self._stays))
+            if suspect:
+                refusal = await self._suspects.claim(unit, self._identity(delivery)) or refusal
+            token = _refusal.set(refusal)
+            try:
+                answer = await self._step(envelope)
+            finally:
+                _refusal.reset(token)
+            await unit.commit()
+            return answer
+
+    def _delivered_too_often(self, delivery: Delivery) -> EsbError | None:
+        declare = self._options.declare
+        # In any other queue, and on the way the first time, the header is the sender's.
+        if declare is None or declare.type != "quorum" or not delivery.redelivered:
+            return None
+        count = (delivery.properties.headers or {}).get("x-delivery-count")
+        if not isinstance(count, int) or count < self._options.max_deliveries:
+            return None
+        return poison(f"the message was handed out {count} times without success")
+
+    async def admit(self, envelope: Envelope) -> Envelope:
+        """What comes before the route's first step: messages that may not reach it are refused,
+        events are read. Raises Permanent."""
+        if (refusal := _refusal.get()) is not None:
+            raise refusal
+        return adopt(envelope) if self._options.cloudevents else envelope
+
+    # --- settling ---
+
+    async def _ack(self, delivery: Delivery) -> None:
+        await delivery.channel.ack(delivery.tag)
+        if self._failures:
+            self._failures.pop(self._identity(delivery), None)
+        self._ended(delivery)
+
+    async def _refuse(self, delivery: Delivery, envelope: Envelope, failure: Permanent) -> None:
+        log.warning("message refused", **self._about(envelope), reason=failure.detail)
+        if self._position is None:
+            await delivery.channel.reject(delivery.tag)
         else:
-            await self._hold(delivery, envelope, failure)
+            await self._ack(delivery)
+
+    async def _give_back(self, delivery: Delivery) -> None:
+        # A stream takes nothing back, nor needs to: what did not end is read again.
+        if self._position is None:
+            await delivery.channel.nack(delivery.tag)
+
+    def _ended(self, delivery: Delivery) -> None:
+        if self._position is not None and (offset := self._offset(delivery)) is not None:
+            self._position.ended(offset)
 
     def _about(self, envelope: Envelope) -> dict[str, Any]:
         return {"route": self._route, "queue": self._options.queue, "message": envelope.id}
 
     async def _hold(self, delivery: Delivery, envelope: Envelope, failure: EsbError) -> None:
-        """Give a message back after a while, longer each time, so that it does not spin."""
-        identity = _identity(delivery)
+        """Keep a message a while, longer each time, so that it does not spin."""
+        identity = self._identity(delivery)
         backoff = self._failures.get(identity)
         if backoff is None:
             backoff = self._failures[identity] = Backoff(self._options.hold)
@@ -171,7 +289,7 @@ class AmqpSource:
         if isinstance(failure, Transient) and failure.retry_after is not None:
             pause = min(max(pause, failure.retry_after), self._options.hold.longest)
         log.warning(
-            "message held, then given back to its queue",
+            "message held, then tried again",
             **self._about(envelope),
             reason=failure.detail,
             pause=round(pause, 1),
@@ -179,82 +297,14 @@ class AmqpSource:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(pause):
                 await self._stopping.wait()
-        await delivery.channel.nack(delivery.tag)
 
-    # --- answering ---
+    def _offset(self, delivery: Delivery) -> int | None:
+        return None if self._position is None else stream_offset(delivery)
 
-    def _reply_to(self, delivery: Delivery) -> str:
-        """The queue to answer to: only one of a kind that was allowed, never any other."""
-        wanted = delivery.properties.reply_to
-        if not wanted:
-            return ""
-        if wanted.startswith(tuple(self._options.reply_to)):
-            return wanted
-        log.warning(
-            "reply_to of a sender ignored: its queue is none that the route allows",
-            route=self._route,
-            queue=self._options.queue,
-            reply_to=wanted,
-        )
-        return ""
-
-    async def _reply(
-        self, delivery: Delivery, envelope: Envelope, result: Envelope | EsbError
-    ) -> EsbError | None:
-        """Publish what came of the message to who asked; returns why that failed, if it did."""
-        try:
-            try:
-                body = _answer_body(envelope, result)
-                raw = body.raw
-            except EsbError as e:
-                body = _problem(envelope, e)
-                raw = body.raw
-            answer = result if isinstance(result, Envelope) else envelope.reply(body)
-            properties = to_properties(answer.replace(body=body), persistent=False)
-            properties.correlation_id = delivery.properties.correlation_id or envelope.id
-            properties.priority = delivery.properties.priority
-            await self._replies.open()
-            channel = await self._replies.channel(_REPLY_TIMEOUT)
-            await channel.publish("", envelope.reply_to, properties, raw, timeout=_REPLY_TIMEOUT)
-        except Rejected:
-            log.info("nobody waits for the reply any more", **self._about(envelope))
-        except EsbError as e:
-            return e
-        return None
-
-
-def _answer_body(envelope: Envelope, result: Envelope | EsbError) -> Body:
-    if isinstance(result, EsbError):
-        return _problem(envelope, result)
-    if result.outcome is Outcome.DEAD:
-        kept = EsbError("the message was set aside with the reason; it is not lost")
-        kept.code = "dead-letter"
-        return _problem(envelope, kept)
-    if result.outcome is Outcome.ACCEPTED:
-        return Body(msgspec.json.encode({"id": envelope.id}), "application/json")
-    if result.outcome is Outcome.FILTERED:
-        return NO_BODY
-    return result.body
-
-
-def _problem(envelope: Envelope, error: EsbError) -> Body:
-    """An error as problem+json (RFC 9457)."""
-    problem: dict[str, Any] = {
-        "type": f"urn:esb:problem:{error.code}",
-        "title": "The message could not be processed",
-        "status": 400 if isinstance(error, BadMessage) else 500,
-        "detail": error.detail,
-        "id": envelope.id,
-    }
-    if isinstance(error, BadMessage) and error.errors:
-        problem["errors"] = error.errors
-    return Body(msgspec.json.encode(problem, enc_hook=str), PROBLEM)
-
-
-def _identity(delivery: Delivery) -> object:
-    """What a message that comes again is known by."""
-    return delivery.properties.message_id or (delivery.routing_key, hash(delivery.body))
-
-
-async def _nothing(channel: Channel) -> None:
-    """There is nothing to prepare."""
+    def _identity(self, delivery: Delivery) -> str:
+        """What a message that comes again is known by, also after a restart."""
+        if (offset := self._offset(delivery)) is not None:
+            return str(offset)
+        if delivery.properties.message_id:
+            return delivery.properties.message_id
+        return f"{delivery.routing_key} {hashlib.sha256(delivery.body).hexdigest()}"

@@ -81,13 +81,13 @@ def retrying(
         now = clock.time()
         failure = Failure.of(error, route, error.attempts, datetime.fromtimestamp(now, UTC))
         unit = unit_on(store)
+        if unit is not None and unit.in_order:
+            return None
         try:
             if unit is None or unit.taken is None:
                 await store.commit(
                     (Put(park_channel(route), envelope, now + delay, error.attempts, failure),)
                 )
-            elif unit.in_order:
-                return None
             else:
                 # In its own channel it keeps its group waiting behind it.
                 key, channel, hold = unit.taken.key, unit.taken.channel, unit.taken.hold

@@ -246,6 +246,7 @@ async def test_stopping_while_the_broker_is_away_is_quick(broker: Broker, made: 
 
 async def test_the_next_node_of_the_list_is_taken(broker: Broker) -> None:
     """At once, and again after each loss, without a pause while there are others to try."""
+    await asyncio.to_thread(broker.start)
     queue = unique("orders")
     async with proxy(broker.port) as one, proxy(broker.port) as other:
         nowhere, *nodes = (f"amqp://127.0.0.1:{port}" for port in (1, one.port, other.port))
@@ -263,7 +264,7 @@ async def test_the_next_node_of_the_list_is_taken(broker: Broker) -> None:
                 await until(lambda: {e.body.raw for e in step.finished} == {b"1", b"2"})
 
 
-async def test_nodes_that_are_all_away_are_waited_for(broker: Broker) -> None:
+async def test_nodes_that_are_all_away_are_waited_for() -> None:
     urls = ["amqp://127.0.0.1:1", "amqp://u:s3cr3t@127.0.0.1:2/v"]
     async with endpoints(urls) as made:
         source = made.source(queue="q")
@@ -278,7 +279,10 @@ async def test_two_brokers_at_once(broker: Broker, broker_url: str, made: Endpoi
     """From one to the other; the one that is away stops nobody on the other."""
     here, there = unique("here"), unique("there")
     source = made.source(queue=here, declare={})
-    feed, echo = made.sink(queue=here, declare={}), made.sink(queue=there, url=broker_url, declare={})
+    feed, echo = (
+        made.sink(queue=here, declare={}),
+        made.sink(queue=there, url=broker_url, declare={}),
+    )
     await made.open()
 
     async def step(envelope: Envelope) -> Envelope:

@@ -29,6 +29,7 @@ from esb.errors import (
 from esb_amqp.client import Connection
 from esb_amqp.options import parse_url
 from esb_amqp.properties import Properties
+from esb_amqp.sink import delay_queue
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -229,6 +230,49 @@ async def test_a_queue_that_is_full_may_have_room_later(rabbit: Rabbit, made: En
         await sink.send(message(b"2"))
     await rabbit.take(queue)
     await sink.send(message(b"3"))
+
+
+# --- delayed --------------------------------------------------------------------------------------
+
+
+async def test_a_delayed_message_comes_later_as_it_was(rabbit: Rabbit, made: Endpoints) -> None:
+    exchange, queue = await rabbit.exchange(), await rabbit.queue()
+    await rabbit.bind(queue, exchange, "order.*.at")
+    by_key = made.sink(exchange=exchange, routing_key="order.{{ n }}.at", delay="300ms")
+    by_queue = made.sink(queue="{{ target }}", delay="300ms")
+    at_once = made.sink(queue=queue)
+    await made.open()
+    began = time.monotonic()
+    late = message(
+        b"late",
+        id="m-1",
+        headers=Headers([("x-own", "1")]),
+        params={"n": "7", "target": queue, "amqp": {"priority": 3}},
+    )
+    await by_key.send(late)
+    await by_queue.send(late)
+    await at_once.send(message(b"early"))
+    assert (await rabbit.take(queue)).body == b"early"
+    for key in sorted(["order.7.at", queue]):
+        got = await rabbit.take(queue)
+        assert (got.body, got.message_id, got.headers["x-own"]) == (b"late", "m-1", "1")
+        assert got.priority == 3
+        assert got.routing_key in ("order.7.at", queue), key
+    assert time.monotonic() - began >= 0.3
+    assert await rabbit.ready(queue) == 0
+
+
+async def test_a_delay_queue_is_one_for_all_of_an_exchange(rabbit: Rabbit, made: Endpoints) -> None:
+    long = await rabbit.exchange(name="e" * 100)
+    assert len(delay_queue(long, 86_400.0)) <= 127
+    assert delay_queue(long, 1.0) != delay_queue(await rabbit.exchange(name="e" * 100), 1.0)
+    assert delay_queue("", 0.2) == "esb.delay.200ms"
+    sink = made.sink(exchange=long, routing_key="k", delay="200ms")
+    queue = await rabbit.queue()
+    await rabbit.bind(queue, long)
+    await made.open()
+    await sink.send(message(b"1"))
+    assert (await rabbit.take(queue)).routing_key == "k"
 
 
 # --- what the broker refuses ----------------------------------------------------------------------

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
-import struct
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import aio_pika
 import pytest
 import structlog
-from pamqp.commands import Basic
-from support.amqp import UNREADABLE, Endpoints, endpoints
+from support.amqp import UNREADABLE, Endpoints, Raw, endpoints, put_raw
+from support.backend import backend
 from support.broker import Rabbit, unique
+from support.bus import running
 from support.contract import Recorder, started
+from support.proxy import proxy
 from support.waiting import until
 
 import esb.codecs  # noqa: F401 - what a bus has
@@ -44,15 +46,6 @@ async def consumed(made: Endpoints, queue: str, count: int = 1, **options: Any) 
     async with started(source, step):
         await until(lambda: len(step.finished) >= count)
     return step.got
-
-
-async def put_raw(url: str, queue: str, *messages: tuple[Properties, bytes]) -> None:
-    """Publish with properties that a client library would not let pass."""
-    connection = await Connection.open(parse_url(url))
-    channel = await connection.channel(confirms=True)
-    for properties, body in messages:
-        await channel.publish("", queue, properties, body)
-    await connection.close()
 
 
 # --- what a message becomes -----------------------------------------------------------------------
@@ -157,17 +150,6 @@ async def test_what_a_stranger_writes_stops_nothing(
     assert odd.reply_to == ""
     assert odd.id not in ("forged", "")
     assert await rabbit.ready(queue) == 0
-
-
-class Raw(Basic.Properties):
-    """Properties of any bytes, as no client would write them."""
-
-    def __init__(self, flags: int, raw: bytes) -> None:
-        super().__init__()
-        self._written = struct.pack(">H", flags) + raw
-
-    def marshal(self) -> bytes:
-        return self._written
 
 
 @pytest.mark.parametrize("name", UNREADABLE)
@@ -285,6 +267,139 @@ async def test_in_order_one_at_a_time_and_none_overtakes(rabbit: Rabbit, made: E
         await until(lambda: len(step.finished) == 10)
     assert [e.body.raw for e in step.finished] == bodies
     assert step.most == 1
+
+
+async def put_keyed(rabbit: Rabbit, queue: str, keys: str, count: int) -> None:
+    for number in range(count):
+        for key in keys:
+            body = json.dumps({"key": key, "n": number})
+            await rabbit.put(queue, body, content_type="application/json")
+
+
+def numbers_of(key: str, envelopes: list[Envelope]) -> list[int]:
+    return [e.body.data["n"] for e in envelopes if e.body.data["key"] == key]
+
+
+async def test_in_order_of_a_key_and_one_that_fails_stops_its_own_alone(
+    rabbit: Rabbit, made: Endpoints
+) -> None:
+    queue = await rabbit.queue()
+    await put_keyed(rabbit, queue, "abc", 5)
+    healed = asyncio.Event()
+    recorder = Recorder()
+
+    async def step(envelope: Envelope) -> Envelope:
+        if envelope.body.data == {"key": "a", "n": 0} and not healed.is_set():
+            raise Transient("not yet")
+        return await recorder(envelope)
+
+    source = made.source(queue=queue, order={"by": "body.key"})
+    await made.open()
+    async with started(source, step):
+        await until(lambda: len(recorder.finished) == 10)
+        assert numbers_of("a", recorder.got) == []
+        healed.set()
+        await until(lambda: len(recorder.finished) == 15)
+    for key in "abc":
+        assert numbers_of(key, recorder.finished) == list(range(5))
+    assert not any(e.params["amqp"]["redelivered"] for e in recorder.got)
+    assert await rabbit.ready(queue) == 0
+
+
+async def test_of_a_key_one_at_a_time_of_many_at_once(rabbit: Rabbit, made: Endpoints) -> None:
+    queue = await rabbit.queue()
+    await put_keyed(rabbit, queue, "abc", 4)
+    gate = asyncio.Event()
+    step = Recorder(gate=gate)
+    source = made.source(queue=queue, order={"by": "body.key"})
+    await made.open()
+    async with started(source, step):
+        await until(lambda: step.running == 3)
+        assert {e.body.data["n"] for e in step.got} == {0}
+        gate.set()
+        await until(lambda: len(step.finished) == 12)
+    assert step.most == 3
+
+
+async def test_order_of_a_key_holds_over_a_loss(rabbit: Rabbit, broker_url: str) -> None:
+    """What comes again waits for what still runs; what waited and comes again is not run twice."""
+    queue = await rabbit.queue()
+    await put_keyed(rabbit, queue, "ab", 6)
+    gate = asyncio.Event()
+    step = Recorder(gate=gate)
+    async with (
+        proxy(parse_url(broker_url).port) as wire,
+        endpoints(f"amqp://127.0.0.1:{wire.port}") as made,
+    ):
+        source = made.source(queue=queue, order={"by": "body.key"})
+        await made.open()
+        async with started(source, step):
+            await until(lambda: step.running == 2)
+            wire.cut()
+            await until(lambda: wire.connections == 2 and source.health().up)
+            gate.set()
+            await until(lambda: _empty(rabbit, queue, step))
+    for key in "ab":
+        # The first was in the route when the connection went, and so came again.
+        assert numbers_of(key, step.finished) == [0, *range(6)]
+
+
+async def _empty(rabbit: Rabbit, queue: str, step: Recorder) -> bool:
+    return await rabbit.ready(queue) == 0 and step.running == 0 and len(step.finished) >= 14
+
+
+async def test_messages_without_the_key_are_in_order_too(rabbit: Rabbit, made: Endpoints) -> None:
+    queue = await rabbit.queue()
+    bodies = [b"no JSON", b"1 2", b"", b"{"]
+    for body in bodies:
+        await rabbit.put(queue, body, content_type="application/json")
+    step = Recorder()
+    source = made.source(queue=queue, order={"by": "body.key"})
+    await made.open()
+    async with started(source, step):
+        await until(lambda: len(step.finished) == 4)
+    assert [e.body.raw for e in step.finished] == bodies
+
+
+async def test_stopping_gives_back_what_waits_for_its_turn(rabbit: Rabbit, made: Endpoints) -> None:
+    queue = await rabbit.queue()
+    await put_keyed(rabbit, queue, "a", 5)
+    gate = asyncio.Event()
+    step = Recorder(gate=gate)
+    source = made.source(queue=queue, order={"by": "body.key"})
+    await made.open()
+    await source.start(step)
+    await until(lambda: step.running)
+    stopping = asyncio.ensure_future(source.stop(10))
+    gate.set()
+    await stopping
+    assert numbers_of("a", step.finished) == [0]
+    again = Recorder()
+    async with started(source, again):
+        await until(lambda: len(again.finished) == 4)
+    assert numbers_of("a", again.finished) == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("order", ["true", "{by: body.key}"])
+async def test_a_retry_in_order_keeps_its_place(
+    rabbit: Rabbit, broker_url: str, tmp_path: Path, order: str
+) -> None:
+    """A message that is parked between two tries is acknowledged, and the next would overtake."""
+    queue = await rabbit.queue()
+    await put_keyed(rabbit, queue, "a", 4)
+    with backend() as service:
+        service.statuses.extend([503, 503])
+        routes = f"""
+        routes:
+          in-order:
+            from: {{amqp: {{url: "{broker_url}", queue: {queue}, order: {order}}}}}
+            steps: [{{send: {{http: {service.url}}}}}]
+            retry: {{attempts: 5, backoff: 10ms..50ms, park_after: 0s}}
+        """
+        async with running(routes, tmp_path):
+            await until(lambda: len(service.asked) == 6)
+    assert [asked.json["n"] for asked in service.asked] == [0, 0, 0, 1, 2, 3]
+    assert await rabbit.counts(queue) == (0, 0)
 
 
 async def test_an_exclusive_consumer_waits_for_the_other(rabbit: Rabbit, made: Endpoints) -> None:

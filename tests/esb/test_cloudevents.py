@@ -179,6 +179,8 @@ def test_null_data_is_data_and_none_is_none() -> None:
         {"Upper": "x"},
         {"with-dash": "x"},
         {"ext": {"a": 1}},
+        {"subject": "a\r\nX-Evil: b"},
+        {"ext": "\0"},
         {"data": "x", "data_base64": "eA=="},
         {"data_base64": "?"},
         {"data_base64": 7},

@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import contextlib
 import struct
+import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+from pamqp.commands import Basic
+
 from esb.adapter import Resource
+from esb.store import SqliteStore
 from esb_amqp import adapter
+from esb_amqp.client import Connection
+from esb_amqp.options import parse_url
+from esb_amqp.properties import Properties
 from esb_amqp.sink import AmqpCaller, AmqpSink
 from esb_amqp.source import AmqpSource
 from support.fake_build import FakeBuild
+from support.stores import opened
 
 
 class Endpoints:
     """Makes endpoints against one broker, or a cluster of many URLs; `open` opens what those made
     so far share."""
 
-    def __init__(self, url: str | list[str], folder: Path | None = None, **options: Any) -> None:
-        self.build = FakeBuild(folder)
+    def __init__(self, url: str | list[str], store: SqliteStore, **options: Any) -> None:
+        self.build = FakeBuild(store=store)
         self._options = {"url": url, "reconnect": "50ms..500ms", **options}
         self._opened: list[Resource] = []
         self._sources: list[AmqpSource] = []
@@ -66,11 +74,33 @@ class Endpoints:
 @contextlib.asynccontextmanager
 async def endpoints(url: str | list[str], **options: Any) -> AsyncIterator[Endpoints]:
     """Endpoints against the broker at `url`; everything is closed at the end."""
-    made = Endpoints(url, **options)
-    try:
-        yield made
-    finally:
-        await made.close()
+    with tempfile.TemporaryDirectory() as folder:
+        async with opened(Path(folder) / "bus.db") as store:
+            made = Endpoints(url, store, **options)
+            try:
+                yield made
+            finally:
+                await made.close()
+
+
+async def put_raw(url: str, queue: str, *messages: tuple[Properties, bytes]) -> None:
+    """Publish with properties that a client library would not let pass."""
+    connection = await Connection.open(parse_url(url))
+    channel = await connection.channel(confirms=True)
+    for properties, body in messages:
+        await channel.publish("", queue, properties, body)
+    await connection.close()
+
+
+class Raw(Basic.Properties):
+    """Properties of any bytes, as no client would write them."""
+
+    def __init__(self, flags: int, raw: bytes) -> None:
+        super().__init__()
+        self._written = struct.pack(">H", flags) + raw
+
+    def marshal(self) -> bytes:
+        return self._written
 
 
 def a_table(raw: bytes) -> bytes:

@@ -10,6 +10,8 @@ from typing import Any
 
 from esb.bus import Bus, Shared
 from esb.config import Project, load
+from esb.durable import Store
+from esb.store import SqliteStore
 
 
 def load_text(
@@ -50,3 +52,9 @@ def url(bus: Bus) -> str:
     """The base URL of the bus's HTTP listener."""
     web: Any = bus.shared.objects["web"]
     return str(web.url)
+
+
+def store_of(bus: Bus) -> Store:
+    """The bus's own store."""
+    found: Store = next(o for o in bus.shared.objects.values() if isinstance(o, SqliteStore))
+    return found

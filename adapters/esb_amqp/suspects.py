@@ -1,0 +1,78 @@
+"""Finds the message that the bus dies of, which its queue would hand out again for ever.
+
+A source notes in the store that it is at work, and takes that back when it stops in order. So the
+next process knows whether the one before it died at work. Only then are messages that come again
+suspects: each is noted before it is run, alone, and a note that nobody took back is a death.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Final
+
+import structlog
+
+from esb.durable import MOST_CRASHES, Release, Store, Unit
+from esb.errors import EsbError, Permanent
+from esb_amqp.client import Channel, Delivery
+
+log = structlog.get_logger("esb.amqp")
+
+_REMEMBERED: Final = 7 * 86_400.0
+"""Seconds after which a note that was left behind may be forgotten."""
+
+
+def poison(detail: str) -> EsbError:
+    """Why a message must not be run again."""
+    error = Permanent(detail)
+    error.code = "poison"
+    return error
+
+
+class Suspects:
+    """The messages of one source with which a process before this one may have died.
+
+    alone: to be held while one is run, so that those beside it are not blamed for its deeds.
+    """
+
+    def __init__(self, store: Store, route: str, queue: str) -> None:
+        self.alone = asyncio.Lock()
+        self._store = store
+        self._scope = f"amqp:{route}"
+        self._queue = queue
+        self._first: Channel | None = None
+        self._died = False
+
+    async def start(self, channel: Channel) -> None:
+        """A channel is about to bring messages. Raises what the store raises."""
+        if self._first is None:
+            claim = await self._store.claim(self._scope, self._queue, _until())
+            self._died = claim.crashes > 0 or claim.state == "busy"
+            self._first = channel
+
+    async def stop(self) -> None:
+        """The source stopped in order."""
+        if self._first is None:
+            return
+        self._first = None
+        try:
+            await self._store.commit((Release(self._scope, self._queue),))
+        except EsbError as e:
+            log.warning("that a source stopped could not be noted", reason=e.detail)
+
+    def may_be(self, delivery: Delivery) -> bool:
+        """Whether a message is a suspect: what a dead process had in hand comes first."""
+        return self._died and delivery.redelivered and delivery.channel is self._first
+
+    async def claim(self, unit: Unit, identity: str) -> EsbError | None:
+        """Note durably, until the unit ends, that a suspect is run. Returns why it must not be."""
+        claim = await unit.claim(self._scope, f"{self._queue}/{identity}", _until())
+        deaths = claim.crashes + 1  # with the first, nothing was noted yet
+        if deaths < MOST_CRASHES:
+            return None
+        return poison(f"the bus died {deaths} times in a row with this message in hand")
+
+
+def _until() -> float:
+    return time.time() + _REMEMBERED
