@@ -4,11 +4,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check lint fmt bench clean
+.PHONY: help setup run test faults check lint fmt bench clean
 
 help:
 	@echo "make run     serve routes/ beside a stand-in legacy service; Ctrl-C stops both"
 	@echo "make test    run all tests, on a RabbitMQ and a PostgreSQL of their own"
+	@echo "make faults  make everything fail around the bus, and judge it (an hour; see tests/faults/)"
 	@echo "make check   types, lint, formatting, import contracts, generated pages"
 	@echo "make fmt     put the code into its format, and the generated pages up to date"
 	@echo "make bench   measure the main uses beside nginx (needs nginx and wrk)"
@@ -24,6 +25,10 @@ test: setup
 	@$(PYTHON) tools/rabbitmq.py install
 	@$(PYTHON) tools/postgres.py install
 	@$(BIN)/pytest -n $${TEST_WORKERS:-auto} $(ARGS)
+
+faults: setup
+	@$(PYTHON) tools/rabbitmq.py install
+	@PYTHONPATH=tests:tools $(BIN)/python -m faults $(ARGS)
 
 check: lint
 	$(BIN)/mypy

@@ -103,8 +103,7 @@ class Process:
         trace: TracebackType | None,
     ) -> None:
         if self._process.poll() is None:
-            self._process.kill()
-            self._process.wait()
+            self.kill()
         if error is not None:
             error.add_note(f"the program wrote:\n{self.output[-5000:]}")
         self._output.close()
@@ -120,7 +119,10 @@ class Process:
         return self._process.poll()
 
     def kill(self) -> None:
-        """SIGKILL, and wait for its end."""
+        """SIGKILL to it and to those it has started, which a tracer would leave behind; its end."""
+        with contextlib.suppress(OSError):
+            for child in self.children:
+                os.kill(child, signal.SIGKILL)
         self._process.kill()
         self._process.wait()
 

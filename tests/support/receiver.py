@@ -91,7 +91,9 @@ class Backend(asyncio.Protocol):
             self._house.take(self, rest[:size], key or "-")
 
     def reset(self) -> None:
-        """End the connection with a RST."""
+        """End the connection with a RST, if it is still there."""
+        if self.transport.is_closing():
+            return
         peer = self.transport.get_extra_info("socket")
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.transport.abort()
