@@ -88,5 +88,5 @@ async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
 @pytest.fixture
 def postgres_of_its_own() -> Iterator[Postgres]:
     """A PostgreSQL for one test, to be stopped, killed and restarted (from a thread: it blocks)."""
-    with Postgres() as server:
+    with Postgres(in_memory=True) as server:
         yield server

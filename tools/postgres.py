@@ -37,6 +37,9 @@ than all the rest together."""
 START_TIMEOUT = 60.0
 STOP_TIMEOUT = 30.0
 
+MEMORY = Path("/dev/shm")
+GB = 1024**3
+
 NOBODY = 65534
 """PostgreSQL refuses to run as root, so root runs it as this user."""
 
@@ -97,7 +100,8 @@ def _packages(apt: Apt) -> set[str]:
 class Postgres:
     """One server on 127.0.0.1 with its own data folder, password and port.
 
-    folder: where its data lies; a temporary one, removed by `close`, if None.
+    folder: where its data lies; a temporary one, removed by `close`, if None. in_memory: that one
+        in memory, where there is room: for tests that are not about disks.
     port: a free one if 0. It stays the same over restarts.
     settings: more of postgresql.conf, over those here.
 
@@ -105,10 +109,16 @@ class Postgres:
     """
 
     def __init__(
-        self, folder: Path | None = None, port: int = 0, settings: dict[str, str] | None = None
+        self,
+        folder: Path | None = None,
+        port: int = 0,
+        settings: dict[str, str] | None = None,
+        *,
+        in_memory: bool = False,
     ) -> None:
         self._temporary = folder is None
-        self.folder = folder or Path(tempfile.mkdtemp(prefix="postgres-"))
+        where = MEMORY if in_memory and _roomy(MEMORY) else None
+        self.folder = folder or Path(tempfile.mkdtemp(prefix="postgres-", dir=where))
         self.folder.mkdir(parents=True, exist_ok=True)
         self.port = port
         self._settings = settings or {}
@@ -246,6 +256,7 @@ class Postgres:
             "unix_socket_directories": "",
             "max_connections": "200",
             "jit": "off",  # its library was not unpacked
+            "max_wal_size": "128MB",
             "dynamic_shared_memory_type": "mmap",  # /dev/shm is small in containers
             **self._settings,
         }
@@ -273,6 +284,10 @@ class Postgres:
 
     def _log(self) -> str:
         return (self.folder / "log.txt").read_text(errors="replace")
+
+
+def _roomy(folder: Path) -> bool:
+    return folder.is_dir() and os.access(folder, os.W_OK) and shutil.disk_usage(folder).free > GB
 
 
 def _as_user(*more: str) -> list[str]:

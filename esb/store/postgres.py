@@ -66,6 +66,7 @@ from esb.store.writing import FULL, OVERHEAD, RETRY_AFTER
 log = structlog.get_logger("esb.store")
 
 BEAT: Final = 2.0
+BEAT_IN_TROUBLE: Final = 0.5
 TIDY_EVERY: Final = 60.0
 TELL_AFTER: Final = 0.02
 WAIT_FOR_SERVER: Final = 30.0
@@ -528,13 +529,13 @@ class PostgresStore(Store):
             except EsbError as e:
                 log.warning("the store could not be used", error=e.detail, notes=e.notes)
             except Exception as e:
-                # Not a reason to stop: without this the lease would run out unnoticed.
                 log.error("the store's upkeep failed", exc_info=e)
             await pause()
 
     async def _until_next_beat(self) -> None:
+        seconds = min(BEAT_IN_TROUBLE if self._trouble else BEAT, self._lease / 4)
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(min(BEAT, self._lease / 4)):
+            async with asyncio.timeout(seconds):
                 await self._hurry.wait()
         self._hurry.clear()
 
@@ -543,17 +544,19 @@ class PostgresStore(Store):
             if self._listener is None or self._listener.is_closed():
                 await self._listen()
             await self._beat()
-        except EsbError as e:
-            self._trouble = e.detail
-            raise
-        except Exception as e:
-            if is_lost(e):
-                self._trouble = unreachable(e).detail
-            raise
-        self._trouble = ""
+        except Exception as e:  # noqa: BLE001 - whatever it is, it must not end with a late beat
+            error = e if isinstance(e, EsbError) else translated(e)
+            if error.detail != self._trouble:
+                log.warning("the store cannot be reached", error=error.detail, notes=error.notes)
+            self._trouble = error.detail
+        else:
+            if self._trouble:
+                log.info("the store answers again")
+            self._trouble = ""
 
     async def _listen(self) -> None:
         self._listener = await asyncpg.connect(**self._connecting())
+        self._listener.add_termination_listener(lambda _: self._hurry.set())
         await self._listener.add_listener("esb", self._heard)
         self._ring(set(self._bells))  # nobody knows what was said meanwhile
 
@@ -573,7 +576,7 @@ class PostgresStore(Store):
         if beat["buried"]:
             log.warning("processes were not heard of and count as dead", count=beat["buried"])
         self._others = beat["others"]
-        self._room = self._max_size - beat["used"]
+        self._room = min(self._room, self._max_size - beat["used"])  # not what is on its way
         self._ring(set(beat["rung"]))
         if not beat["alive"]:
             await self._enter(instead_of=me)

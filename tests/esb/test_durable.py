@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from support.stores import message, opened
+from support.stores import Place, message, opened
 
 from esb.durable import (
     Confirm,
@@ -29,8 +29,8 @@ from esb.step import Step, wrap
 
 
 @pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    async with opened(tmp_path / "bus.db") as one:
+async def store(place: Place) -> AsyncIterator[Store]:
+    async with opened(place) as one:
         yield one
 
 

@@ -1,4 +1,7 @@
-"""The store in one process: what is handed out, to whom, when, and what happens on a bad disk."""
+"""The store in one process: what is handed out, to whom, when, and what happens on a bad disk.
+
+What takes a `place` is true of every store; the rest is SQLite's (see test_store_postgres.py).
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from typing import Any
 import apsw
 import msgspec
 import pytest
-from support.stores import broken_disk, message, opened
+from support.stores import Place, broken_disk, message, opened, store_at
 from support.waiting import Jumping, until
 
 from esb.adapter import Resource
@@ -33,8 +36,8 @@ def texts(found: list[Any]) -> list[str]:
     return [stored.envelope.body.text for stored in found]
 
 
-async def test_what_was_put_is_taken_once_oldest_first(tmp_path: Path) -> None:
-    async with opened(tmp_path / "bus.db") as store:
+async def test_what_was_put_is_taken_once_oldest_first(place: Place) -> None:
+    async with opened(place) as store:
         for i in range(5):
             await store.put("a", message(str(i)))
         await store.put("b", message("other"))
@@ -48,13 +51,13 @@ async def test_what_was_put_is_taken_once_oldest_first(tmp_path: Path) -> None:
         assert await store.counts() == {"a": 4, "b": 1}
 
 
-async def test_everything_that_is_said_of_a_message_is_kept(tmp_path: Path) -> None:
-    async with opened(tmp_path / "bus.db") as store:
+async def test_everything_that_is_said_of_a_message_is_kept(place: Place) -> None:
+    async with opened(place) as store:
         sent = message("x", subject="s")
         before = time.time()
         key = await store.put("a", sent, due=5.0, attempts=2, failure=FAILURE)
         found = await store.get(key)
-    async with opened(tmp_path / "bus.db") as store:
+    async with opened(place) as store:
         assert await store.get(key) is not None
     assert found is not None
     assert (found.channel, found.due, found.attempts, found.failure) == ("a", 5.0, 2, FAILURE)
@@ -62,9 +65,9 @@ async def test_everything_that_is_said_of_a_message_is_kept(tmp_path: Path) -> N
     assert (found.envelope.id, found.envelope.subject) == (sent.id, "s")
 
 
-async def test_a_message_is_not_handed_out_before_it_is_due(tmp_path: Path) -> None:
+async def test_a_message_is_not_handed_out_before_it_is_due(place: Place) -> None:
     jumping = Jumping()
-    async with opened(tmp_path / "bus.db", clock=jumping.clock) as store:
+    async with opened(place, clock=jumping.clock) as store:
         await store.put("a", message("later"), due=jumping.now + 10)
         await store.put("a", message("now"))
         assert texts(await store.take("a", 9)) == ["now"]
@@ -73,9 +76,9 @@ async def test_a_message_is_not_handed_out_before_it_is_due(tmp_path: Path) -> N
         assert texts(await store.take("a", 9)) == ["later", "new"]
 
 
-async def test_a_moved_message_is_free_again_and_waits_its_time(tmp_path: Path) -> None:
+async def test_a_moved_message_is_free_again_and_waits_its_time(place: Place) -> None:
     jumping = Jumping()
-    async with opened(tmp_path / "bus.db", clock=jumping.clock) as store:
+    async with opened(place, clock=jumping.clock) as store:
         await store.put("a", message("x"))
         [taken] = await store.take("a", 1)
         assert await store.move(taken.key, "a", due=jumping.now + 5, attempts=1, failure=FAILURE)
@@ -88,8 +91,8 @@ async def test_a_moved_message_is_free_again_and_waits_its_time(tmp_path: Path) 
         assert texts(await store.take("b", 1)) == ["x"]
 
 
-async def test_who_means_another_channel_changes_nothing(tmp_path: Path) -> None:
-    async with opened(tmp_path / "bus.db") as store:
+async def test_who_means_another_channel_changes_nothing(place: Place) -> None:
+    async with opened(place) as store:
         key = await store.put("dead", message())
         assert await store.move(key, "work", lying_in="dead")
         [taken] = await store.take("work", 1)
@@ -99,8 +102,8 @@ async def test_who_means_another_channel_changes_nothing(tmp_path: Path) -> None
         assert await store.done(taken.key, lying_in="work")
 
 
-async def test_listing_goes_by_key_in_pages_and_holds_nothing(tmp_path: Path) -> None:
-    async with opened(tmp_path / "bus.db") as store:
+async def test_listing_goes_by_key_in_pages_and_holds_nothing(place: Place) -> None:
+    async with opened(place) as store:
         keys = [await store.put("a", message(str(i)), due=9e9 - i) for i in range(5)]
         page = await store.browse("a", limit=2)
         assert [stored.key for stored in page] == keys[:2]
@@ -110,19 +113,19 @@ async def test_listing_goes_by_key_in_pages_and_holds_nothing(tmp_path: Path) ->
         assert await store.get(10**9) is None
 
 
-async def test_keys_are_never_used_again(tmp_path: Path) -> None:
-    async with opened(tmp_path / "bus.db") as store:
+async def test_keys_are_never_used_again(place: Place) -> None:
+    async with opened(place) as store:
         first = await store.put("a", message())
         await store.done(first)
-    async with opened(tmp_path / "bus.db") as store:
+    async with opened(place) as store:
         assert await store.put("a", message()) > first
 
 
-async def test_what_was_held_is_there_when_the_store_opens_again(tmp_path: Path) -> None:
-    async with opened(tmp_path / "bus.db") as store:
+async def test_what_was_held_is_there_when_the_store_opens_again(place: Place) -> None:
+    async with opened(place) as store:
         await store.put("a", message("x"))
         assert len(await store.take("a", 1)) == 1
-    async with opened(tmp_path / "bus.db") as store:
+    async with opened(place) as store:
         assert texts(await store.take("a", 1)) == ["x"]
 
 
@@ -157,8 +160,8 @@ async def test_a_take_that_was_cancelled_holds_nothing(tmp_path: Path, moment: s
         outside.close()
 
 
-async def test_competing_takers_share_without_a_double(tmp_path: Path) -> None:
-    async with opened(tmp_path / "bus.db") as store:
+async def test_competing_takers_share_without_a_double(place: Place) -> None:
+    async with opened(place) as store:
         count = 300
         await asyncio.gather(*(store.put("a", message(str(i))) for i in range(count)))
         seen: list[str] = []
@@ -174,8 +177,8 @@ async def test_competing_takers_share_without_a_double(tmp_path: Path) -> None:
         assert await store.counts() == {}
 
 
-async def test_waiting_ends_when_a_message_comes_or_becomes_due(tmp_path: Path) -> None:
-    async with opened(tmp_path / "bus.db") as store:
+async def test_waiting_ends_when_a_message_comes_or_becomes_due(place: Place) -> None:
+    async with opened(place) as store:
         await store.wait("a", 0.01)  # nothing there: the timeout ends it
         waiting = asyncio.create_task(store.wait("a", 60))
         await until(lambda: "a" in store._bells)
@@ -195,8 +198,8 @@ async def test_waiting_ends_when_a_message_comes_or_becomes_due(tmp_path: Path) 
         assert store._bells == {}
 
 
-async def test_closing_ends_every_wait_and_refuses_what_comes_later(tmp_path: Path) -> None:
-    store = SqliteStore(tmp_path / "bus.db")
+async def test_closing_ends_every_wait_and_refuses_what_comes_later(place: Place) -> None:
+    store = store_at(place)
     assert not store.health().up
     await store.open()
     assert isinstance(store, Resource)
@@ -213,7 +216,7 @@ async def test_closing_ends_every_wait_and_refuses_what_comes_later(tmp_path: Pa
         with pytest.raises(Transient):
             await refused
     acknowledged = [key for key in done if isinstance(key, int)]
-    async with opened(tmp_path / "bus.db") as again:
+    async with opened(place) as again:
         assert [stored.key for stored in await again.browse("a")] == acknowledged
 
 
@@ -444,8 +447,8 @@ async def test_the_log_is_written_back_and_used_again(
         assert Path(f"{path}-wal").stat().st_size < 200 * 4096
 
 
-async def test_a_full_store_refuses_new_messages_and_goes_on_with_the_old(tmp_path: Path) -> None:
-    async with opened(tmp_path / "bus.db", max_size=2 * 1024**2) as store:
+async def test_a_full_store_refuses_new_messages_and_goes_on_with_the_old(place: Place) -> None:
+    async with opened(place, max_size=2 * 1024**2) as store:
         keys = []
         large = Envelope(body=Body(b"x" * 100_000, "text/plain"))
         refused: list[Overloaded] = []
@@ -502,8 +505,8 @@ async def test_a_store_that_another_program_has_locked(
         assert await store.counts() == {"a": 1}
 
 
-async def test_one_bad_message_does_not_spoil_the_commit_it_shares(tmp_path: Path) -> None:
-    async with opened(tmp_path / "bus.db", max_size=1024**2) as store:
+async def test_one_bad_message_does_not_spoil_the_commit_it_shares(place: Place) -> None:
+    async with opened(place, max_size=1024**2) as store:
         results = await asyncio.gather(
             store.put("a", message("one")),
             store.put("a", message("x" * 1024**2)),
@@ -516,8 +519,8 @@ async def test_one_bad_message_does_not_spoil_the_commit_it_shares(tmp_path: Pat
         assert await store.counts() == {"a": 2}
 
 
-async def test_a_bug_in_one_job_harms_no_other_and_not_the_thread(tmp_path: Path) -> None:
-    async with opened(tmp_path / "bus.db") as store:
+async def test_a_bug_in_one_job_harms_no_other_and_not_the_thread(place: Place) -> None:
+    async with opened(place) as store:
         results = await asyncio.gather(
             store.put("a", message("one")),
             store.put("a", message("bad"), attempts=2**70),

@@ -62,7 +62,7 @@ def _server(kind: str) -> Any:
     if kind == "postgres":
         from postgres import Postgres
 
-        return Postgres()
+        return Postgres(in_memory=True)
     from rabbitmq import Broker
 
     return Broker()
