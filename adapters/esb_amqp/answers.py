@@ -9,7 +9,7 @@ import msgspec
 import structlog
 
 from esb.envelope import NO_BODY, Body, Envelope, Outcome
-from esb.errors import BadMessage, EsbError, Rejected
+from esb.errors import BadMessage, EsbError, Fault, Rejected
 from esb_amqp.client import Channel, Delivery
 from esb_amqp.link import Lane, Link
 from esb_amqp.mapping import to_properties
@@ -17,6 +17,7 @@ from esb_amqp.mapping import to_properties
 log = structlog.get_logger("esb.amqp")
 
 PROBLEM: Final = "application/problem+json"
+_JSON: Final = msgspec.json.Encoder(decimal_format="number", enc_hook=str)
 _TIMEOUT: Final = 10.0
 
 
@@ -98,7 +99,17 @@ def _problem(envelope: Envelope, error: EsbError) -> Body:
     }
     if isinstance(error, BadMessage) and error.errors:
         problem["errors"] = error.errors
-    return Body(msgspec.json.encode(problem, enc_hook=str), PROBLEM)
+    elif isinstance(error, Rejected) and error.status is not None:
+        problem["upstream_status"] = error.status
+    elif isinstance(error, Fault):
+        if error.party == "sender":
+            problem["status"] = 400
+        problem["type"] = error.type or problem["type"]
+        problem["title"] = error.name or problem["title"]
+        problem |= {name: value for name, value in error.info.items() if name not in problem}
+        if error.data is not None:
+            problem["fault"] = error.data
+    return Body(_JSON.encode(problem), PROBLEM)
 
 
 async def _nothing(channel: Channel) -> None:

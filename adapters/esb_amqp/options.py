@@ -472,13 +472,21 @@ class SourceOptions(ConnectionOptions):
         20,
         ge=1,
         description="A message that a quorum queue, declared here as such, has handed out so often "
-        "without success goes to the dead letters. So does one, of any queue, with which the bus "
-        "died three times: a message that comes again is noted in the store before it is run.",
+        "without success goes to the dead letters; the broker counts those in hand beside it, too. "
+        "Whatever the queue, so does a message with which the bus died three times in a row: after "
+        "a death what comes again is noted in the store and run one by one.",
     )
     cloudevents: bool = Field(
         False,
         description="A message that is a CloudEvent (binary or structured mode) gives its "
         "attributes to the message: id, source, type, time, subject. Else they are just headers.",
+    )
+    rpc: bool = Field(
+        False,
+        description="Who sends here waits for an answer: one who fails is told why at once, and "
+        "the message is tried again or put aside only if the route says so. A message that names "
+        "no queue to answer to is refused. (Left out, an answer is given to who asks for one, but "
+        "the route retries and puts aside as if nobody waited.)",
     )
     reply_to: list[str] = Field(
         ["amq.rabbitmq.reply-to.", "amq.gen-"],

@@ -16,7 +16,7 @@ import structlog
 from esb.adapter import Build, Expression, Health
 from esb.durable import Unit
 from esb.envelope import Envelope
-from esb.errors import EsbError, Permanent, Transient
+from esb.errors import BadMessage, EsbError, Permanent, Transient
 from esb.step import Step
 from esb_amqp.answers import Answers
 from esb_amqp.client import Channel, Delivery
@@ -46,9 +46,8 @@ class AmqpSource:
     for now stays, and is run again.
     """
 
-    waits = False
-
     def __init__(self, options: SourceOptions, build: Build) -> None:
+        self.waits = options.rpc
         self._options = options
         self._route = build.route
         self._store = build.store
@@ -216,6 +215,8 @@ class AmqpSource:
         """Run the step, unless the message is one that the bus keeps dying of."""
         assert self._step is not None
         refusal = self._delivered_too_often(delivery)
+        if self.waits and not envelope.reply_to:
+            refusal = BadMessage("the message names no queue that may be answered to")
         suspect = self._suspects.may_be(delivery)
         if not (refusal or suspect or self._stays):
             return await self._step(envelope)
