@@ -35,7 +35,8 @@ class Superseded(EsbError):
 
 class Failure(msgspec.Struct, frozen=True):
     """Why a message failed: the error's code and detail, where, when, after how many tries. notes:
-    what senders do not see (`EsbError.noted`)."""
+    what senders do not see (`EsbError.noted`). since: when the first of the tries began, of one
+    that is to be tried again."""
 
     code: str
     detail: str
@@ -44,11 +45,19 @@ class Failure(msgspec.Struct, frozen=True):
     attempts: int
     time: datetime
     notes: tuple[str, ...] = ()
+    since: datetime | None = None
 
     @classmethod
-    def of(cls, error: EsbError, route: str, attempts: int, time: datetime) -> Failure:
+    def of(
+        cls,
+        error: EsbError,
+        route: str,
+        attempts: int,
+        time: datetime,
+        since: datetime | None = None,
+    ) -> Failure:
         """The record of `error`."""
-        return cls(error.code, error.detail, route, error.step, attempts, time, error.notes)
+        return cls(error.code, error.detail, route, error.step, attempts, time, error.notes, since)
 
 
 class Stored(msgspec.Struct, frozen=True):

@@ -37,10 +37,12 @@ class EsbError(Exception):
 
     `code` is a stable slug for programs, `detail` a sentence for people, `step` the place in the
     route where it was raised ("steps[1].call", filled in on the way out; "" outside a route),
-    `attempts` how often it was tried (filled in by retry; 0 if nothing counted).
+    `attempts` how often it was tried (filled in by retry; 0 if nothing counted), `status` the
+    number that the far side answered with, if it did and has such (HTTP).
     """
 
     code = "error"
+    status: int | None = None
 
     def __init__(self, detail: str) -> None:
         super().__init__(detail)

@@ -93,6 +93,7 @@ def assemble(
     may send to it.
     """
     durable = options.accept == "durable"
+    stopping = asyncio.Event()
     waits = source.waits and not durable
     retry = options.retry if waits else options.retry or RetryOptions()
     layers: list[Middleware] = [traced(name)]
@@ -102,7 +103,9 @@ def assemble(
     if options.timeout is not None:
         layers.append(timed(options.timeout))
     if retry is not None:
-        layers.append(retrying(retry, route=name, store=None if waits else store()))
+        # Who waits for an answer is better served by the next try than by one that is put off.
+        kept, stops = (None, None) if waits else (store(), stopping)
+        layers.append(retrying(retry, route=name, store=kept, stopping=stops))
     if options.concurrency is not None:
         layers.append(limited(options.concurrency, route=name))
     if changes_store:
@@ -111,13 +114,14 @@ def assemble(
         step = pipeline([("from", source.admit), ("steps", step)])
     whole = wrap(step, *layers)
     if waits:
-        return Route(name, options, [(source, whole)], fingerprint)
+        return Route(name, options, [(source, whole)], fingerprint, stopping)
     entry = whole
     if durable:
         entry = wrap(accepting(route=name, store=store()), traced(f"{name}.accept"))
     at_once = options.concurrency or 10
     aside = [make(store(), name, concurrency=at_once) for make in (accepted, parked)]
-    return Route(name, options, [(source, entry), *((one, whole) for one in aside)], fingerprint)
+    sources = [(source, entry), *((one, whole) for one in aside)]
+    return Route(name, options, sources, fingerprint, stopping)
 
 
 class Route:
@@ -133,11 +137,13 @@ class Route:
         options: RouteOptions,
         sources: Sequence[tuple[Source, Step]],
         fingerprint: str,
+        stopping: asyncio.Event,
     ) -> None:
         self.name = name
         self.options = options
         self.fingerprint = fingerprint
         self._sources = sources
+        self._stopping = stopping  # for those inside who wait
 
     @property
     def source(self) -> Source:
@@ -156,6 +162,7 @@ class Route:
 
     async def stop(self, grace: float) -> None:
         """Stop taking, finish what is in flight within `grace` seconds, give back the rest."""
+        self._stopping.set()
         stopping = [source.stop(grace) for source, _ in self._sources]
         for result in await asyncio.gather(*stopping, return_exceptions=True):
             if isinstance(result, BaseException):

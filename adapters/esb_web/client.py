@@ -443,11 +443,11 @@ def error_of(reply: ClientReply, *, idempotent: bool) -> EsbError | None:
         error = Transient(f"the service failed (status {status})", retry_after=_retry_after(reply))
     elif 300 <= status < 400:
         error = Rejected(
-            f"the service answered with a redirect (status {status}), which is not followed",
-            status=status,
+            f"the service answered with a redirect (status {status}), which is not followed"
         )
     else:
-        error = Rejected(f"the service refused the message (status {status})", status=status)
+        error = Rejected(f"the service refused the message (status {status})")
+    error.status = status
     if reply.body:
         # For operators: what the far side said, cut and on one line.
         error.add_note(" ".join(reply.body[:500].decode("utf-8", "replace").split()))

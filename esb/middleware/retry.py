@@ -2,41 +2,88 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime
 from random import random
-from typing import Literal
+from typing import Annotated, Any
 
 import structlog
-from pydantic import Field
+from pydantic import AfterValidator, Field, WithJsonSchema
 
 from esb.clock import REAL, Clock
 from esb.consumer import LONGEST_RETRY_AFTER, Consumer
 from esb.durable import Failure, Move, Put, Store, unit_on
 from esb.envelope import Envelope, Outcome
-from esb.errors import EsbError, Overloaded, TimedOut, Transient, Unreachable
+from esb.errors import (
+    BadReply,
+    CircuitOpen,
+    EsbError,
+    Fault,
+    OutcomeUnknown,
+    Overloaded,
+    Rejected,
+    TimedOut,
+    Transient,
+    Unreachable,
+)
 from esb.middleware.metrics import RETRIES
 from esb.options import Backoff, Duration, Options, Range
 from esb.step import Middleware, Step
 
 log = structlog.get_logger("esb.retry")
 
-_KINDS: dict[str, type[Transient]] = {
-    kind.code: kind for kind in (Transient, Unreachable, TimedOut, Overloaded)
+_KINDS: dict[str, type[EsbError]] = {
+    kind.code: kind
+    for kind in (
+        *(Transient, Unreachable, CircuitOpen, TimedOut, Overloaded),
+        *(Rejected, Fault, BadReply, OutcomeUnknown),
+    )
 }
 
 
-class RetryOptions(Options):
-    """When and how often to try again. Only errors that may pass are: see `on`."""
+def _on(value: Any) -> Any:
+    if (isinstance(value, str) and value in _KINDS) or (type(value) is int and 300 <= value <= 599):
+        return value
+    raise ValueError(
+        f"what is tried again is a status from 300 to 599 or one of: {', '.join(_KINDS)}"
+    )
 
-    attempts: int = Field(5, ge=1, description="How often to try in all, the first time included.")
+
+On = Annotated[
+    Any,
+    AfterValidator(_on),
+    WithJsonSchema(
+        {"anyOf": [{"enum": list(_KINDS)}, {"type": "integer", "minimum": 300, "maximum": 599}]}
+    ),
+]
+
+
+class RetryOptions(Options):
+    """When and how often to try again. Only errors that may pass are, unless `on` says others."""
+
+    attempts: int = Field(
+        5,
+        ge=1,
+        description="How often to try in all, the first time included. That a circuit was open "
+        "(`circuit_breaker`) is no try: on a route nobody waits for, such a message waits until it "
+        "closes.",
+    )
+    within: Duration | None = Field(
+        None,
+        description="The longest time from the first try to the last, also over restarts: what "
+        "would be tried later is given up.",
+    )
     backoff: Backoff = Field(
         Range(first=1, longest=60),
         description="How long to wait: doubled each time from the first value to the second, and "
         "then a random part of that. `Retry-After` of the far side is heeded if it is longer.",
     )
-    on: tuple[Literal["transient", "unreachable", "timed-out", "overloaded"], ...] = Field(
-        ("transient",), description="Which errors; transient means all of them."
+    on: tuple[On, ...] = Field(
+        ("transient",),
+        description="Which errors: transient means all that may pass, a number the HTTP status of "
+        "an answer. `[transient, 409]` tries again what the far side refuses with 409, too. With "
+        "outcome-unknown a message may do its work twice.",
     )
     park_after: Duration = Field(
         10.0,
@@ -57,6 +104,7 @@ def retrying(
     *,
     route: str,
     store: Store | None = None,
+    stopping: asyncio.Event | None = None,
     clock: Clock = REAL,
     random: Callable[[], float] = random,
 ) -> Middleware:
@@ -67,71 +115,111 @@ def retrying(
         the count goes on from `Envelope.attempt`. One that keeps others waiting behind it, in
         order, is not parked. None where a caller waits and around a single step: every message
         then counts from 1.
+    stopping: set when the route stops; who waits in process is then parked at once.
 
     A wait that would pass the deadline is not begun: the message is parked, or else the last error
     raised. The error that is raised in the end knows the number of attempts.
+
+    What a circuit breaker refused was not tried. With a store that uses up no attempt, and only
+    `within` ends the waiting; without, no more than `park_after` is waited at a time. A message
+    that lies in the store anyhow is parked at once; any other waits in process for `park_after`
+    first, or all that a broker has would move into the store while its far side is away.
     """
-    kinds = tuple(_KINDS[code] for code in options.on)
+    kinds = tuple(_KINDS[on] for on in options.on if on in _KINDS)
+    statuses = frozenset(options.on) - _KINDS.keys()
     in_process = RETRIES.labels(route, "in-process")
     on_disk = RETRIES.labels(route, "parked")
 
-    async def park(envelope: Envelope, error: Transient, delay: float) -> Envelope | None:
+    def pause(error: EsbError, attempt: int, untried: bool) -> float:
+        asked = (error.retry_after or 0.0) if isinstance(error, Transient) else 0.0
+        if untried:
+            # Not all at the moment it closes.
+            return asked + options.backoff.delay(1, random)
+        return max(options.backoff.delay(attempt, random), min(asked, options.retry_after_max))
+
+    async def park(envelope: Envelope, error: EsbError, due: float, since: float) -> bool:
         if store is None:
-            return None
-        now = clock.time()
-        failure = Failure.of(error, route, error.attempts, datetime.fromtimestamp(now, UTC))
+            return False
+        failure = Failure.of(error, route, error.attempts, _date(clock.time()), _date(since))
         unit = unit_on(store)
         if unit is not None and unit.in_order:
-            return None
+            if unit.taken is None or stopping is None or not stopping.is_set():
+                return False
+            due = 0.0  # it keeps its place, and is the first after the start
         try:
             if unit is None or unit.taken is None:
                 await store.commit(
-                    (Put(park_channel(route), envelope, now + delay, error.attempts, failure),)
+                    (Put(park_channel(route), envelope, due, error.attempts, failure),)
                 )
             else:
                 # In its own channel it keeps its group waiting behind it.
                 key, channel, hold = unit.taken.key, unit.taken.channel, unit.taken.hold
-                unit.settle(Move(key, channel, now + delay, error.attempts, failure, hold=hold))
+                unit.settle(Move(key, channel, due, error.attempts, failure, hold=hold))
         except EsbError as e:
             log.warning("a message could not be parked", message=envelope.id, error=e.detail)
-            return None
+            return False
         on_disk.inc()
         log.info(
             "message parked",
             message=envelope.id,
             attempt=error.attempts,
             code=error.code,
-            seconds=round(delay, 1),
+            seconds=round(max(0.0, due - clock.time()), 1),
         )
-        return envelope.replace(outcome=Outcome.ACCEPTED)
+        return True
+
+    async def stopped_within(seconds: float) -> bool:
+        """Let the time pass, or return that the route stops meanwhile."""
+        if stopping is None:
+            await clock.sleep(seconds)
+            return False
+        sleeping = asyncio.ensure_future(clock.sleep(seconds))
+        stops = asyncio.ensure_future(stopping.wait())
+        try:
+            await asyncio.wait((sleeping, stops), return_when=asyncio.FIRST_COMPLETED)
+            return not sleeping.done()
+        finally:
+            sleeping.cancel()
+            stops.cancel()
 
     def middleware(step: Step) -> Step:
         async def retry(envelope: Envelope) -> Envelope:
             attempt = 1 if store is None else envelope.attempt
+            since = _first_tried(store, route) or clock.time()
+            patience = 0.0 if _lies_in(store) else options.park_after
             current = envelope
             while True:
                 try:
                     return await step(current)
                 except EsbError as e:
-                    e.attempts = attempt
-                    if attempt >= options.attempts or not isinstance(e, kinds):
-                        raise
-                    asked = min(e.retry_after or 0.0, options.retry_after_max)
-                    delay = max(options.backoff.delay(attempt, random), asked)
-                    too_late = (
-                        envelope.deadline is not None
-                        and clock.monotonic() + delay >= envelope.deadline
-                    )
-                    if too_late or delay > options.park_after:
-                        put_aside = await park(envelope, e, delay)
-                        if put_aside is not None:
-                            return put_aside
-                    if too_late:
-                        raise
-                    log.debug("trying again", attempt=attempt, code=e.code, seconds=delay)
-                await clock.sleep(delay)
+                    error = e
+                refused = isinstance(error, CircuitOpen)
+                untried = refused and store is not None
+                error.attempts = attempt - untried
+                again = isinstance(error, kinds) or error.status in statuses
+                if not untried and (attempt >= options.attempts or not again):
+                    raise error
+                delay = pause(error, attempt, untried)
+                if options.within is not None and clock.time() + delay > since + options.within:
+                    raise error
+                deadline = envelope.deadline
+                too_late = deadline is not None and clock.monotonic() + delay >= deadline
+                long = delay > options.park_after
+                if untried and long and not too_late and patience > 0:
+                    delay, long = patience, False
+                patience -= delay
+                due = clock.time() + delay
+                if (too_late or long) and await park(envelope, error, due, since):
+                    return envelope.replace(outcome=Outcome.ACCEPTED)
+                if too_late or (long and refused and store is None):
+                    raise error
+                log.debug("trying again", attempt=attempt, code=error.code, seconds=delay)
+                if await stopped_within(delay):
+                    if await park(envelope, error, due, since):
+                        return envelope.replace(outcome=Outcome.ACCEPTED)
+                    await clock.sleep(max(0.0, due - clock.time()))
                 in_process.inc()
-                attempt += 1
+                attempt += not untried
                 if store is not None:
                     current = envelope.replace(attempt=attempt)
 
@@ -143,3 +231,22 @@ def retrying(
 def parked(store: Store, route: str, *, concurrency: int = 10, clock: Clock = REAL) -> Consumer:
     """The source of a route's parked messages that are due, also of a process that died since."""
     return Consumer(store, park_channel(route), route=route, concurrency=concurrency, clock=clock)
+
+
+def _date(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def _lies_in(store: Store | None) -> bool:
+    """Whether the message of this run was taken from the store, and so lies there anyhow."""
+    unit = unit_on(store)
+    return unit is not None and unit.taken is not None
+
+
+def _first_tried(store: Store | None, route: str) -> float | None:
+    """When the route first tried the message of this run; None if it does so now."""
+    unit = unit_on(store)
+    failure = unit.taken.failure if unit is not None and unit.taken is not None else None
+    if failure is None or failure.since is None or failure.route != route:
+        return None
+    return failure.since.timestamp()

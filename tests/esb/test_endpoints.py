@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import textwrap
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ from typing import Any
 import aiohttp
 import pytest
 from support.backend import backend
+from support.broker import Rabbit
 from support.bus import load_text, running, url
+from support.stores import message
 from support.waiting import until
 from support.web import backend as raw_backend
 from support.web import read_request
@@ -20,6 +23,7 @@ from support.web import read_request
 from esb.api import admin_app
 from esb.bus import Bus
 from esb.config import load
+from esb.durable import Store
 from esb.middleware.breaker import Breaker
 from esb.middleware.endpoint import Guard
 
@@ -260,6 +264,52 @@ async def test_who_finds_no_room_to_wait_is_told_at_once(
             assert (await post(http, url(bus) + "/a")) == (503, "urn:esb:problem:overloaded")
             slow.answers.set()
             assert {status for status, _ in await asyncio.gather(*inside)} == {202}
+
+
+async def test_messages_that_a_circuit_refuses_use_up_no_attempts(
+    tmp_path: Path, rabbit: Rabbit, broker_url: str
+) -> None:
+    """The far side is away for far longer than four attempts take; whether the messages come from
+    a broker or from the store, all of them are there in the end."""
+    queue = await rabbit.queue("refused")
+    with backend() as far:
+        far.content = ("text/plain", b"")
+        far.statuses.extend([503] * 1000)
+        text = f"""
+            connections:
+              far:
+                http:
+                  url: "{far.url}"
+                  circuit_breaker: {{failures: 2, open_for: 100ms}}
+            routes:
+              stored:
+                from: {{queue: {{name: in, concurrency: 4}}}}
+                steps: [{{send: {{http: {{connection: far, path: /stored}}}}}}]
+                retry: {{attempts: 4, backoff: 1ms..10ms, park_after: 50ms}}
+              broker:
+                from: {{amqp: {{url: "{broker_url}", queue: {queue}, prefetch: 4}}}}
+                steps: [{{send: {{http: {{connection: far, path: /broker}}}}}}]
+                retry: {{attempts: 4, backoff: 1ms..10ms, park_after: 50ms}}
+        """
+        async with running(text, tmp_path) as bus:
+            [store] = [thing for thing in bus.shared.objects.values() if hasattr(thing, "counts")]
+            for number in range(10):
+                await store.put("queue:in", message(str(number)))
+                await rabbit.put(queue, str(number))
+            # Two opened it; after that only probes came. By now each message was refused often.
+            await until(lambda: len(far.asked) >= 7)
+            far.statuses.clear()
+            failed = len(far.asked)
+            await until(lambda: len(far.asked) >= failed + 20)
+            await until(lambda: _is_empty(store))
+        came = Counter((asked.path, asked.body) for asked in far.asked[failed:])
+    assert came == {
+        (path, b"%d" % number): 1 for path in ("/stored", "/broker") for number in range(10)
+    }
+
+
+async def _is_empty(store: Store) -> bool:
+    return await store.counts() == {}
 
 
 async def test_a_message_has_one_idempotency_key_whatever_process_sends_it(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -15,10 +16,14 @@ from pydantic import ValidationError
 from support.stores import message, opened
 from support.waiting import Jumping, until
 
+from esb.consumer import Consumer
 from esb.durable import DEAD
 from esb.envelope import Envelope, Outcome
 from esb.errors import (
+    BadReply,
+    CircuitOpen,
     EsbError,
+    Fault,
     OutcomeUnknown,
     Overloaded,
     Rejected,
@@ -136,9 +141,212 @@ def test_backoff_stays_in_its_range(
 
 
 def test_options() -> None:
-    for wrong in ({"attempts": 0}, {"backoff": "60s..1s"}, {"on": ["rejected"]}, {"tries": 3}):
+    for wrong in ({"attempts": 0}, {"backoff": "60s..1s"}, {"on": ["rejectd"]}, {"tries": 3},
+                  {"on": [200]}, {"on": [True]}, {"on": [[]]}, {"within": 5}):  # fmt: skip
         with pytest.raises(ValidationError):
-            RetryOptions.model_validate(wrong)
+            RetryOptions.model_validate(wrong, context={})
+
+
+def refused(status: int) -> EsbError:
+    error = Rejected("no")
+    error.status = status
+    return error
+
+
+async def test_errors_by_their_code_and_by_the_status_of_an_answer() -> None:
+    jumping = Jumping()
+    step = Failing(refused(409), Fault("f"), BadReply("?"), OutcomeUnknown("?"), Transient("t"))
+    on = ["transient", 409, "fault", "bad-reply", "outcome-unknown"]
+    await around(step, jumping, on=on, attempts=9)(message())
+    assert len(step.attempts) == 6
+    for error in (refused(404), Rejected("no status"), Unreachable("?")):
+        with pytest.raises(type(error)):
+            await around(Failing(error), jumping, on=[409])(message())
+    overloaded = Overloaded("429")
+    overloaded.status = 429
+    await around(Failing(overloaded), jumping, on=[429])(message())
+
+
+async def test_the_total_time_of_the_tries() -> None:
+    jumping, step = Jumping(), Failing(*(Transient(str(i)) for i in range(9)))
+    begun = jumping.now
+    with pytest.raises(Transient, match="3") as caught:
+        await around(step, jumping, attempts=99, within="10s")(message())
+    assert jumping.slept == [1, 2, 4]
+    assert jumping.now - begun <= 10
+    assert caught.value.attempts == 4
+
+
+async def test_the_total_time_counts_what_was_waited_in_the_store(tmp_path: Path) -> None:
+    """From the first try on, over a restart; not from when the message was stored."""
+    jumping, step = Jumping(), Failing(*(Transient("no") for _ in range(99)))
+
+    def run(store: SqliteStore) -> Step:
+        options: dict[str, Any] = {"attempts": 99, "within": "150s", "park_after": "0s"}
+        retry = around(step, jumping, backoff="60s", store=store, **options)
+        return dead_letters(route="r", store=store, clock=jumping.clock)(retry)
+
+    path = tmp_path / "bus.db"
+    async with opened(path, clock=jumping.clock) as store:
+        await store.put("queue:in", message())
+        jumping.now += 1000
+    for life in range(1, 4):
+        async with opened(path, clock=jumping.clock) as store:
+            worker = Consumer(store, "queue:in", route="r", clock=jumping.clock)
+            await worker.start(run(store))
+            await until(lambda life=life: len(step.attempts) == life)
+            await until(lambda store=store: _nobody_has_it(store))
+            await worker.stop(5)
+            jumping.now += 60
+    async with opened(path, clock=jumping.clock) as store:
+        assert await store.counts() == {DEAD: 1}
+        [dead] = await store.browse(DEAD)
+        assert dead.attempts == 3
+
+
+async def _nobody_has_it(store: SqliteStore) -> bool:
+    return all(
+        one.hold == 0 for one in [*await store.browse("queue:in"), *await store.browse(DEAD)]
+    )
+
+
+# --- what a circuit breaker refused ---------------------------------------------------------------
+
+
+def circuit_open(seconds: float) -> CircuitOpen:
+    return CircuitOpen("not asked for now", retry_after=seconds)
+
+
+async def test_a_refusal_by_a_circuit_is_no_attempt(store: SqliteStore) -> None:
+    jumping = Jumping()
+    step = Failing(Transient("1"), *(circuit_open(3) for _ in range(20)), Transient("2"))
+    run = around(step, jumping, attempts=3, backoff="1s", park_after="100s", store=store)
+    result = await run(message())
+    assert result.outcome is Outcome.MESSAGE
+    # It waits until the circuit closes, and a little so that not all come at once.
+    assert jumping.slept == [1, *([4] * 20), 1]
+    assert step.attempts == [1, *([2] * 20), 2, 3]
+
+
+async def test_it_ends_with_the_total_time(store: SqliteStore) -> None:
+    jumping, step = Jumping(), Failing(*(circuit_open(3) for _ in range(99)))
+    with pytest.raises(CircuitOpen) as caught:
+        await around(step, jumping, within="20s", backoff="1s", store=store)(message())
+    assert jumping.slept == [4] * 5
+    assert caught.value.attempts == 0, "it was never tried"
+
+
+async def test_a_brokers_queue_does_not_move_into_the_store_at_once(store: SqliteStore) -> None:
+    jumping, step = Jumping(), Failing(*(circuit_open(30) for _ in range(9)))
+    run = around(step, jumping, backoff="1s", park_after="10s", store=store)
+    assert (await run(message())).outcome is Outcome.ACCEPTED
+    assert jumping.slept == [10], "what comes from a broker is held back for a while"
+    [lying] = await store.browse(park_channel("r"))
+    assert (lying.attempts, lying.due) == (0, jumping.now + 31)
+
+
+async def test_what_lies_in_the_store_anyhow_waits_there(tmp_path: Path) -> None:
+    jumping, step = Jumping(), Failing(Transient("no"), circuit_open(30))
+    async with opened(tmp_path / "bus.db", clock=jumping.clock) as store:
+        await store.put("queue:in", message())
+        worker = Consumer(store, "queue:in", route="r", clock=jumping.clock)
+        await worker.start(around(step, jumping, backoff="1s", park_after="10s", store=store))
+        await until(lambda: len(step.attempts) == 2)
+        await until(lambda: _nobody_has_it(store))
+        await worker.stop(5)
+        [lying] = await store.browse("queue:in")
+        assert (lying.attempts, lying.due) == (1, jumping.now + 31)
+        assert jumping.slept == [1]
+
+
+async def test_without_a_store_a_long_wait_for_a_circuit_is_not_begun() -> None:
+    jumping, step = Jumping(), Failing(circuit_open(3), circuit_open(30))
+    with pytest.raises(CircuitOpen) as caught:
+        await around(step, jumping, backoff="1s", park_after="10s")(message())
+    assert (jumping.slept, caught.value.attempts) == ([3], 2)
+
+
+# --- a route that stops ---------------------------------------------------------------------------
+
+
+async def test_who_waits_when_the_route_stops_is_parked_at_once(store: SqliteStore) -> None:
+    stopping = asyncio.Event()
+    options = RetryOptions(backoff=Range(first=3600, longest=3600), park_after=7200.0)
+    step = Failing(*(Transient("no") for _ in range(2)))
+    run = retrying(options, route="r", store=store, stopping=stopping, random=lambda: 1.0)(step)
+    waiting = asyncio.create_task(run(message("x")))
+    await until(lambda: step.attempts)
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    stopping.set()
+    assert (await waiting).outcome is Outcome.ACCEPTED
+    # And who fails from now on does not begin to wait.
+    assert (await run(message("y"))).outcome is Outcome.ACCEPTED
+    lying = await store.browse(park_channel("r"))
+    assert [one.envelope.body.raw for one in lying] == [b"x", b"y"]
+    assert all(3500 < one.due - time.time() <= 3600 and one.attempts == 1 for one in lying)
+
+
+async def test_in_order_it_keeps_its_place_when_the_route_stops(store: SqliteStore) -> None:
+    stopping = asyncio.Event()
+    options = RetryOptions(backoff=Range(first=3600, longest=3600), park_after=7200.0)
+    step = Failing(Transient("no"))
+    run = retrying(options, route="r", store=store, stopping=stopping, random=lambda: 1.0)(step)
+    for text in "ab":
+        await store.put("queue:in", message(text))
+    worker = Consumer(store, "queue:in", route="r", order=True)
+    await worker.start(run)
+    await until(lambda: step.attempts)
+    stopping.set()
+    await worker.stop(5)
+    lying = await store.browse("queue:in")
+    assert [(one.envelope.body.raw, one.attempts) for one in lying] == [(b"a", 1), (b"b", 0)]
+    [first] = await store.take("queue:in", 1, in_order=True)
+    assert first.envelope.body.raw == b"a", "it is due at once, and nobody is before it"
+
+
+# --- waiting messages and the others --------------------------------------------------------------
+
+
+async def test_messages_that_wait_block_nobody_and_outlive_the_process(tmp_path: Path) -> None:
+    """More wait than the source handles at a time; the others pass, and the waiting ones come when
+    it is their time, in whatever process."""
+    jumping, down, passed = Jumping(), True, list[str]()
+
+    async def step(envelope: Envelope) -> Envelope:
+        if down and envelope.body.text.startswith("slow"):
+            raise Overloaded("later", retry_after=100)
+        passed.append(envelope.body.text)
+        return envelope
+
+    path = tmp_path / "bus.db"
+    async with opened(path, clock=jumping.clock) as store:
+        for number in range(20):
+            await store.put("queue:in", message(f"slow {number}"))
+        for number in range(20):
+            await store.put("queue:in", message(f"quick {number}"))
+        worker = Consumer(store, "queue:in", route="r", concurrency=3, clock=jumping.clock)
+        await worker.start(around(step, jumping, backoff="1s", store=store))
+        await until(lambda: len(passed) == 20)
+        await until(lambda: _nobody_has_it(store))
+        await worker.stop(5)
+        assert jumping.slept == [], "nobody waited in the process"
+        assert await store.counts() == {"queue:in": 20}
+    assert sorted(passed) == sorted(f"quick {number}" for number in range(20))
+    passed.clear()
+    down = False
+    async with opened(path, clock=jumping.clock) as store:
+        worker = Consumer(store, "queue:in", route="r", concurrency=3, clock=jumping.clock)
+        await worker.start(around(step, jumping, backoff="1s", store=store))
+        jumping.now += 99
+        assert await store.take("queue:in", 1) == []
+        jumping.now += 1
+        await worker.stop(5)
+        await worker.start(around(step, jumping, backoff="1s", store=store))
+        await until(lambda: len(passed) == 20)
+        await worker.stop(5)
+        assert await store.counts() == {}
+    assert sorted(passed) == sorted(f"slow {number}" for number in range(20))
 
 
 # --- parking --------------------------------------------------------------------------------------
