@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import structlog
 
 from esb.adapter import Health, Listener, Resource
+from esb.errors import EsbError
 from esb.route import Route
 
 T = TypeVar("T")
@@ -57,8 +58,8 @@ class Shared:
     async def close(self, *, unused_only: bool = False) -> None:
         """Close resources in reverse order."""
         for key in reversed(list(self._open)):
-            if unused_only and key in self._asked:
-                continue
+            if (unused_only and key in self._asked) or key not in self._open:
+                continue  # the latter: somebody else closes it, while this one waited
             self._open.remove(key)
             thing = self.objects.pop(key)
             if isinstance(thing, Resource):
@@ -83,6 +84,7 @@ class Bus:
 
     def __init__(self, routes: Iterable[Route], shared: Shared, *, grace: float = 25.0) -> None:
         self.routes = {route.name: route for route in routes}
+        self._started: list[Route] = []  # also those that a reload is about to replace
         self.shared = shared
         self.grace = grace
         self.state = "new"
@@ -94,7 +96,7 @@ class Bus:
         self.state = "starting"
         try:
             await self.shared.open(self._prepare)
-            await asyncio.gather(*(route.start() for route in self.routes.values()))
+            await self._start(self.routes.values())
         except BaseException:
             await self.stop(grace=0)
             raise
@@ -119,27 +121,39 @@ class Bus:
         await self.shared.open(self._prepare)
         starting = [route for name, route in new.items() if name not in kept]
         leaving = [route for name, route in old.items() if name not in kept]
+        if self.state != "running":
+            raise EsbError("the bus is not running any more")
         # The new ones first, so that there is no moment at which nobody takes messages.
-        await asyncio.gather(*(route.start() for route in starting))
+        await self._start(starting)
         self._serve()
         self.routes = {name: old[name] if name in kept else route for name, route in new.items()}
         await asyncio.gather(*(route.stop(self.grace) for route in leaving))
+        self._started = [route for route in self._started if route not in leaving]
         await self.shared.close(unused_only=True)
         return changes
+
+    def drain(self) -> None:
+        """Tell callers to come back later, from now on; whatever has begun goes on."""
+        self.state = "stopping"
+        for listener in self._listeners():
+            listener.drain()
 
     async def stop(self, grace: float | None = None) -> None:
         """Drain: stop taking, finish what is in flight within the grace time, give back the rest,
         close what is shared."""
-        self.state = "stopping"
+        self.drain()
         grace = self.grace if grace is None else grace
-        for listener in self._listeners():
-            listener.drain()
-        stopping = [route.stop(grace) for route in self.routes.values()]
+        stopping = [route.stop(grace) for route in self._started]
         for result in await asyncio.gather(*stopping, return_exceptions=True):
             if isinstance(result, Exception):
                 log.error("a route did not stop cleanly", exc_info=result)
         await self.shared.close()
         self.state = "stopped"
+
+    async def _start(self, routes: Iterable[Route]) -> None:
+        routes = list(routes)
+        self._started += routes
+        await asyncio.gather(*(route.start() for route in routes))
 
     def healthz(self) -> tuple[bool, dict[str, Any]]:
         """Liveness: the process runs and its event loop turns."""

@@ -270,6 +270,10 @@ def serve(
         raise typer.Exit(1) from e
 
 
+_FAREWELL = 0.2
+"""Seconds in which whoever asks is still told that the bus stops."""
+
+
 class _Service:
     """A bus with its admin listener, signals and reload."""
 
@@ -325,7 +329,7 @@ class _Service:
                 await admin.close()
 
     async def _drain(self, hurry: asyncio.Event) -> None:
-        draining = asyncio.create_task(self.bus.stop())
+        draining = asyncio.create_task(self._stop())
         hurried = asyncio.create_task(hurry.wait())
         await asyncio.wait({draining, hurried}, return_when=asyncio.FIRST_COMPLETED)
         hurried.cancel()
@@ -337,6 +341,12 @@ class _Service:
             await self.bus.stop(grace=0)
         else:
             await draining
+
+    async def _stop(self) -> None:
+        self.bus.drain()
+        # Callers who keep their connections open shall hear that it is over, not find them closed.
+        await asyncio.sleep(_FAREWELL)
+        await self.bus.stop(max(0.0, self.bus.grace - _FAREWELL))
 
     def _tell(self, admin: str) -> None:
         for route in self.bus.routes.values():

@@ -81,11 +81,10 @@ class Consumer:
 
     async def stop(self, grace: float) -> None:
         """Stop taking, let what is in the step finish for `grace` seconds, give the rest back."""
-        if self._dispatcher is None:
-            return
         dispatcher, self._dispatcher = self._dispatcher, None
-        dispatcher.cancel()
-        await asyncio.gather(dispatcher, return_exceptions=True)
+        if dispatcher is not None:  # else somebody waits for that already, and this one hurries
+            dispatcher.cancel()
+            await asyncio.gather(dispatcher, return_exceptions=True)
         if self._running:
             await asyncio.wait(self._running, timeout=grace)
         unfinished = dict(self._running)

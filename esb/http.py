@@ -131,7 +131,9 @@ class HttpServer:
             self._tick.cancel()
         if self._server is None:
             return
+        await _caught_up()
         self._server.close()
+        await _caught_up()
         state = self._state
         for connection in list(state.connections):
             connection.shutdown()
@@ -141,6 +143,13 @@ class HttpServer:
             task.cancel()
         for connection in list(state.connections):
             connection.transport.close()
+
+
+async def _caught_up() -> None:
+    """Return when connections and requests that had arrived by now have been taken from the kernel,
+    which would reset them when their socket is closed."""
+    for _ in range(3):
+        await asyncio.sleep(0)
 
 
 class Cycle(RequestResponseCycle):

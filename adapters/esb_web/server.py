@@ -329,6 +329,9 @@ class WebServer:
             active.discard(task)
             if not active and self._active.get(site) is active:
                 del self._active[site]
+        if self._bus == "stopping":
+            # Whoever asks on this connection again would only hear that nobody is there.
+            extra = [*extra, ("connection", "close")]
         if late:
             await late[0]
         else:
