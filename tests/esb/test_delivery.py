@@ -13,22 +13,15 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from support.bus import running, url
-from support.stores import message, opened
+from support.bus import running, store_of, url
+from support.stores import Place, lying, message, opened, setting
 from support.waiting import until
 
-from esb.bus import Bus
 from esb.durable import DEAD, Store
 from esb.envelope import Body, Envelope
 from esb.errors import EsbError
 
 PROCESS = Path(__file__).parents[1] / "support" / "crashing_bus.py"
-
-
-def store_of(bus: Bus) -> Store:
-    [store] = [thing for thing in bus.shared.objects.values() if hasattr(thing, "counts")]
-    found: Store = store
-    return found
 
 
 async def counts(store: Store, **wanted: int) -> None:
@@ -44,6 +37,11 @@ async def counts(store: Store, **wanted: int) -> None:
         raise AssertionError(f"{await store.counts()} is not {names}") from None
 
 
+def at(place: Place, text: str) -> str:
+    """Routes in YAML, with the store there."""
+    return textwrap.dedent(text) + setting(place)
+
+
 def closed_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -51,7 +49,7 @@ def closed_port() -> int:
 
 
 async def test_unreachable_is_retried_parked_and_given_up_with_the_original(
-    tmp_path: Path,
+    tmp_path: Path, place: Place
 ) -> None:
     text = f"""
         routes:
@@ -63,7 +61,7 @@ async def test_unreachable_is_retried_parked_and_given_up_with_the_original(
             retry: {{attempts: 4, backoff: 10ms..40ms, park_after: 15ms}}
             dead_letter: {{queue: graveyard}}
     """
-    async with running(text, tmp_path) as bus:
+    async with running(at(place, text), tmp_path) as bus:
         store = store_of(bus)
         await store.put("queue:in", message("as it came"))
         await counts(store, queue_graveyard=1)
@@ -76,7 +74,9 @@ async def test_unreachable_is_retried_parked_and_given_up_with_the_original(
         assert headers.get("x-esb-step") == "steps[1].send"
 
 
-async def test_a_poison_message_stops_nobody_and_can_be_replayed(tmp_path: Path) -> None:
+async def test_a_poison_message_stops_nobody_and_can_be_replayed(
+    tmp_path: Path, place: Place
+) -> None:
     text = """
         routes:
           orders:
@@ -85,7 +85,7 @@ async def test_a_poison_message_stops_nobody_and_can_be_replayed(tmp_path: Path)
               - filter: body.good
               - send: {queue: out}
     """
-    async with running(text, tmp_path) as bus:
+    async with running(at(place, text), tmp_path) as bus:
         store = store_of(bus)
         for body in ('{"good": true}', "{", '{"good": true}'):
             await store.put("queue:in", Envelope(body=Body(body.encode(), "application/json")))
@@ -102,7 +102,7 @@ async def test_a_poison_message_stops_nobody_and_can_be_replayed(tmp_path: Path)
             await bus.routes["orders"].take_back(store, 999)
 
 
-async def test_accepted_over_http_is_stored_before_it_is_said(tmp_path: Path) -> None:
+async def test_accepted_over_http_is_stored_before_it_is_said(tmp_path: Path, place: Place) -> None:
     text = """
         routes:
           claims:
@@ -111,7 +111,10 @@ async def test_accepted_over_http_is_stored_before_it_is_said(tmp_path: Path) ->
             steps:
               - send: {queue: out}
     """
-    async with running(text, tmp_path) as bus, aiohttp.ClientSession() as client:
+    async with (
+        running(at(place, text), tmp_path) as bus,
+        aiohttp.ClientSession() as client,
+    ):
         sent = [client.post(f"{url(bus)}/claims", json={"number": i}) for i in range(40)]
         for answer in await asyncio.gather(*sent):
             assert answer.status == 202
@@ -121,28 +124,27 @@ async def test_accepted_over_http_is_stored_before_it_is_said(tmp_path: Path) ->
         assert sorted(body["number"] for body in bodies) == list(range(40))
 
 
-async def test_killed_again_and_again_a_bus_loses_nothing(tmp_path: Path) -> None:
-    path = tmp_path / "bus.db"
+async def test_killed_again_and_again_a_bus_loses_nothing(tmp_path: Path, place: Place) -> None:
     (tmp_path / "routes.yaml").write_text(
-        textwrap.dedent(f"""
-            store: {{path: {path}}}
+        textwrap.dedent("""
             routes:
               first:
-                from: {{queue: {{name: a, concurrency: 20}}}}
-                steps: [{{send: {{queue: b}}}}]
+                from: {queue: {name: a, concurrency: 20}}
+                steps: [{send: {queue: b}}]
               second:
-                from: {{queue: b}}
+                from: {queue: b}
                 accept: durable
-                steps: [{{send: {{queue: c}}}}]
+                steps: [{send: {queue: c}}]
         """)
+        + setting(place, lease="500ms")
     )
-    sent = [message(str(i)) for i in range(1500)]
-    async with opened(path) as store:
+    sent = [message(str(i)) for i in range(600)]
+    async with opened(place) as store:
         await asyncio.gather(*(store.put("queue:a", one) for one in sent))
 
     async def arrived() -> Counter[str]:
         found: Counter[str] = Counter()
-        async with opened(path) as store:
+        async with opened(place) as store:
             assert DEAD not in await store.counts()
             after = 0
             while page := await store.browse("queue:c", limit=1000, after=after):
@@ -156,14 +158,9 @@ async def test_killed_again_and_again_a_bus_loses_nothing(tmp_path: Path) -> Non
         assert kills < 60
         process = subprocess.Popen([sys.executable, str(PROCESS), str(tmp_path)])
         try:
-            # It is at work once its log grows; then it dies at some moment.
-            log = Path(f"{path}-wal")
-            await until(
-                lambda log=log, process=process: (
-                    process.poll() is not None or (log.exists() and log.stat().st_size > 200_000)
-                )
-            )
-            await asyncio.sleep(generator.random() * 0.3)
+            # Somewhere in the middle of its work it dies.
+            goal = min(so_far.total() + generator.randint(1, 300), len(sent) - 1)
+            await until(lambda goal=goal: more_than(place, goal))
         finally:
             process.kill()
         assert process.wait() == -9
@@ -174,3 +171,8 @@ async def test_killed_again_and_again_a_bus_loses_nothing(tmp_path: Path) -> Non
     assert working >= 1, "it was killed in the middle of its work"
     # What was in flight at a kill may come twice, and no more than that.
     assert so_far.total() - len(sent) <= kills * 60
+
+
+async def more_than(place: Place, count: int) -> bool:
+    """Whether more than `count` messages have come through."""
+    return await lying(place, "queue:c") > count

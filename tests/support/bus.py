@@ -12,6 +12,7 @@ from esb.bus import Bus, Shared
 from esb.config import Project, load
 from esb.durable import Store
 from esb.store import SqliteStore
+from esb.store.postgres import PostgresStore
 
 
 def load_text(
@@ -56,5 +57,6 @@ def url(bus: Bus) -> str:
 
 def store_of(bus: Bus) -> Store:
     """The bus's own store."""
-    found: Store = next(o for o in bus.shared.objects.values() if isinstance(o, SqliteStore))
+    kinds = SqliteStore | PostgresStore
+    found: Store = next(o for o in bus.shared.objects.values() if isinstance(o, kinds))
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import uuid
 from collections.abc import AsyncIterator, Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import apsw
 import asyncpg
 
 from esb.envelope import Body, Envelope
@@ -39,6 +41,27 @@ async def opened(place: Place, **options: Any) -> AsyncIterator[Any]:
         yield store
     finally:
         await store.close()
+
+
+def setting(place: Place, **more: str) -> str:
+    """A line of YAML that has a bus keep its messages there."""
+    options = {"path" if isinstance(place, Path) else "url": str(place), **more}
+    return "\nstore: " + json.dumps(options) + "\n"
+
+
+async def lying(place: Place, channel: str) -> int:
+    """How many messages are in a channel, as an outsider sees it while a bus is at work."""
+    if isinstance(place, Path):
+        with contextlib.closing(apsw.Connection(str(place))) as file:
+            file.set_busy_timeout(10_000)
+            sql = "SELECT count(*) FROM message WHERE channel = ?"
+            return int(file.execute(sql, (channel,)).get)
+    connection = await asyncpg.connect(place)
+    try:
+        sql = "SELECT count(*) FROM esb.message WHERE channel = $1"
+        return int(await connection.fetchval(sql, channel))
+    finally:
+        await connection.close()
 
 
 async def tidied(store: AnyStore) -> None:
