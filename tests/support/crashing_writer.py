@@ -2,7 +2,8 @@
 
 Run as `python crashing_writer.py STORE LEDGER`. A line "A key id" says that the put was
 acknowledged, "D key id" that the message was acknowledged as gone. The ledger is written after the
-acknowledgement, so that whatever it says must be true of the file that is left behind.
+acknowledgement, so that whatever it says must be true of the store that is left behind.
+STORE is a file, or the URL of a database.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ from pathlib import Path
 
 from esb.envelope import Body, Envelope, new_id
 from esb.store import SqliteStore
+from esb.store.postgres import PostgresStore
 
 CALLERS = 8
 
 
-async def main(path: str, ledger: str) -> None:
+async def main(place: str, ledger: str) -> None:
     out = os.open(ledger, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    store = SqliteStore(Path(path))
+    store = PostgresStore(place) if "://" in place else SqliteStore(Path(place))
     await store.open()
 
     async def caller() -> None:
