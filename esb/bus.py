@@ -108,7 +108,7 @@ class Bus:
         """Put new routes in the place of the old ones; messages in flight finish on the old ones.
 
         A route whose fingerprint did not change runs on untouched. Returns the names that were
-        added, changed and removed.
+        added, changed and removed. Raises EsbError if the bus does not run, or stops meanwhile.
         """
         new = {route.name: route for route in routes}
         old = self.routes
@@ -118,11 +118,11 @@ class Bus:
             "changed": sorted((new.keys() & old.keys()) - kept),
             "removed": sorted(old.keys() - new.keys()),
         }
+        self._must_run()
         await self.shared.open(self._prepare)
+        self._must_run()
         starting = [route for name, route in new.items() if name not in kept]
         leaving = [route for name, route in old.items() if name not in kept]
-        if self.state != "running":
-            raise EsbError("the bus is not running any more")
         # The new ones first, so that there is no moment at which nobody takes messages.
         await self._start(starting)
         self._serve()
@@ -149,6 +149,10 @@ class Bus:
                 log.error("a route did not stop cleanly", exc_info=result)
         await self.shared.close()
         self.state = "stopped"
+
+    def _must_run(self) -> None:
+        if self.state != "running":
+            raise EsbError(f"the bus is {self.state}")
 
     async def _start(self, routes: Iterable[Route]) -> None:
         routes = list(routes)

@@ -115,7 +115,8 @@ def retrying(
         the count goes on from `Envelope.attempt`. One that keeps others waiting behind it, in
         order, is not parked. None where a caller waits and around a single step: every message
         then counts from 1.
-    stopping: set when the route stops; who waits in process is then parked at once.
+    stopping: set when the route stops; who waits in process is then parked at once, or the run is
+        cancelled, so that its source gives the message back.
 
     A wait that would pass the deadline is not begun: the message is parked, or else the last error
     raised. The error that is raised in the end knows the number of attempts.
@@ -217,7 +218,8 @@ def retrying(
                 if await stopped_within(delay):
                     if await park(envelope, error, due, since):
                         return envelope.replace(outcome=Outcome.ACCEPTED)
-                    await clock.sleep(max(0.0, due - clock.time()))
+                    # As at the end of the grace time, which nothing is left to do in.
+                    raise asyncio.CancelledError("given back: the route stops")
                 in_process.inc()
                 attempt += not untried
                 if store is not None:

@@ -10,12 +10,16 @@ from typing import Any
 import aiohttp
 import pytest
 from support.bus import running, url
+from support.stores import opened
 from support.waiting import until
+from support.web import backend, read_request
 
 from esb.adapter import Health
 from esb.bus import Bus, Shared
 from esb.config import load
 from esb.durable import DEAD, Store
+from esb.envelope import Envelope
+from esb.errors import EsbError
 
 JSON = {"content-type": "application/json"}
 
@@ -330,3 +334,40 @@ async def test_probes_tell_how_the_bus_is(tmp_path: Path, http: aiohttp.ClientSe
             assert (r.status, await r.json()) == (200, {"status": "degraded"})
         async with http.post(url(bus) + "/a", json={}) as r:
             assert r.status == 200
+
+
+async def test_a_stop_waits_for_what_a_reload_still_finishes(tmp_path: Path) -> None:
+    """The message that is in an old route when both come is through once, and only once."""
+    asked, answers = asyncio.Event(), asyncio.Event()
+    seen: list[str] = []
+
+    async def far(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        line, _, _ = await read_request(reader)
+        seen.append(line)
+        asked.set()
+        await answers.wait()
+        writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+
+    async with backend(far) as address:
+        text = f"""
+            routes:
+              a: {{from: {{queue: in}}, steps: [{{send: {{http: "{address}/old"}}}}]}}
+        """
+        async with running(text, tmp_path) as bus:
+            await store(bus).put("queue:in", Envelope())
+            await asked.wait()
+            file = tmp_path / "routes.yaml"
+            file.write_text(file.read_text().replace("/old", "/new"))
+            bus.shared.begin()
+            project = load([file], environ={}, root=tmp_path, shared=bus.shared).check()
+            replacing = asyncio.create_task(bus.replace(project.routes))
+            await until(lambda: bus.routes["a"] is project.routes[0])
+            stopping = asyncio.create_task(bus.stop())
+            assert not (await asyncio.wait([stopping], timeout=0.3))[0]
+            answers.set()
+            await asyncio.gather(replacing, stopping)
+            with pytest.raises(EsbError, match="the bus is stopped"):
+                await bus.replace(project.routes)
+    assert seen == ["POST /old HTTP/1.1"]
+    async with opened(tmp_path / "bus.db") as kept:
+        assert await kept.counts() == {}

@@ -27,6 +27,8 @@ from esb.durable import Store
 from esb.middleware.breaker import Breaker
 from esb.middleware.endpoint import Guard
 
+WSDL = Path(__file__).parent.parent / "support" / "peers" / "partner.wsdl"
+
 
 @pytest.fixture
 async def http() -> AsyncIterator[aiohttp.ClientSession]:
@@ -124,6 +126,25 @@ async def test_a_connection_has_one_circuit_for_all_routes(
             assert seen["claims/steps[0].call"]["circuit"] == "open"
             assert 50 < seen["claims/steps[0].call"]["retry_after"] <= 60
             assert "circuit" not in seen["other/steps[0].send"]
+
+
+async def test_an_exposed_api_on_a_connection_has_one_circuit_for_all_operations(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "partner.wsdl").write_bytes(WSDL.read_bytes())
+    text = """
+        connections:
+          partner: {soap: {timeout: 5s, concurrency: 9, circuit_breaker: {failures: 1}}}
+        expose:
+          partners: {wsdl: partner.wsdl, at: /partners, connection: partner}
+    """
+    async with running(text, tmp_path) as bus:
+        guards = [thing for thing in bus.shared.objects.values() if isinstance(thing, Guard)]
+        assert len(guards) > 1
+        assert {(guard.breaker, guard.bulkhead) for guard in guards} == {
+            (breakers(bus)[0], guards[0].bulkhead)
+        }
+        assert guards[0].bulkhead is not None
 
 
 async def test_it_closes_when_the_far_side_is_there_again(

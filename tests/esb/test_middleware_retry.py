@@ -17,7 +17,7 @@ from support.stores import message, opened
 from support.waiting import Jumping, until
 
 from esb.consumer import Consumer
-from esb.durable import DEAD
+from esb.durable import DEAD, Unit
 from esb.envelope import Envelope, Outcome
 from esb.errors import (
     BadReply,
@@ -303,6 +303,25 @@ async def test_in_order_it_keeps_its_place_when_the_route_stops(store: SqliteSto
     assert [(one.envelope.body.raw, one.attempts) for one in lying] == [(b"a", 1), (b"b", 0)]
     [first] = await store.take("queue:in", 1, in_order=True)
     assert first.envelope.body.raw == b"a", "it is due at once, and nobody is before it"
+
+
+async def test_what_cannot_be_parked_is_given_back_when_the_route_stops(
+    store: SqliteStore, tmp_path: Path
+) -> None:
+    """In order, where the broker keeps the place of a message; or with a store that is away."""
+    options = RetryOptions(backoff=Range(first=3600, longest=3600), park_after=7200.0)
+    for where in (store, SqliteStore(tmp_path / "never-opened.db")):
+        stopping = asyncio.Event()
+        step = Failing(Transient("no"))
+        run = retrying(options, route="r", store=where, stopping=stopping, random=lambda: 1.0)(step)
+        async with Unit(where, in_order=True):
+            waiting = asyncio.create_task(run(message("x")))
+            await until(lambda step=step: step.attempts)
+            assert not waiting.done()
+            stopping.set()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+    assert await store.counts() == {}
 
 
 # --- waiting messages and the others --------------------------------------------------------------
