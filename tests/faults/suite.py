@@ -54,7 +54,14 @@ class Result:
 
 
 async def run(
-    fault: Fault, place: str, engine: str, *, rounds: int, seed: int, folder: Path
+    fault: Fault,
+    place: str,
+    engine: str,
+    *,
+    rounds: int,
+    seed: int,
+    folder: Path,
+    most_recovery: float = MOST_RECOVERY,
 ) -> Result:
     """Make a fault happen in `folder`, and judge what came of it. What goes wrong is in the result,
     never raised."""
@@ -86,7 +93,7 @@ async def run(
             result.problems = [*verdict.problems, *arena.against_metrics(verdict)]
             result.kills, result.stages = arena.kills, arena.stages
             fault.prove(arena, evidence, verdict, result.rounds)
-        if arena.recovery > MOST_RECOVERY:
+        if arena.recovery > most_recovery:
             result.problems.append(f"{arena.recovery:.1f} s until it accepted again")
     except Vacuous as e:
         result.problems.append(f"proves nothing: {e}")

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import logging
 import socket
 import struct
 import subprocess
@@ -263,7 +264,8 @@ async def _consume(path: str, url: str, queue: str) -> None:
             if not ready:
                 print("ready", flush=True)
                 ready = True
-            await connection.closed()
+            while not (connection.is_closed or channel.is_closed):
+                await asyncio.sleep(0.1)
         except Exception:  # noqa: BLE001 - whatever the broker's trouble, it is waited for
             await asyncio.sleep(0.1)
 
@@ -316,6 +318,7 @@ def consumer(ledger: Path, url: str, queue: str) -> Iterator[None]:
 
 
 if __name__ == "__main__":
+    logging.disable()  # aio-pika tells of each attempt to connect
     if sys.argv[1] == "http":
         asyncio.run(_serve(sys.argv[2]))
     else:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import signal
 import subprocess
 import sys
@@ -90,6 +91,11 @@ class Http:
             writer.transport.abort()
             raise
 
+    async def close(self) -> None:
+        """End the connections."""
+        for _, writer in self._connections.values():
+            writer.close()
+
 
 class Amqp:
     """Publishes to one queue, and waits for the broker's confirm."""
@@ -125,12 +131,16 @@ class Amqp:
         except DeliveryError as e:
             return 404 if e.frame is not None and e.frame.name == "Basic.Return" else 503
         except Exception as e:
-            connection, self._connection = self._connection, None
-            if connection is not None:
-                with suppress(Exception):
-                    await asyncio.wait_for(connection.close(), 1)
+            await self.close()
             raise OSError from e
         return 202
+
+    async def close(self) -> None:
+        """End the connection."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(Exception):
+                await asyncio.wait_for(connection.close(), 1)
 
 
 class _Together:
@@ -171,11 +181,16 @@ class _Sender:
         """Return when all is sent, or SIGTERM came."""
         load = self._load
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._stopping.set)
+        targets = {
+            flow: Http(url) if url.startswith("http:") else Amqp(url)
+            for flow, url in load.flows.items()
+        }
         async with asyncio.TaskGroup() as tasks:
-            for flow, url in load.flows.items():
-                target = Http(url) if url.startswith("http:") else Amqp(url)
+            for flow, target in targets.items():
                 for key in range(load.keys):
                     tasks.create_task(self._send_all(target, flow, key))
+        for target in targets.values():
+            await target.close()
 
     async def _send_all(self, target: Http | Amqp, flow: str, key: int) -> None:
         load = self._load
@@ -222,4 +237,5 @@ def sender(ledger: Path, load: Load) -> Iterator[subprocess.Popen[bytes]]:
 
 
 if __name__ == "__main__":
+    logging.disable()  # aio-pika tells of each attempt to connect
     asyncio.run(_Sender(sys.argv[1], Load(**json.loads(sys.argv[2]))).run())
