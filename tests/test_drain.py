@@ -149,21 +149,27 @@ async def test_a_stop_does_not_wait_for_those_who_wait(tmp_path: Path) -> None:
     assert await left_in(tmp_path / "bus.db") == [("queue:work", 1, 0, 0)] * 3
 
 
-async def test_a_second_signal_hurries_and_gives_back(tmp_path: Path) -> None:
+async def test_a_second_signal_hurries_and_gives_back(
+    tmp_path: Path, rabbit: Rabbit, broker_url: str
+) -> None:
     [port] = lasting_ports(1)
+    queue = await rabbit.queue("hurried")
     base = f"http://127.0.0.1:{port}"
     taken = ledger.Watch(tmp_path / "far.ledger")
     with backend(tmp_path / "far.ledger") as far:
         far.turn("silent")
         text = WAITING.format(port=port, store=tmp_path / "bus.db", far=far.url)
+        text += FROM_BROKER.format(broker=broker_url, queue=queue)
+        text += f"connections: {{far: {{http: {{url: '{far.url}'}}}}}}\n"
         (tmp_path / "routes.yaml").write_text(text)
         with running(tmp_path, "--grace", "60") as bus:
             bus.wait_for(f"{base}/readyz")
             assert posted(f"{base}/queued", 1) == 202
             asked = asyncio.create_task(asyncio.to_thread(posted, f"{base}/direct", 2))
-            await asyncio.to_thread(bus.until, lambda: taken.count("D") == 2)
+            await rabbit.put(queue, ledger.message_at("f", 4, 0, ()).body)
+            await asyncio.to_thread(bus.until, lambda: taken.count("D") == 3)
             bus.signal(signal.SIGTERM)
-            # Both are being worked on, so it does not end; who comes now is sent away.
+            # All three are being worked on, so it does not end; who comes now is sent away.
             await asyncio.to_thread(bus.until, lambda: posted(f"{base}/queued", 3) == 503)
             assert not asked.done()
             bus.signal(signal.SIGTERM)
@@ -171,3 +177,4 @@ async def test_a_second_signal_hurries_and_gives_back(tmp_path: Path) -> None:
             assert await asked == 503
     # Given back in order, which is no crash that the message is to blame for.
     assert await left_in(tmp_path / "bus.db") == [("queue:work", 0, 0, 0)]
+    assert await rabbit.ready(queue) == 1

@@ -47,10 +47,29 @@ def test_what_loads_is_valid(file: Path, validator: jsonschema.Draft202012Valida
         "routes: {a: {from: {queue: q}, accept: durably}}",
         "routes: {a: {from: {queue: q}, timeout: 5}}",
         "connections: {a: {amqp: {urll: 'amqp://x'}}}",
+        "connections: {a: {http: {circuit_breaker: {failure: 3}}}}",
+        "routes: {a: {from: {queue: {name: q, circuit_breaker: {}}}}}",
+        "routes: {a: {from: {queue: q}, steps: [{send: {http: {url: u, circuit_breaker: 3}}}]}}",
+        "routes: {a: {from: {queue: q}, retry: {'on': [rejectd]}}}",
+        "routes: {a: {from: {queue: q}, retry: {'on': [200]}}}",
     ],
 )
 def test_what_does_not_load_is_not(text: str, validator: jsonschema.Draft202012Validator) -> None:
     assert not validator.is_valid(data(text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "connections: {a: {http: {circuit_breaker: {failures: 3}, concurrency: 5}}}",
+        "routes: {a: {from: {queue: q}, steps: [{send: {queue: {name: q, concurrency: 1}}}]}}",
+        "routes: {a: {from: {queue: q}, retry: {'on': [transient, rejected, 409], within: 2h}}}",
+    ],
+)
+def test_options_that_any_endpoint_may_have(
+    text: str, validator: jsonschema.Draft202012Validator
+) -> None:
+    validator.validate(data(text))
 
 
 def test_every_step_and_adapter_is_on_the_page() -> None:
