@@ -16,6 +16,7 @@
     └── Transient                 may work later, after `retry_after` seconds if it says so
         ├── Unreachable           no connection was made, so nothing was sent
         │   └── CircuitOpen       it failed too often to be asked at all for now
+        ├── InProgress            somebody else is at work on the same
         ├── TimedOut              no answer in time, and sending again is safe
         └── Overloaded            a limit of the bus or of the far side (429, 503)
 
@@ -219,6 +220,13 @@ class CircuitOpen(Unreachable):
     tried, so no attempt is used up."""
 
     code = "circuit-open"
+
+
+class InProgress(Transient):
+    """Somebody else is at work on the same message or request. Nothing was tried, so no attempt is
+    used up."""
+
+    code = "in-progress"
 
 
 class TimedOut(Transient):

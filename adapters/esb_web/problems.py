@@ -17,6 +17,7 @@ from esb.errors import (
     Denied,
     EsbError,
     Fault,
+    InProgress,
     NoSuchOperation,
     OutcomeUnknown,
     Overloaded,
@@ -48,6 +49,7 @@ _STATUS: Final[tuple[tuple[type[EsbError], int, str], ...]] = (
     (OutcomeUnknown, 504, "The service did not answer; what it did is unknown"),
     (Unreachable, 503, "The service cannot be reached"),
     (TimedOut, 504, "The service did not answer in time"),
+    (InProgress, 409, "The same is being worked on"),
     (Overloaded, 503, "Overloaded"),
     (Transient, 502, "The service failed"),
 )

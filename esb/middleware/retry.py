@@ -20,6 +20,7 @@ from esb.errors import (
     CircuitOpen,
     EsbError,
     Fault,
+    InProgress,
     OutcomeUnknown,
     Overloaded,
     Rejected,
@@ -36,7 +37,7 @@ log = structlog.get_logger("esb.retry")
 _KINDS: dict[str, type[EsbError]] = {
     kind.code: kind
     for kind in (
-        *(Transient, Unreachable, CircuitOpen, TimedOut, Overloaded),
+        *(Transient, Unreachable, CircuitOpen, InProgress, TimedOut, Overloaded),
         *(Rejected, Fault, BadReply, OutcomeUnknown),
     )
 }
@@ -66,8 +67,8 @@ class RetryOptions(Options):
         5,
         ge=1,
         description="How often to try in all, the first time included. That a circuit was open "
-        "(`circuit_breaker`) is no try: on a route nobody waits for, such a message waits until it "
-        "closes.",
+        "(`circuit_breaker`), or a copy of the message being handled (`skip_seen`), is no try: on a "
+        "route nobody waits for, such a message waits until it can be tried.",
     )
     within: Duration | None = Field(
         None,
@@ -121,7 +122,7 @@ def retrying(
     A wait that would pass the deadline is not begun: the message is parked, or else the last error
     raised. The error that is raised in the end knows the number of attempts.
 
-    What a circuit breaker refused was not tried. With a store that uses up no attempt, and only
+    What a circuit breaker refused, or somebody else is at work on, was not tried. With a store that uses up no attempt, and only
     `within` ends the waiting; without, no more than `park_after` is waited at a time. A message
     that lies in the store anyhow is parked at once; any other waits in process for `park_after`
     first, or all that a broker has would move into the store while its far side is away.
@@ -194,7 +195,7 @@ def retrying(
                     return await step(current)
                 except EsbError as e:
                     error = e
-                refused = isinstance(error, CircuitOpen)
+                refused = isinstance(error, CircuitOpen | InProgress)
                 untried = refused and store is not None
                 error.attempts = attempt - untried
                 again = isinstance(error, kinds) or error.status in statuses

@@ -6,9 +6,23 @@ from typing import Any
 
 from esb.adapter import Role
 from esb.step import Step
-from esb.steps import call, choose, copy_to, filter, log, send, set, split, transform, validate
+from esb.steps import (
+    call,
+    choose,
+    copy_to,
+    filter,
+    log,
+    send,
+    set,
+    skip_seen,
+    split,
+    transform,
+    validate,
+)
 
 STEPS: dict[str, Role[Any, Step]] = {
     module.__name__.rpartition(".")[2]: module.step
-    for module in (call, choose, copy_to, filter, log, send, set, split, transform, validate)
+    for module in (
+        *(call, choose, copy_to, filter, log, send, set, skip_seen, split, transform, validate),
+    )
 }
