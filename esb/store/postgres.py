@@ -29,6 +29,7 @@ import asyncpg
 import msgspec
 import structlog
 
+from esb import record
 from esb.adapter import Health
 from esb.clock import REAL, Clock
 from esb.durable import (
@@ -47,7 +48,6 @@ from esb.durable import (
     subscription,
 )
 from esb.errors import EsbError, Overloaded, TooLarge, Transient
-from esb.store import record
 from esb.store.reading import DAMAGED, remains, verified
 from esb.store.sqlite import StoreUnusable
 from esb.store.units import (
@@ -555,9 +555,14 @@ class PostgresStore(Store):
             self._trouble = ""
 
     async def _listen(self) -> None:
-        self._listener = await asyncpg.connect(**self._connecting())
-        self._listener.add_termination_listener(lambda _: self._hurry.set())
-        await self._listener.add_listener("esb", self._heard)
+        listener = await asyncpg.connect(**self._connecting())
+        try:
+            await listener.add_listener("esb", self._heard)
+        except BaseException:
+            listener.terminate()
+            raise
+        listener.add_termination_listener(lambda _: self._hurry.set())
+        self._listener = listener
         self._ring(set(self._bells))  # nobody knows what was said meanwhile
 
     async def _beat(self) -> None:

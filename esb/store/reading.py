@@ -12,11 +12,11 @@ import apsw
 import msgspec
 import structlog
 
+from esb import record
 from esb.clock import Clock
 from esb.durable import DEAD, Failure, Receipt, Stored
 from esb.envelope import Body, Envelope
 from esb.errors import Transient
-from esb.store import record
 
 T = TypeVar("T")
 log = structlog.get_logger("esb.store")

@@ -12,8 +12,8 @@ from typing import Any, Final
 
 import apsw
 
+from esb import record
 from esb.durable import MOST_CRASHES
-from esb.store import record
 
 SUSPECT: Final = MOST_CRASHES - 1
 """A message with which the process died so often is handed out alone."""

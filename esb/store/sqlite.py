@@ -20,6 +20,7 @@ import apsw
 import msgspec
 import structlog
 
+from esb import record
 from esb.adapter import Health
 from esb.clock import REAL, Clock
 from esb.durable import (
@@ -36,7 +37,7 @@ from esb.durable import (
     subscription,
 )
 from esb.errors import EsbError, TooLarge, Transient
-from esb.store import record, schema
+from esb.store import schema
 from esb.store.commit import SYNCHRONOUS, GroupCommit
 from esb.store.reading import DAMAGED, Reading
 from esb.store.writing import Effects, Taken, Writing

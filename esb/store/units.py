@@ -22,10 +22,10 @@ from uuid import UUID, uuid4
 import asyncpg
 import structlog
 
+from esb import record
 from esb.clock import Clock
 from esb.durable import Change, Confirm, Done, Move, Publish, Put, Release, Superseded
 from esb.errors import EsbError, Overloaded, RouteFailure, TooLarge, Transient
-from esb.store import record
 from esb.store.writing import FULL, OVERHEAD, RETRY_AFTER, pack
 
 if TYPE_CHECKING:

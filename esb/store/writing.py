@@ -11,6 +11,7 @@ from typing import Any, Final, cast
 import apsw
 import msgspec
 
+from esb import record
 from esb.clock import Clock
 from esb.durable import (
     DEAD,
@@ -28,7 +29,6 @@ from esb.durable import (
     subscription,
 )
 from esb.errors import Overloaded
-from esb.store import record
 from esb.store.schema import CLAIMED, CONFIRMED, FREE, SUSPECT
 
 FULL: Final = "the store has no room"

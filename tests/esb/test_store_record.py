@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from esb.envelope import Body, Envelope, Headers, Outcome
 from esb.errors import BadMessage, RouteFailure
-from esb.store.record import MAX_DEPTH, Damaged, _Record, decode, digest, encode
+from esb.record import MAX_DEPTH, Damaged, _Record, decode, digest, encode
 
 offsets = st.integers(-14 * 60, 14 * 60).map(lambda m: timezone(timedelta(minutes=m)))
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)

@@ -1,4 +1,4 @@
-"""An envelope as bytes for the disk, and back, with every type kept.
+"""An envelope as bytes, for a disk or a broker, and back, with every type kept.
 
 MessagePack holds strings, bytes, 64-bit integers, floats, lists and maps. What it lacks (decimals,
 dates with their offset, larger integers, UUIDs) travels in extension types, so that a header table
