@@ -101,6 +101,7 @@ class TestTwoBuses:
         monkeypatch.setattr(PostgresStore, "_tell", lost)
         monkeypatch.setattr(postgres_module, "BEAT", 0.1)
         async with opened(database_url) as one, opened(database_url) as two:
+            await until(lambda: two._listener)  # which looks, too
             waiting = asyncio.create_task(two.wait("a", 60))
             await until(lambda: "a" in two._bells)
             await one.put("a", message())
@@ -133,6 +134,25 @@ class TestTwoBuses:
                 *(consumer(store) for store in stores for _ in range(2)),
             )
             assert seen == {group: list(range(20)) for group in groups}
+
+    async def test_do_not_miss_each_other_in_a_group(self, database_url: str) -> None:
+        """One comes while the one before it leaves, in a commit that is not there yet."""
+        async with opened(database_url) as store:
+            [first] = await store.commit((Put("a", message("first"), group="g"),))
+            other = await asyncpg.connect(database_url, server_settings={"search_path": "esb"})
+            async with other.transaction():
+                await other.execute(
+                    "SELECT make(1, gen_random_uuid(), 0, '{}', '{}',"
+                    f" ARRAY[({first}, 0, '', NULL, 0, 0, NULL)::settle], '{{}}', '{{}}', '{{}}')"
+                )
+                putting = asyncio.create_task(
+                    store.commit((Put("a", message("second"), group="g"),))
+                )
+                waits = "SELECT FROM pg_stat_activity WHERE wait_event = 'advisory'"
+                await until(lambda: ask_until(putting, database_url, waits))
+            await other.close()
+            await putting
+            assert texts(await store.take("a", 9)) == ["second"]
 
     async def test_take_in_order_one_after_the_other(self, database_url: str) -> None:
         async with opened(database_url) as one, opened(database_url) as two:
@@ -382,6 +402,10 @@ class TestLostConnections:
             counts = await store.counts()
             [[really]] = await ask(server.url, "SELECT count(*) FROM message")
             assert counts == {"a": really}
+
+
+async def ask_until(task: asyncio.Task[Any], url: str, sql: str) -> bool:
+    return task.done() or bool(await ask(url, sql))
 
 
 async def taken(store: PostgresStore) -> list[Stored]:
