@@ -8,7 +8,7 @@ known about the message:
     TimedOut      written, and no confirm came; publishing again is safe with the same message id
     Overloaded    nothing was written: the broker blocks publishers (its alarms)
     Rejected      the broker returned the message, no queue takes it; or we may not publish there
-    Transient     the broker answered with a nack
+    Nacked        the broker answered with a nack (a Transient)
     ChannelClosed the broker closed the channel and said why (a Transient with its reply code)
 
 What a publisher hears is written for the sender of the message; what the broker said, and names of
@@ -87,6 +87,10 @@ class ChannelClosed(Transient):
         *code, text = error.args
         reply_code = _REPLY_CODES.get(type(error)) or (code[0] if code else 0)
         return cls(reply_code, text) if reply_code else None
+
+
+class Nacked(Transient):
+    """The broker could not take responsibility for the message."""
 
 
 class Delivery(NamedTuple):
@@ -300,6 +304,7 @@ class Channel:
         self._channel = channel
         self._below = below
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._publishing: set[asyncio.Task[None]] = set()
         loop = asyncio.get_running_loop()
         self.closed: asyncio.Future[ChannelClosed | None] = loop.create_future()
         wire.closed.add_done_callback(self._on_end)
@@ -441,7 +446,11 @@ class Channel:
         until = loop.time() + timeout
         await self._wire.writable(timeout)
         self.check()
-        publishing = self._publish(exchange, routing_key, properties, body, mandatory)
+        publishing = asyncio.ensure_future(
+            self._publish(exchange, routing_key, properties, body, mandatory)
+        )
+        self._publishing.add(publishing)
+        publishing.add_done_callback(self._publishing.discard)
         try:
             await _bounded(publishing, self.closed, max(0.0, until - loop.time()))
         except EsbError:
@@ -451,7 +460,7 @@ class Channel:
         except theirs.PublishError as e:
             raise _returned(e.frame, exchange, routing_key) from None
         except theirs.DeliveryError:
-            raise Transient("the broker could not take the message") from None
+            raise Nacked("the broker could not take the message") from None
         except theirs.ChannelInvalidStateError as e:  # before anything was written
             self.check()
             raise Unreachable("the channel is closed") from e
@@ -459,6 +468,11 @@ class Channel:
             raise BadMessage(f"AMQP cannot hold the message: {e}") from e
         except Exception as e:
             raise self._unconfirmed(e, len(body)) from e
+
+    async def idle(self) -> None:
+        """Return when nobody waits for a confirm any more."""
+        while self._publishing:
+            await asyncio.wait(self._publishing)
 
     async def _publish(
         self, exchange: str, routing_key: str, properties: Properties, body: bytes, mandatory: bool

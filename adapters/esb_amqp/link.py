@@ -13,7 +13,7 @@ import random
 import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import structlog
@@ -26,6 +26,8 @@ from esb_amqp.wire import Address
 
 log = structlog.get_logger("esb.amqp")
 
+RENEWED_AFTER: Final = 2.0
+"""Seconds a channel is kept at least, though the broker refuses what is published on it."""
 SETTLED: Final = 10.0
 """Seconds after which a connection counts as one that works, so that backoff starts anew."""
 QUICK: Final = 2.0
@@ -196,6 +198,8 @@ class Lane:
         self._task: asyncio.Task[None] | None = None
         self._channel: Channel | None = None
         self._ready = asyncio.Event()
+        self._renewal: asyncio.Future[None] | None = None
+        self._retiring: set[asyncio.Task[None]] = set()
         self._detail = ""
 
     async def open(self) -> None:
@@ -206,9 +210,10 @@ class Lane:
     async def close(self) -> None:
         """Close the channel, for good; what was settled on it is settled when this returns."""
         task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        tasks = [*self._retiring] if task is None else [task, *self._retiring]
+        for one in tasks:
+            one.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         channel, self._channel = self._channel, None
         if channel is not None:
             await channel.close()
@@ -245,8 +250,28 @@ class Lane:
             self.health().detail or f"{self._what}: no channel to the broker"
         )
 
+    def renew(self, channel: Channel) -> None:
+        """Replace a channel on which the broker refused a message, unless it is quite new.
+
+        RabbitMQ may go on refusing on one that met a quorum queue while it had no leader, long
+        after there is one again.
+        """
+        if channel is self._channel and self._renewal is not None and not self._renewal.done():
+            self._renewal.set_result(None)
+
+    async def _idle(self, channel: Channel) -> None:
+        """Return when nobody needs a channel any more that was replaced."""
+        await channel.idle()
+
+    async def _retire(self, channel: Channel) -> None:
+        try:
+            await self._idle(channel)
+        finally:
+            await channel.close()
+
     async def _run(self) -> None:
         backoff = Backoff(self._link.pauses)
+        loop = asyncio.get_running_loop()
         while True:
             connection = await self._link.connected()
             channel: Channel | None = None
@@ -269,11 +294,20 @@ class Lane:
                 raise
             if self._detail:
                 log.info("ready again", what=self._what)
+            if (replaced := self.current) is not None:
+                retiring = asyncio.create_task(self._retire(replaced))
+                self._retiring.add(retiring)
+                retiring.add_done_callback(self._retiring.discard)
             self._channel, self._detail = channel, ""
             backoff.reset()
             self._ready.set()
-            why = await asyncio.shield(channel.closed)
-            if why is not None:
+            self._renewal, since = loop.create_future(), loop.time()
+            # Not a gather: the future belongs to the channel, not to this task.
+            ends: list[asyncio.Future[Any]] = [channel.closed, self._renewal]
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            if not channel.closed.done():
+                await asyncio.wait((channel.closed,), timeout=since + RENEWED_AFTER - loop.time())
+            elif (why := channel.closed.result()) is not None:
                 pause = backoff.next()
                 self._down(why.detail, pause)
                 await asyncio.sleep(pause)

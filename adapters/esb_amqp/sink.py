@@ -13,7 +13,7 @@ from esb.adapter import Build, Text
 from esb.envelope import Envelope, parse_content_type
 from esb.errors import Fault, OutcomeUnknown, RouteFailure, TimedOut, Unreachable
 from esb_amqp.answers import PROBLEM
-from esb_amqp.client import Channel, Delivery
+from esb_amqp.client import Channel, Delivery, Nacked
 from esb_amqp.events import as_event
 from esb_amqp.link import Lane, Link, shared_link
 from esb_amqp.mapping import from_delivery, refused_header, to_properties
@@ -154,14 +154,18 @@ class AmqpSink:
         key = self._target.key(envelope)
         properties, body = self._target.message(envelope, options.expiration)
         channel = await self._lane.channel(timeout)
-        await channel.publish(
-            self._exchange,
-            key,
-            properties,
-            body,
-            mandatory=options.mandatory,
-            timeout=max(0.0, until - time.monotonic()),
-        )
+        try:
+            await channel.publish(
+                self._exchange,
+                key,
+                properties,
+                body,
+                mandatory=options.mandatory,
+                timeout=max(0.0, until - time.monotonic()),
+            )
+        except Nacked:
+            self._lane.renew(channel)
+            raise
 
 
 def delay_queue(exchange: str, delay: float) -> str:
@@ -213,6 +217,11 @@ class _Replies(Lane):
         await self._target.prepare(channel)
         await channel.consume(REPLIES, self._on_reply, tag="replies", no_ack=True)
 
+    async def _idle(self, channel: Channel) -> None:
+        await super()._idle(channel)
+        if self.waiting:
+            await asyncio.wait(tuple(self.waiting.values()))
+
     def _on_reply(self, delivery: Delivery) -> None:
         waiting = self.waiting.get(delivery.properties.correlation_id)
         if waiting is not None and not waiting.done():
@@ -258,12 +267,15 @@ class AmqpCaller:
                 timeout=max(0.0, until - time.monotonic()),
             )
             return _answer(envelope, await self._reply(reply, channel, until, timeout))
+        except Nacked:
+            self._replies.renew(channel)
+            raise
         except TimedOut as e:
             if options.idempotent:
                 raise
             raise OutcomeUnknown(e.detail).noted(*e.notes) from e
         finally:
-            del self._replies.waiting[correlation]
+            self._replies.waiting.pop(correlation).cancel()
 
     async def _reply(
         self, reply: asyncio.Future[Delivery], channel: Channel, until: float, timeout: float

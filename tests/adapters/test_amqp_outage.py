@@ -16,7 +16,7 @@ import pytest
 import structlog
 import trustme
 from rabbitmq import Broker
-from support.amqp import Endpoints, endpoints
+from support.amqp import Endpoints, endpoints, persistently
 from support.broker import rabbit as outside_view
 from support.broker import unique
 from support.contract import Recorder, started
@@ -31,7 +31,6 @@ from esb.errors import (
     Rejected,
     TimedOut,
     TooLarge,
-    Transient,
     Unreachable,
 )
 
@@ -96,21 +95,6 @@ async def made(broker: Broker) -> AsyncIterator[Endpoints]:
 
 def message(body: bytes = b"{}", **attributes: Any) -> Envelope:
     return Envelope(body=Body(body, "application/json"), **attributes)
-
-
-async def persistently(sink: Any, envelope: Envelope) -> int:
-    """Send as a route with retries does; returns how often it had to."""
-    deadline = time.monotonic() + 60
-    attempt = 0
-    while time.monotonic() < deadline:
-        attempt += 1
-        try:
-            await sink.send(envelope)
-        except Transient:
-            await asyncio.sleep(0.05)
-        else:
-            return attempt
-    raise AssertionError("the broker did not come back")
 
 
 # --- the broker goes and comes back ---------------------------------------------------------------

@@ -26,7 +26,8 @@ from esb.errors import (
     Transient,
     Unreachable,
 )
-from esb_amqp.client import Connection
+from esb_amqp import link
+from esb_amqp.client import Connection, Nacked
 from esb_amqp.options import parse_url
 from esb_amqp.properties import Properties
 from esb_amqp.sink import delay_queue
@@ -230,6 +231,30 @@ async def test_a_queue_that_is_full_may_have_room_later(rabbit: Rabbit, made: En
         await sink.send(message(b"2"))
     await rabbit.take(queue)
     await sink.send(message(b"3"))
+
+
+async def test_a_channel_that_refuses_is_replaced_and_what_is_on_it_harmed_by_nothing(
+    rabbit: Rabbit, made: Endpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that met a quorum queue without a leader goes on refusing after there is one again."""
+    monkeypatch.setattr(link, "RENEWED_AFTER", 0.0)
+    full = await rabbit.queue(arguments={"x-max-length": 1, "x-overflow": "reject-publish"})
+    queue = await rabbit.queue()
+    sink = made.sink(queue="{{ target }}")
+    await made.open()
+    await sink.send(message(params={"target": full}))
+    first = sink._lane.current
+    targets = [queue if number % 10 else full for number in range(500)]
+    results = await asyncio.gather(
+        *(sink.send(message(params={"target": t})) for t in targets), return_exceptions=True
+    )
+    assert [isinstance(r, Nacked) for r in results] == [t == full for t in targets]
+    assert await rabbit.ready(queue) == 450
+    assert first is not None
+    await until(lambda: not first.is_open)
+    assert sink._lane.current is not None
+    await rabbit.take(full)
+    await sink.send(message(params={"target": full}))
 
 
 # --- delayed --------------------------------------------------------------------------------------

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import struct
 import tempfile
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 from pamqp.commands import Basic
 
-from esb.adapter import Resource
+from esb.adapter import Resource, Sink
+from esb.envelope import Envelope
+from esb.errors import Transient
 from esb.store import SqliteStore
 from esb_amqp import adapter
 from esb_amqp.client import Connection
@@ -81,6 +85,21 @@ async def endpoints(url: str | list[str], **options: Any) -> AsyncIterator[Endpo
                 yield made
             finally:
                 await made.close()
+
+
+async def persistently(sink: Sink, envelope: Envelope) -> int:
+    """Send as a route with retries does; returns how often it had to."""
+    deadline = time.monotonic() + 60
+    attempt = 0
+    while time.monotonic() < deadline:
+        attempt += 1
+        try:
+            await sink.send(envelope)
+        except Transient:
+            await asyncio.sleep(0.05)
+        else:
+            return attempt
+    raise AssertionError("the broker did not come back")
 
 
 async def put_raw(url: str, queue: str, *messages: tuple[Properties, bytes]) -> None:
