@@ -17,6 +17,7 @@ from esb.envelope import Envelope, parse_content_type
 from esb.errors import EsbError, UnsupportedMedia
 from esb.options import Duration, Options, Size
 from esb.step import Step
+from esb_http.idempotency import IdempotencyKey, Once
 from esb_web import Request, Response, Site, problem, to_envelope, to_response
 from esb_web.messages import Described
 from esb_web.openapi import embedded_schema, operation_of
@@ -42,6 +43,10 @@ class Api(Options):
 
 def _api(value: Any) -> Any:
     return {"path": value} if isinstance(value, str) else value
+
+
+def _use(value: Any) -> Any:
+    return {"use": value} if isinstance(value, str) else value
 
 
 def _upper(value: Any) -> Any:
@@ -98,6 +103,16 @@ class SourceOptions(Options):
         False,
         description="A request that is a CloudEvent (binary or structured mode) gives its "
         "attributes to the message: id, source, type, time, subject. Else they are just headers.",
+    )
+    idempotency_key: (
+        Annotated[
+            IdempotencyKey,
+            BeforeValidator(_use, json_schema_input_type=str | IdempotencyKey),
+        ]
+        | None
+    ) = Field(
+        None,
+        description="Heed the `Idempotency-Key` header: `optional`, `required`, or with options.",
     )
     cookies: bool = Field(False, description="Let the Set-Cookie of a reply pass to the caller.")
     faults: dict[str, Annotated[int, AfterValidator(_error_status)]] = Field(
@@ -156,6 +171,8 @@ class HttpSource:
         self._check = check
         self._headers = headers
         self._consumes = None if consumes is None else [c.lower() for c in consumes]
+        key = options.idempotency_key
+        self._once = Once(key, build) if key is not None else None
         self._step: Step | None = None
         self._site = self._described(build, schema, consumes)
 
@@ -186,6 +203,15 @@ class HttpSource:
                 status=options.status or 200,
                 durable=build.durable,
             )
+            if (key := options.idempotency_key) is not None:
+                operation.setdefault("parameters", []).append(
+                    {
+                        "name": "Idempotency-Key",
+                        "in": "header",
+                        "required": key.use == "required",
+                        "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+                    }
+                )
         api = options.api
         return Site(
             path=options.path,
@@ -216,7 +242,15 @@ class HttpSource:
 
     async def _handle(self, request: Request) -> Response:
         envelope = to_envelope(request, source=self._source, type="http.request")
-        assert self._step is not None
+
+        def refuse(error: EsbError) -> Response:
+            return problem(
+                error,
+                instance=request.raw_path,
+                faults=self._options.faults,
+                message_id=envelope.id,
+            )
+
         try:
             if self._options.cloudevents and is_event(envelope):
                 envelope = read_event(envelope)
@@ -224,24 +258,27 @@ class HttpSource:
                 self._consume(envelope)
             if self._check is not None:
                 self._check(envelope)
-            answer = await self._step(envelope)
-            response = to_response(
-                envelope,
-                answer,
-                request.headers.get("accept"),
-                status=self._options.status or 200,
-                cookies=self._options.cookies,
+            if self._once is None:
+                return await self._answer(request, envelope)
+            return await self._once.answer(
+                request, envelope, lambda: self._answer(request, envelope), refuse
             )
-            for name, text in self._headers:
-                response.headers.append((name, text(answer)))
-            return response
         except EsbError as e:
-            return problem(
-                e,
-                instance=request.raw_path,
-                faults=self._options.faults,
-                message_id=envelope.id,
-            )
+            return refuse(e)
+
+    async def _answer(self, request: Request, envelope: Envelope) -> Response:
+        assert self._step is not None
+        answer = await self._step(envelope)
+        response = to_response(
+            envelope,
+            answer,
+            request.headers.get("accept"),
+            status=self._options.status or 200,
+            cookies=self._options.cookies,
+        )
+        for name, text in self._headers:
+            response.headers.append((name, text(answer)))
+        return response
 
     def _consume(self, envelope: Envelope) -> None:
         assert self._consumes is not None

@@ -35,11 +35,19 @@ _JSON: Final = msgspec.json.Encoder(decimal_format="number", enc_hook=str)
 
 PROBLEM: Final = "application/problem+json"
 
+
+class KeyReused(BadMessage):
+    """Another request had this Idempotency-Key."""
+
+    code = "idempotency-key-reused"
+
+
 _STATUS: Final[tuple[tuple[type[EsbError], int, str], ...]] = (
     # The most special first: the first that matches counts.
     (TooLarge, 413, "The message is too large"),
     (UnsupportedMedia, 415, "Unsupported media type"),
     (NoSuchOperation, 404, "Nothing is served here"),
+    (KeyReused, 422, "The key was used for something else"),
     (BadMessage, 400, "The message is not valid"),
     (Denied, 401, "Not allowed"),
     (RouteFailure, 500, "The route failed on this message"),

@@ -1,0 +1,134 @@
+"""One effect for each `Idempotency-Key`, and the same answer to whoever asks again.
+
+https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/ (EIP: Idempotent
+Receiver). The answer is stored in one commit with what the route sends to the bus's own queues.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+from hashlib import blake2b
+from typing import Any, Final, Literal
+
+from pydantic import Field
+
+from esb.adapter import Build
+from esb.clock import REAL
+from esb.durable import Confirm, Unit
+from esb.envelope import Body, Envelope, Headers
+from esb.errors import (
+    BadMessage,
+    BadReply,
+    EsbError,
+    Fault,
+    InProgress,
+    OutcomeUnknown,
+    Rejected,
+)
+from esb.options import Duration, Options
+from esb_web import Request, Response
+from esb_web.problems import KeyReused
+
+HEADER: Final = "idempotency-key"
+AGAIN: Final = "idempotency-replayed"
+_KEY: Final = re.compile(r'"([\x20-\x21\x23-\x7e]{1,255})"|([\x21\x23-\x7e]{1,255})')
+_ASK_AGAIN: Final = 1.0
+_FINAL: Final = (Fault, Rejected, BadReply, OutcomeUnknown)
+"""Errors that are an answer: the request had its effect, or may have had it."""
+
+
+class IdempotencyKey(Options):
+    """What a request's `Idempotency-Key` means. A repeat of a request gets the answer that the
+    first one got, with `Idempotency-Replayed: true`, and 409 while that is not there yet; another
+    request with the same key gets 422. A request that failed without any effect may be repeated."""
+
+    __shorthand__ = "use"
+
+    use: Literal["optional", "required"] = Field(
+        "optional", description="required: a request without one gets 400."
+    )
+    window: Duration = Field(86_400.0, description="How long answers are kept.")
+
+
+class Once:
+    """Keeps the answers of one route by the keys of requests. Keys of different principals are
+    different."""
+
+    def __init__(self, options: IdempotencyKey, build: Build) -> None:
+        self._options = options
+        self._store = build.store
+        self._scope = f"idempotency:{build.route}"
+
+    async def answer(
+        self,
+        request: Request,
+        envelope: Envelope,
+        run: Callable[[], Awaitable[Response]],
+        refuse: Callable[[EsbError], Response],
+    ) -> Response:
+        """What `run` answers to the first request with its key, and to each that repeats it.
+
+        refuse: writes an error as an answer. Raises what `run` raises where that had no effect;
+        BadMessage for a key that is missing or none, InProgress, KeyReused; Overloaded or Transient
+        if the answer cannot be stored: then nothing that the route sent to the store is there.
+        """
+        key = self._key(envelope)
+        if not key:
+            return await run()
+        value = f"{envelope.principal}\n{key}"
+        asked = _fingerprint(request)
+        until = REAL.time() + self._options.window
+        async with Unit(self._store) as unit:
+            claim = await unit.claim(self._scope, value, until)
+            if claim.answer is not None:
+                return _again(claim.answer, asked)
+            if claim.state != "new":
+                raise InProgress(
+                    "a request with this Idempotency-Key is being answered", retry_after=_ASK_AGAIN
+                )
+            try:
+                response = await run()
+            except _FINAL as e:
+                response = refuse(e)
+            unit.add(Confirm(self._scope, value, until, _kept(response, asked)))
+            await unit.commit()
+            return response
+
+    def _key(self, envelope: Envelope) -> str:
+        given = envelope.headers.get_all(HEADER)
+        if not given:
+            if self._options.use == "required":
+                raise BadMessage("this needs an Idempotency-Key header, another for each request")
+            return ""
+        found = _KEY.fullmatch(str(given[0])) if len(given) == 1 else None
+        if found is None:
+            raise BadMessage("an Idempotency-Key is one text of 1 to 255 printable characters")
+        return found[1] or found[2]
+
+
+def _fingerprint(request: Request) -> str:
+    """What two requests that are the same have in common."""
+    digest = blake2b(digest_size=16)
+    kind = request.headers.get("content-type", "")
+    for part in (request.method, request.raw_path, request.query_string, kind):
+        digest.update(f"{part}\n".encode())
+    digest.update(request.body)
+    return digest.hexdigest()
+
+
+def _kept(response: Response, asked: str) -> Envelope:
+    facts: dict[str, Any] = {"status": response.status, "asked": asked}
+    return Envelope(
+        body=Body(response.body, ""),
+        headers=Headers.trusted(response.headers),
+        params={"answer": facts},
+    )
+
+
+def _again(kept: Envelope, asked: str) -> Response:
+    facts = kept.params["answer"]
+    if facts["asked"] != asked:
+        raise KeyReused("another request had this Idempotency-Key: each needs one of its own")
+    headers = [(name, str(value)) for name, value in kept.headers]
+    return Response(facts["status"], [*headers, (AGAIN, "true")], kept.body.raw)
