@@ -108,6 +108,7 @@ class Arena:
     place, engine: names of `faults.places`. flows: what passes the bus. proxied: whether the
     backend is reached through `proxy`. sabotage: a name of `faults.sabotage`, for a bus that is
     broken on purpose. disk: megabytes of the disk its store lies on; 0 for the one of `folder`.
+    routes: more routes, beside those of the flows.
     """
 
     def __init__(
@@ -121,6 +122,7 @@ class Arena:
         proxied: bool = False,
         sabotage: str = "",
         disk: int = 0,
+        routes: Mapping[str, Any] | None = None,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
@@ -132,6 +134,7 @@ class Arena:
         self.starts = 0
         self.recovery = 0.0
         self.stages: dict[str, int] = {}
+        self.memory: dict[str, float] = {}
         self.patience = PATIENCE
         self.sent_ledger, self.got_ledger = folder / "sent", folder / "got"
         self.watch = Watch(self.sent_ledger, self.got_ledger)
@@ -141,6 +144,7 @@ class Arena:
         self._proxied = proxied
         self._sabotage = sabotage
         self._disk = disk
+        self._routes = routes or {}
         self._stack = contextlib.AsyncExitStack()
         self._bus: Process | None = None
         self._dead: dict[int, Dead] = {}
@@ -154,6 +158,7 @@ class Arena:
 
     async def __aenter__(self) -> Arena:
         try:
+            await asyncio.to_thread(self._stack.enter_context, self.place.open())
             if self._disk:
                 self._stack.enter_context(_small_disk(self.folder / "data", self._disk))
             self.backend = self._stack.enter_context(backend(self.got_ledger))
@@ -179,6 +184,7 @@ class Arena:
                 place=self.place,
                 engine=self._engine,
             )
+            self.project["routes"].update(self._routes)
             self.write(self.project)
             await self.start()
         except BaseException:
@@ -197,10 +203,10 @@ class Arena:
         self._end()
         await self._stack.aclose()
 
-    def write(self, project: Mapping[str, Any]) -> None:
-        """Write the file that the bus reads."""
+    def write(self, project: Mapping[str, Any], name: str = "routes.yaml") -> None:
+        """Write the file that a bus reads."""
         text = yaml.dump(project, Dumper=_Plain, sort_keys=False)
-        (self.folder / "routes.yaml").write_text(text)
+        (self.folder / name).write_text(text)
 
     # --- the bus ----------------------------------------------------------------------------------
 
@@ -250,6 +256,13 @@ class Arena:
         self.kills += 1
         self.allowance.duplicates += self.in_hand
 
+    def weigh(self, when: str) -> float:
+        """Note how many megabytes of memory it takes now (RSS, proc(5))."""
+        status = Path(f"/proc/{self.bus.pid}/status").read_text()
+        [kilobytes] = [line.split()[1] for line in status.splitlines() if line.startswith("VmRSS")]
+        self.memory[when] = round(int(kilobytes) / 1024, 1)
+        return self.memory[when]
+
     @property
     def in_hand(self) -> int:
         """The most messages that it works on at a time: as many as come again after a crash."""
@@ -269,6 +282,17 @@ class Arena:
         if self._bus is not None:
             self._bus.__exit__(None, None, None)
             self._bus = None
+
+    @contextlib.asynccontextmanager
+    async def second(self) -> AsyncIterator[Process]:
+        """Another bus of the same project and store, at ports of its own."""
+        listen, admin = lasting_ports(2)
+        project = {**self.project, "listen": {"port": listen}, "admin": {"port": admin}}
+        self.write(project, "second.yaml")
+        command = [str(Path(sys.executable).parent / "esb"), "run", "second.yaml"]
+        with Process([*command, "--log-level", "warning"], cwd=self.folder) as other:
+            other.wait_for(f"http://127.0.0.1:{listen}/readyz")
+            yield other
 
     # --- load -------------------------------------------------------------------------------------
 
@@ -324,7 +348,10 @@ class Arena:
         while True:
             evidence = await self.evidence()
             now = (self.watch.count("D", "R"), evidence.waiting, len(evidence.dead))
-            if evidence.waiting == 0 and not judge(evidence, self.allowance).lost:
+            if (
+                evidence.waiting == self.allowance.waiting
+                and not judge(evidence, self.allowance).lost
+            ):
                 return evidence
             if now != before:
                 moved, before = time.monotonic(), now

@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from support.ledger import read
+from support.processes import request
 from support.receiver import MODES
 
 from faults.arena import AMQP_FLOWS, HTTP_FLOWS, PREFETCH, Arena
 from faults.judge import Evidence, Verdict
+from faults.places import PostgresServer
 
 
 class Vacuous(Exception):
@@ -43,6 +45,7 @@ class Fault(ABC):
     places: ClassVar[Sequence[str]] = ("sqlite", "postgres")
     engines: ClassVar[Sequence[str]] = ("store", "rabbitmq")
     flows: Sequence[str] = HTTP_FLOWS
+    routes: ClassVar[Mapping[str, Any]] = {}
     proxied = False
     disk = 0
     sabotage = ""
@@ -429,7 +432,6 @@ class FlippedBit(Fault):
     about = "one bit of a stored message is flipped while the bus is down"
     rounds = 10
     short = 1
-    places = ("sqlite",)
     engines = ("store",)
     flows = ("durable", "queue")
 
@@ -443,7 +445,7 @@ class FlippedBit(Fault):
             arena.bus.signal(signal.SIGTERM)
             assert await asyncio.to_thread(arena.bus.wait, 40) == 0
             victim = arena.dice.choice(list(read(arena.sent_ledger, "I"))[-80:])
-            self._flip(arena, victim[1])
+            arena.place.flip(victim[1], arena.dice)
             arena.allowance.damaged += 1
             arena.backend.turn("ok")
             await arena.start()
@@ -452,17 +454,6 @@ class FlippedBit(Fault):
                 raise Vacuous(f"{evidence.damaged} of {done + 1} damaged messages were found")
             done += 1
         return done
-
-    def _flip(self, arena: Arena, ident: str) -> None:
-        file = arena.folder / "data" / "bus.db"
-        content = bytearray(file.read_bytes())
-        mark = f'"id": "{ident}"'.encode()
-        at = content.find(mark)
-        assert at >= 0, f"{ident} is not in the store's file"
-        while at >= 0:
-            content[at + len(mark) - 2] ^= 1 << arena.dice.randrange(7)
-            at = content.find(mark, at + 1)
-        file.write_bytes(content)
 
 
 # --- the far side ---------------------------------------------------------------------------------
@@ -610,6 +601,7 @@ class BrokerGoes(Fault):
                 arena.recovery = max(arena.recovery, time.monotonic() - begun)
                 # What it had handed out, it hands out again; the receiver's share too.
                 arena.allowance.duplicates += PREFETCH + 50
+                arena.kills += self._hard
                 done += 1
         return done
 
@@ -618,6 +610,103 @@ class BrokerGoes(Fault):
         super().prove(arena, evidence, verdict, rounds)
         if not verdict.unknown:
             raise Vacuous("no sender was ever in doubt")
+
+
+# --- the database ---------------------------------------------------------------------------------
+
+
+class DatabaseGoes(Fault):
+    """The database is lost, in the middle of commits, and comes back."""
+
+    rounds = 10
+    places = ("postgres",)
+    kinds: ClassVar[Mapping[str, str]] = {
+        "kill9": "SIGKILL of all processes of PostgreSQL, and its return",
+        "stop": "PostgreSQL stops in order, and returns",
+        "terminate": "every connection of the bus is terminated, again and again",
+    }
+
+    def __init__(self, how: str) -> None:
+        self.name = f"postgres-{how}"
+        self.about = self.kinds[how]
+        self.short = int(how == "terminate")
+        self._how = how
+
+    async def happen(self, arena: Arena, rounds: int) -> int:
+        """See Fault."""
+        assert isinstance(arena.place, PostgresServer)
+        server = arena.place.server
+        done = 0
+        async with arena.load():
+            await arena.more("D", count=20)
+            while done < rounds:
+                await asyncio.sleep(arena.dice.uniform(0, 0.3))
+                if self._how == "terminate":
+                    for _ in range(5):
+                        await arena.more("A")
+                        await asyncio.to_thread(server.psql, _TERMINATE)
+                else:
+                    await asyncio.to_thread(server.restart, hard=self._how == "kill9")
+                    arena.kills += self._how == "kill9"
+                begun = time.monotonic()
+                await arena.more("A", count=20)
+                arena.recovery = max(arena.recovery, time.monotonic() - begun)
+                await arena.more("D", count=20)
+                # What was in hand, and could not be settled, is somebody's again.
+                arena.allowance.duplicates += 5 * arena.in_hand
+                done += 1
+        return done
+
+    def prove(self, arena: Arena, evidence: Evidence, verdict: Verdict, rounds: int) -> None:
+        """See Fault."""
+        super().prove(arena, evidence, verdict, rounds)
+        if arena.starts != 1:
+            raise Vacuous("the bus was started again")
+        if self._how != "terminate" and not verdict.unknown:
+            raise Vacuous("no sender noticed anything")
+
+
+_TERMINATE = (
+    "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'esb'"
+)
+
+
+class Stalled(Fault):
+    """A bus stops for longer than its lease and wakes again, while another works on the same store:
+    what it had in hand is the other's, and it can settle nothing of that any more."""
+
+    name = "stalled"
+    about = "SIGSTOP of one of two buses on one store until its lease has ended, then SIGCONT"
+    rounds = 10
+    places = ("postgres",)
+
+    async def happen(self, arena: Arena, rounds: int) -> int:
+        """See Fault."""
+        assert isinstance(arena.place, PostgresServer)
+        done = 0
+        async with arena.second(), arena.load(patience=2):
+            await arena.more("D", count=20)
+            while done < rounds:
+                arena.backend.turn("slow")
+                await arena.more("S", count=10)
+                arena.bus.signal(signal.SIGSTOP)
+                arena.backend.turn("ok")
+                await asyncio.sleep(arena.place.lease * 2.5)
+                arena.bus.signal(signal.SIGCONT)
+                arena.allowance.duplicates += arena.in_hand
+                await arena.more("A", count=20)
+                await arena.more("D", count=20)
+                done += 1
+        return done
+
+    def prove(self, arena: Arena, evidence: Evidence, verdict: Verdict, rounds: int) -> None:
+        """See Fault."""
+        super().prove(arena, evidence, verdict, rounds)
+        told = arena.bus.output.count("taken for dead")
+        if told < rounds:
+            raise Vacuous(f"its lease ended {told} times in {rounds} rounds")
+        if not verdict.redeliveries:
+            raise Vacuous("nothing was taken over")
 
 
 # --- time -----------------------------------------------------------------------------------------
@@ -781,6 +870,61 @@ class Replay(Fault):
         return done
 
 
+class Backlog(Fault):
+    """Very many messages wait: memory stays what it was, and a crash among them is over as fast as
+    any. A round is a thousand messages."""
+
+    name = "backlog"
+    about = "a million messages wait in a queue: memory stays flat, a crash is soon over"
+    rounds = 1000
+    flows = ("durable",)
+    routes: ClassVar[Mapping[str, Any]] = {
+        "bulk": {
+            "from": {"http": {"path": "/bulk", "method": "POST"}},
+            "accept": "durable",
+            "steps": [{"split": {"each": "body.items", "steps": [{"send": {"queue": "pile"}}]}}],
+        }
+    }
+    at_once = 1000
+
+    async def happen(self, arena: Arena, rounds: int) -> int:
+        """See Fault."""
+        done = 0
+        filling = "x" * 400
+        async with arena.load(rate=50):
+            await arena.more("D", count=20)
+            arena.weigh("0")
+            while done < rounds:
+                numbers = range(done * self.at_once, (done + 1) * self.at_once)
+                batch = {"items": [{"number": number, "filling": filling} for number in numbers]}
+                url = f"http://127.0.0.1:{arena.listen}/bulk"
+                answer = await asyncio.to_thread(request, "POST", url, batch)
+                assert answer.status == 202, answer
+                done += 1
+                if done * 10 % rounds == 0:
+                    wanted = done * self.at_once
+                    await self._piled(arena, wanted)
+                    arena.weigh(str(wanted))
+            arena.allowance.waiting = rounds * self.at_once
+            await arena.kill()
+            await arena.recovered()
+            await arena.more("D", count=20)
+            arena.weigh("after a crash")
+        return done
+
+    async def _piled(self, arena: Arena, wanted: int) -> None:
+        def there() -> bool:
+            return arena.place.counts().get("queue:pile", 0) >= wanted
+
+        await arena.until(there, f"{wanted} are piled up")
+
+    def prove(self, arena: Arena, evidence: Evidence, verdict: Verdict, rounds: int) -> None:
+        """See Fault."""
+        super().prove(arena, evidence, verdict, rounds)
+        [_, few, *_, many, _] = arena.memory.values()
+        assert many < few * 1.25, f"memory grows with what waits: {arena.memory}"
+
+
 def catalogue() -> list[Fault]:
     """All of them, in the order in which they run."""
     return [
@@ -800,6 +944,9 @@ def catalogue() -> list[Fault]:
         StopTwice(),
         Reload(),
         Replay(),
+        Backlog(),
+        *(DatabaseGoes(how) for how in DatabaseGoes.kinds),
+        Stalled(),
         KillAmqp(),
         KillAmqpMutant(),
         BrokerGoes("kill9"),

@@ -56,13 +56,15 @@ class Allowance:
     duplicates: how many deliveries too many, beside those that ends themselves asked for (a message
         sent again, an answer withheld). ordered: flows that keep the order of each key. apart:
         flows whose messages lie elsewhere than their dead letters, so that these may come twice.
-    damaged: how many messages somebody else than the bus has destroyed in its store.
+    damaged: how many messages somebody else than the bus has destroyed in its store. waiting: how
+        many messages lie where nobody takes them.
     """
 
     duplicates: int = 0
     ordered: Sequence[str] = ("ordered",)
     apart: Sequence[str] = ("amqp-out",)
     damaged: int = 0
+    waiting: int = 0
 
 
 @dataclass
@@ -192,8 +194,9 @@ def judge(evidence: Evidence, allowance: Allowance) -> Verdict:
         found.text(f"{verdict.duplicates} duplicates, where {allowed} are excused")
     if evidence.damaged > allowance.damaged:
         found.text(f"{evidence.damaged} messages in the store are damaged")
-    if evidence.waiting:
-        found.text(f"{evidence.waiting} messages are still on their way")
+    if evidence.waiting != allowance.waiting:
+        left = f", {allowance.waiting} of them where nobody takes them" if allowance.waiting else ""
+        found.text(f"{evidence.waiting} messages are still on their way{left}")
     if not evidence.whole:
         found.text("the store is damaged")
     verdict.problems = found.told()

@@ -45,6 +45,7 @@ class Result:
     recovery_seconds: float = 0.0
     seconds: float = 0.0
     stages: dict[str, int] = field(default_factory=dict)
+    memory_mb: dict[str, float] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
     @property
@@ -79,6 +80,7 @@ async def run(
         proxied=fault.proxied,
         sabotage=fault.sabotage,
         disk=fault.disk,
+        routes=fault.routes,
     )
     arena.environ = fault.environ(arena)
     if fault.must_lose:
@@ -100,6 +102,7 @@ async def run(
     except Exception as e:  # noqa: BLE001 - whatever it is, the other faults are still to be run
         notes = "; ".join(getattr(e, "__notes__", ()))
         result.problems.append(f"{type(e).__name__}: {e} {notes[-1500:]}".strip())
+    result.memory_mb = arena.memory
     result.recovery_seconds = round(arena.recovery, 2)
     result.seconds = round(time.monotonic() - begun, 1)
     if fault.must_lose:
@@ -178,6 +181,14 @@ def page(results: Sequence[Result], when: str) -> str:
         "| --- | --- |",
         *(f"| {name} | {about} |" for name, about in {r.fault: r.about for r in results}.items()),
     ]
+    weighed = [r for r in results if r.memory_mb]
+    if weighed:
+        lines += ["", "## Memory (RSS)", ""]
+        lines += [
+            f"* {r.fault} ({r.store}, {r.engine}): "
+            + ", ".join(f"{when}: {size:.0f} MB" for when, size in r.memory_mb.items())
+            for r in weighed
+        ]
     told = [r for r in results if r.problems]
     if told:
         lines += ["", "## What was found", ""]
