@@ -57,7 +57,7 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE INDEX message_by_turn ON message (channel, priority, due, key)
         WHERE hold = 0 AND blocked = 0;
     CREATE INDEX message_in_hand ON message (channel) WHERE hold <> 0;
-    CREATE INDEX message_by_group ON message (channel, grp, key) WHERE grp <> '';
+    CREATE INDEX message_by_group ON message (channel, grp, blocked, key) WHERE grp <> '';
     CREATE INDEX message_by_expiry ON message (expires) WHERE expires > 0;
     CREATE INDEX message_by_id ON message (id);
     CREATE INDEX message_by_business_key ON message (business_key) WHERE business_key <> '';

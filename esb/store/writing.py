@@ -190,9 +190,12 @@ class Writing:
         effects.counts[channel] -= 1
         self._ring_turned_away(effects)
         if group:
+            # The one that is free may be younger than one that came back from the dead letters.
             db.execute(
                 "UPDATE message SET blocked = 0 WHERE key = (SELECT min(key) FROM message"
-                " WHERE channel = ? AND grp = ? AND grp <> '')",
+                " WHERE channel = ?1 AND grp = ?2 AND grp <> '' AND blocked = 1)"
+                " AND NOT EXISTS (SELECT 1 FROM message"
+                " WHERE channel = ?1 AND grp = ?2 AND grp <> '' AND blocked = 0)",
                 (channel, group),
             )
             effects.rung.add(channel)

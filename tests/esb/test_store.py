@@ -18,11 +18,12 @@ import pytest
 from support.stores import Place, broken_disk, message, opened, store_at
 from support.waiting import Jumping, until
 
+from esb import record
 from esb.adapter import Resource
 from esb.durable import Failure
 from esb.envelope import Body, Envelope
 from esb.errors import BadMessage, Overloaded, RouteFailure, Transient
-from esb.store import DAMAGED, SqliteStore, StoreOptions, StoreUnusable, open_store, record
+from esb.store import DAMAGED, SqliteStore, StoreOptions, StoreUnusable, open_store
 from esb.store import commit as commit_module
 from esb.store import schema as schema_module
 from esb.store import sqlite as sqlite_module

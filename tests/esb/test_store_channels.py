@@ -91,6 +91,20 @@ class TestGroups:
             await store.commit((Done(second.key, second.hold),))
             assert texts(await store.take("a", 9)) == ["a1"], "the older first"
 
+    async def test_what_came_back_waits_whatever_else_leaves(self, place: Place) -> None:
+        async with opened(place) as store:
+            for text in ("a1", "a2", "a3"):
+                await put(store, text, group="a")
+            [first] = await store.take("a", 9)
+            await store.commit((Move(first.key, DEAD, hold=first.hold),))
+            [second] = await store.take("a", 9)
+            await store.move(first.key, "a", lying_in=DEAD)
+            [third] = [stored for stored in await store.browse("a") if stored.key > second.key]
+            await store.done(third.key)
+            assert await store.take("a", 9) == [], "a2 is still at work"
+            await store.commit((Done(second.key, second.hold),))
+            assert texts(await store.take("a", 9)) == ["a1"]
+
     async def test_dropping_one_that_waits_changes_nothing_for_the_others(
         self, place: Place
     ) -> None:
