@@ -7,7 +7,7 @@ import json
 from importlib.metadata import entry_points
 from typing import Any, get_args
 
-from pydantic import BaseModel, RootModel, TypeAdapter
+from pydantic import BaseModel, RootModel, SecretStr, TypeAdapter
 
 from esb.adapter import Adapter, Section
 from esb.config import SETTINGS
@@ -222,6 +222,9 @@ def _table(model: type[BaseModel]) -> list[str]:
 
 def _shown(value: Any, kind: str) -> str:
     """A default as it would be written in YAML."""
+    match value:
+        case (SecretStr() as only,):
+            value = only.get_secret_value()  # what everybody has is no secret
     if value is None or value in ("", {}, [], ()):
         return ""
     if isinstance(value, Range):

@@ -27,7 +27,7 @@ from esb.options import Backoff, Duration, Options, Range, Size
 from esb_amqp.link import Settings
 from esb_amqp.wire import Address
 
-LONGEST_EXCHANGE: Final = 127
+_LONGEST_EXCHANGE: Final = 127
 """Characters of an exchange's name (AMQP 0-9-1, domain exchange-name)."""
 
 _PORTS = {"amqp": 5672, "amqps": 5671}
@@ -93,8 +93,8 @@ def _short(text: str) -> str:
 
 
 def _exchange(text: str) -> str:
-    if len(text) > LONGEST_EXCHANGE:
-        raise ValueError(f"names of AMQP exchanges have at most {LONGEST_EXCHANGE} characters")
+    if len(text) > _LONGEST_EXCHANGE:
+        raise ValueError(f"names of AMQP exchanges have at most {_LONGEST_EXCHANGE} characters")
     return text
 
 
@@ -212,7 +212,7 @@ class Binding(Options):
     exchange: ExchangeName = Field(description="The exchange to bind to.")
     routing_key: str = Field("", description="Binding key; `*` and `#` count in topic exchanges.")
     type: Literal["direct", "fanout", "topic", "headers"] | None = Field(
-        None, description="Declare the exchange too, durable and of this type."
+        None, description="Declare the exchange too: durable, of this type, nothing else."
     )
     arguments: dict[str, Any] = Field(
         default_factory=dict, description="Arguments of the binding (headers exchanges)."
@@ -572,8 +572,9 @@ class SinkOptions(TargetOptions):
     delay: Annotated[Duration, Field(gt=0)] | None = Field(
         None,
         description="The broker keeps the message for this long, in a quorum queue "
-        "`esb.delay.<time>.<exchange>` that is declared for it, and then passes it on. What no "
-        "queue takes then stays there, and the broker tries again every few minutes.",
+        "`esb.delay.<time>.<target>` that is declared for it, and then passes it on. What no queue "
+        "takes then stays there, and the broker tries again every few minutes. (Where the target "
+        "is text with {{ }} all share one, and what stays may hold up the rest.)",
     )
 
     mandatory: bool = Field(

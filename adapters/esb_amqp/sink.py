@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 import time
 import uuid
 from collections.abc import Callable
@@ -18,7 +19,6 @@ from esb_amqp.events import as_event
 from esb_amqp.link import Lane, Link, shared_link
 from esb_amqp.mapping import from_delivery, refused_header, to_properties
 from esb_amqp.options import (
-    LONGEST_EXCHANGE,
     CallerOptions,
     ExchangeDeclaration,
     QueueDeclaration,
@@ -129,7 +129,10 @@ class AmqpSink:
         link = shared_link(build, "out", settings, tls)
         self._exchange, what = self._target.exchange, self._target.what
         if options.delay is not None:
-            self._exchange = delay_queue(self._target.exchange, options.delay)
+            # One for each target: what a queue that is missing keeps back must block no other.
+            key = options.queue or options.routing_key
+            key = "" if "{{" in key else key
+            self._exchange = delay_queue(self._target.exchange, key, options.delay)
             what += f" after {options.delay:g} s"
         # The same exchange or queue is one lane, whichever routes publish to it.
         self._lane = build.shared(
@@ -140,7 +143,7 @@ class AmqpSink:
     async def _prepare(self, channel: Channel) -> None:
         await self._target.prepare(channel)
         if self._options.delay is not None:
-            await declare_delay(channel, self._target.exchange, self._options.delay)
+            await declare_delay(channel, self._exchange, self._target.exchange, self._options.delay)
 
     async def send(self, envelope: Envelope) -> None:
         """Publish and return when the broker has confirmed.
@@ -168,16 +171,15 @@ class AmqpSink:
             raise
 
 
-def delay_queue(exchange: str, delay: float) -> str:
-    """The name of the queue, and of the exchange in front of it, where messages for an exchange
-    wait for so long."""
-    name = f"esb.delay.{milliseconds(delay)}ms"
-    if len(f"{name}.{exchange}") > LONGEST_EXCHANGE:
-        exchange = hashlib.sha256(exchange.encode()).hexdigest()
-    return f"{name}.{exchange}" if exchange else name
+def delay_queue(exchange: str, key: str, delay: float) -> str:
+    """The name of the queue, and of the exchange in front of it, where messages for a target wait
+    for so long. key: "" where each message has its own."""
+    digest = hashlib.sha256(f"{exchange}\0{key}".encode()).hexdigest()[:8]
+    readable = re.sub(r"[^A-Za-z0-9_-]", ".", key or exchange or "queues")[:60]
+    return f"esb.delay.{milliseconds(delay)}ms.{readable}.{digest}"
 
 
-async def declare_delay(channel: Channel, exchange: str, delay: float) -> None:
+async def declare_delay(channel: Channel, name: str, exchange: str, delay: float) -> None:
     """Declare what delays messages for an exchange, with no plug-in: a queue where they expire and
     are dead-lettered to that exchange, with the routing key they came with.
 
@@ -186,7 +188,6 @@ async def declare_delay(channel: Channel, exchange: str, delay: float) -> None:
     (https://www.rabbitmq.com/docs/quorum-queues#activating-at-least-once-dead-lettering). It is not
     told to expire when idle: idle is also one that holds messages for a target that is away.
     """
-    name = delay_queue(exchange, delay)
     await channel.declare_exchange(name, "fanout")
     queue = await channel.declare_queue(
         name,

@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import hashlib
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import Coroutine
+from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
 from typing import Any, Final
 from weakref import WeakValueDictionary
@@ -117,9 +118,10 @@ class AmqpSource:
         # Of messages that are here already, the later ones would overtake one that goes back.
         await channel.qos(1 if options.order is True else options.prefetch)
         arguments = dict(options.arguments)
+        # Two would know nothing of each other's order, nor of each other's place in a stream.
+        await self._suspects.start(channel, only_one=self._stays)
         if self._position is not None:
             arguments["x-stream-offset"] = await self._position.start()
-        await self._suspects.start(channel)
 
         def cancelled() -> None:
             # A queue that is deleted or moves: the lane opens a new channel and says what it sees.
@@ -164,12 +166,10 @@ class AmqpSource:
             await self._give_back(delivery)
             raise
 
-    @contextlib.asynccontextmanager
-    async def _turn(self, envelope: Envelope) -> AsyncIterator[None]:
+    def _turn(self, envelope: Envelope) -> AbstractAsyncContextManager[Any]:
         """A message's turn: at once, or after those before it that are of its key."""
         if not self._options.order:
-            yield
-            return
+            return contextlib.nullcontext()
         key = ""
         if self._key is not None:
             try:
@@ -177,8 +177,7 @@ class AmqpSource:
             except EsbError as e:
                 # The steps will tell what is wrong with it, in order with others of the kind.
                 log.warning("a message has no key", **self._about(envelope), reason=e.detail)
-        async with self._turns.setdefault(key, asyncio.Lock()):
-            yield
+        return self._turns.setdefault(key, asyncio.Lock())
 
     async def _run(self, delivery: Delivery, envelope: Envelope) -> None:
         envelope = envelope.replace(reply_to=self._answers.address(delivery))

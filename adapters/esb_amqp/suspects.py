@@ -14,7 +14,7 @@ from typing import Final
 import structlog
 
 from esb.durable import MOST_CRASHES, Release, Store, Unit
-from esb.errors import EsbError, Permanent
+from esb.errors import EsbError, Permanent, Transient
 from esb_amqp.client import Channel, Delivery
 
 log = structlog.get_logger("esb.amqp")
@@ -44,10 +44,16 @@ class Suspects:
         self._first: Channel | None = None
         self._died = False
 
-    async def start(self, channel: Channel) -> None:
-        """A channel is about to bring messages. Raises what the store raises."""
+    async def start(self, channel: Channel, *, only_one: bool = False) -> None:
+        """A channel is about to bring messages. Raises what the store raises.
+
+        only_one: Transient is raised while another bus on the store, or the route as it was before
+            a reload, is at work on the same.
+        """
         if self._first is None:
             claim = await self._store.claim(self._scope, self._queue, _until())
+            if only_one and claim.state == "busy":
+                raise Transient("another one on the same store is at work on it")
             self._died = claim.crashes > 0 or claim.state == "busy"
             self._first = channel
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,14 @@ routes:
 def test_a_route_with_all_roles_loads(tmp_path: Path) -> None:
     project = load_text(ROUTES, tmp_path)
     assert project.diagnostics == []
+
+
+PAGE = (Path(__file__).parents[2] / "docs" / "amqp.md").read_text()
+
+
+@pytest.mark.parametrize("routes", re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL))
+def test_the_routes_of_the_page_load(tmp_path: Path, routes: str) -> None:
+    assert load_text(routes, tmp_path).diagnostics == []
 
 
 @pytest.mark.parametrize(

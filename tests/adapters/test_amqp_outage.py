@@ -450,6 +450,27 @@ async def test_a_broker_that_blocks_publishers_still_gets_acknowledgements(
         assert await view.counts(queue) == (0, 0)
 
 
+async def test_what_was_delayed_waits_for_a_target_that_is_away(
+    broker: Broker, made: Endpoints
+) -> None:
+    """The broker moves it with confirms, and tries again; three minutes later, were it not told."""
+    again = "application:set_env(rabbit, dead_letter_worker_publisher_confirm_timeout, 300)."
+    await asyncio.to_thread(broker.ctl, "eval", again)
+    queue, dropped = unique("orders"), unique("dropped")
+    delayed = made.sink(queue=queue, delay="100ms")
+    await made.open()
+    await persistently(delayed, message(b"late"))
+    async with outside_view(broker.url) as view:
+        # One that is sent later and delivered has passed it.
+        await view.channel.declare_queue(dropped, durable=True)
+        marker = made.sink(queue=dropped, delay="100ms")
+        await made.open()
+        await marker.send(message(b"marker"))
+        assert (await view.take(dropped)).body == b"marker"
+        await view.channel.declare_queue(queue, durable=True)
+        assert (await view.take(queue, 20)).body == b"late"
+
+
 # --- TLS ------------------------------------------------------------------------------------------
 
 

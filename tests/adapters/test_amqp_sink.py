@@ -287,17 +287,22 @@ async def test_a_delayed_message_comes_later_as_it_was(rabbit: Rabbit, made: End
     assert await rabbit.ready(queue) == 0
 
 
-async def test_a_delay_queue_is_one_for_all_of_an_exchange(rabbit: Rabbit, made: Endpoints) -> None:
+async def test_each_target_and_time_has_a_delay_queue(rabbit: Rabbit, made: Endpoints) -> None:
+    assert delay_queue("", "orders", 0.2).startswith("esb.delay.200ms.orders.")
+    names = {
+        delay_queue(exchange, key, delay)
+        for exchange, key in [("", "a.b"), ("a", "b"), ("a.b", ""), ("", ""), ("", "k ů n")]
+        for delay in (1.0, 86_400.0)
+    }
+    assert len(names) == 10
+    # It is an exchange, too, and those have 127 characters.
     long = await rabbit.exchange(name="e" * 100)
-    assert len(delay_queue(long, 86_400.0)) <= 127
-    assert delay_queue(long, 1.0) != delay_queue(await rabbit.exchange(name="e" * 100), 1.0)
-    assert delay_queue("", 0.2) == "esb.delay.200ms"
-    sink = made.sink(exchange=long, routing_key="k", delay="200ms")
+    sink = made.sink(exchange=long, routing_key="ů" * 100, delay="50ms")
     queue = await rabbit.queue()
     await rabbit.bind(queue, long)
     await made.open()
     await sink.send(message(b"1"))
-    assert (await rabbit.take(queue)).routing_key == "k"
+    assert (await rabbit.take(queue)).routing_key == "ů" * 100
 
 
 # --- what the broker refuses ----------------------------------------------------------------------

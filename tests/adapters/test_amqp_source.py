@@ -348,6 +348,26 @@ async def _empty(rabbit: Rabbit, queue: str, step: Recorder) -> bool:
     return await rabbit.ready(queue) == 0 and step.running == 0 and len(step.finished) >= 14
 
 
+async def test_order_holds_over_a_reload(rabbit: Rabbit, made: Endpoints) -> None:
+    """The new route starts before the old one stops, and must not take what comes behind."""
+    queue = await rabbit.queue()
+    await put_keyed(rabbit, queue, "a", 3)
+    old, new = (made.source(queue=queue, order=True) for _ in range(2))
+    gate = asyncio.Event()
+    step = Recorder(gate=gate)
+    await made.open()
+    async with started(old, step):
+        await until(lambda: step.running)
+        async with started(new, step):
+            await until(lambda: "another one on the same store" in new.health().detail)
+            stopping = asyncio.ensure_future(old.stop(10))
+            gate.set()
+            await stopping
+            await until(lambda: len(step.finished) == 3)
+    assert numbers_of("a", step.finished) == [0, 1, 2]
+    assert step.most == 1
+
+
 async def test_messages_without_the_key_are_in_order_too(rabbit: Rabbit, made: Endpoints) -> None:
     queue = await rabbit.queue()
     bodies = [b"no JSON", b"1 2", b"", b"{"]

@@ -113,6 +113,24 @@ async def test_it_goes_on_where_it_was(rabbit: Rabbit, made: Endpoints) -> None:
     assert bodies(step.got) == list(range(16))
 
 
+async def test_of_two_on_one_store_one_reads_and_the_next_takes_over(
+    rabbit: Rabbit, made: Endpoints
+) -> None:
+    """As two buses do, or a route before and after a reload."""
+    stream = await filled(rabbit)
+    one, two = (made.source(queue=stream, offset="first") for _ in range(2))
+    first, second = Recorder(), Recorder()
+    await made.open()
+    async with started(one, first):
+        await until(lambda: len(first.finished) == 10)
+        async with started(two, second):
+            await until(lambda: "another one on the same store" in two.health().detail)
+            await one.stop(5)
+            await more(rabbit, stream, 10, 5)
+            await until(lambda: len(second.finished) == 5)
+    assert bodies(second.got) == list(range(10, 15))
+
+
 async def test_another_offset_begins_anew(rabbit: Rabbit, made: Endpoints) -> None:
     stream = await filled(rabbit)
     step = Recorder()
