@@ -95,6 +95,15 @@ class Receipt(msgspec.Struct, frozen=True):
     finished: float = 0.0
 
 
+class Usage(msgspec.Struct, frozen=True):
+    """How full a store is, in bytes: what messages take up, what they may, and what is left on the
+    disk (None if the store cannot see it)."""
+
+    used: int
+    max_size: int
+    free: int | None = None
+
+
 # --- changes --------------------------------------------------------------------------------------
 
 
@@ -264,6 +273,10 @@ class Store(Protocol):
         """Messages by channel."""
         ...
 
+    async def usage(self) -> Usage:
+        """How full it is."""
+        ...
+
     # --- one change -------------------------------------------------------------------------------
 
     async def put(
@@ -350,6 +363,7 @@ class Unit:
         self.taken = taken
         self.in_order = in_order
         self.settled: Done | Move | None = None
+        self.over = False
         self._within = within
         self._changes: list[Change] = []
         self._claims: list[tuple[str, str]] = []
@@ -361,6 +375,7 @@ class Unit:
 
     async def __aexit__(self, *_: object) -> None:
         assert self._token is not None
+        self.over = True
         _current.reset(self._token)
         if self._claims:
             await self._give_up()
@@ -414,7 +429,8 @@ _current: ContextVar[Unit | None] = ContextVar("unit", default=None)
 def unit_on(store: Store | None) -> Unit | None:
     """The unit of the run that the caller is part of, if it has one on this store."""
     unit = _current.get()
-    return unit if unit is not None and unit.store is store else None
+    # A task that was begun in a run and outlives it still sees the unit, which nobody commits now.
+    return unit if unit is not None and unit.store is store and not unit.over else None
 
 
 async def change(store: Store, *changes: Change) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import re
+from contextlib import nullcontext
 from datetime import UTC, datetime
 
 import structlog
 
 from esb.adapter import Sink
 from esb.clock import REAL, Clock
-from esb.durable import DEAD, Failure, Move, Store, unit_on
+from esb.durable import DEAD, Failure, Move, Store, at_once, unit_on
 from esb.envelope import Envelope, HeaderValue, Outcome
 from esb.errors import BadMessage, Denied, EsbError, Permanent, Transient
 from esb.middleware.metrics import DEAD_LETTERS
@@ -64,8 +65,10 @@ def dead_letters(
         if sink is None:
             return False
         try:
-            async with asyncio.timeout(sink_timeout):
-                await sink.send(_labelled(envelope, failure))
+            # The caller gets the error, so nobody commits what the run changed.
+            with at_once() if waits else nullcontext():
+                async with asyncio.timeout(sink_timeout):
+                    await sink.send(_labelled(envelope, failure))
         except Exception as e:  # noqa: BLE001 - whatever the sink's trouble, the store is left
             log.warning(
                 "the dead letter could not be sent",

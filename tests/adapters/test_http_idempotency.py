@@ -146,6 +146,19 @@ async def test_a_durable_route_stores_a_repeat_once(tmp_path: Path) -> None:
         assert first[1]["id"] == again[1]["id"]
 
 
+async def test_a_dead_letter_of_a_refused_request_is_kept(tmp_path: Path) -> None:
+    text = """
+        routes:
+          pay:
+            from: {http: {path: /pay/:to, method: POST, idempotency_key: required}}
+            steps: [{filter: body.nothing}]
+            dead_letter: {queue: refused}
+    """
+    async with running(text, tmp_path) as bus, aiohttp.ClientSession() as session:
+        assert (await Client(url(bus), session).pay("k1"))[0] == 500
+        assert await store_of(bus).counts() == {"queue:refused": 1}
+
+
 def test_mistakes_are_found_at_load(tmp_path: Path) -> None:
     text = "routes: {r: {from: {http: {path: /a, idempotency_key: %s}}}}"
     for wrong in ("always", "{use: required, windw: 1h}"):

@@ -192,6 +192,24 @@ async def test_a_tap_is_not_part_of_the_run(store: Store) -> None:
     assert await store.counts() == {"tap": 1}
 
 
+async def test_a_task_that_outlives_its_run_changes_the_store_by_itself(store: Store) -> None:
+    over = asyncio.Event()
+
+    async def later() -> None:
+        await over.wait()
+        await change(store, Put("late", message()))
+
+    async def step(envelope: Envelope) -> Envelope:
+        tasks.append(asyncio.create_task(later()))
+        return envelope
+
+    tasks: list[asyncio.Task[None]] = []
+    await transactional(store)(step)(message())
+    over.set()
+    await asyncio.gather(*tasks)
+    assert await store.counts() == {"late": 1}
+
+
 class TestClaims:
     async def test_a_claim_is_done_with_the_commit_and_free_without(self, store: Store) -> None:
         for commits in (False, True):
