@@ -67,8 +67,8 @@ class RetryOptions(Options):
         5,
         ge=1,
         description="How often to try in all, the first time included. That a circuit was open "
-        "(`circuit_breaker`), or a copy of the message being handled (`skip_seen`), is no try: on a "
-        "route nobody waits for, such a message waits until it can be tried.",
+        "(`circuit_breaker`), or a copy of the message being handled (`skip_seen`), is no try: on "
+        "a route nobody waits for, such a message waits until it can be tried.",
     )
     within: Duration | None = Field(
         None,
@@ -122,10 +122,11 @@ def retrying(
     A wait that would pass the deadline is not begun: the message is parked, or else the last error
     raised. The error that is raised in the end knows the number of attempts.
 
-    What a circuit breaker refused, or somebody else is at work on, was not tried. With a store that uses up no attempt, and only
-    `within` ends the waiting; without, no more than `park_after` is waited at a time. A message
-    that lies in the store anyhow is parked at once; any other waits in process for `park_after`
-    first, or all that a broker has would move into the store while its far side is away.
+    What a circuit breaker refused, or somebody else is at work on, was not tried. With a store that
+    uses up no attempt, and only `within` ends the waiting; without, no more than `park_after` is
+    waited at a time. A message that lies in the store anyhow is parked at once; any other waits in
+    process for `park_after` first, or all that a broker has would move into the store while its far
+    side is away.
     """
     kinds = tuple(_KINDS[on] for on in options.on if on in _KINDS)
     statuses = frozenset(options.on) - _KINDS.keys()
