@@ -86,7 +86,7 @@ class TestTwoBuses:
             opened(database_url, lease=4000.0) as one,
             opened(database_url, lease=4000.0) as two,
         ):
-            await until(lambda: one._listener and two._listener and one._others)
+            await until(lambda: one._others)
             waiting = asyncio.create_task(two.wait("a", 60))
             await until(lambda: "a" in two._bells)
             await one.put("a", message())
@@ -101,7 +101,6 @@ class TestTwoBuses:
         monkeypatch.setattr(PostgresStore, "_tell", lost)
         monkeypatch.setattr(postgres_module, "BEAT", 0.1)
         async with opened(database_url) as one, opened(database_url) as two:
-            await until(lambda: two._listener)  # which looks, too
             waiting = asyncio.create_task(two.wait("a", 60))
             await until(lambda: "a" in two._bells)
             await one.put("a", message())
