@@ -52,6 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 )
                 results.append(result)
                 print(line(row(result)), flush=True)
+                if result.memory_mb:
+                    print(f"    memory in MB: {result.memory_mb}")
                 for problem in result.problems:
                     print(f"    {problem}", flush=True)
                 if result.good and not given.keep:

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any
 
 import yaml
-from rabbitmq import Broker
+from rabbitmq import Broker, Cluster
 from support.broker import rabbit as outside_view
 from support.ledger import Watch, read
 from support.processes import Process, lasting_ports, request
@@ -44,7 +44,7 @@ def project(
     flows: Sequence[str],
     *,
     far: str,
-    broker: str,
+    broker: Sequence[str],
     ports: tuple[int, int],
     place: Place,
     engine: str,
@@ -72,6 +72,9 @@ def project(
         match flow:
             case "durable":
                 routes[flow] = {"from": posted(flow), "accept": "durable", **deliver(flow)}
+            case "once":
+                route = {"from": posted(flow), "accept": "durable", **deliver(flow)}
+                routes[flow] = {**route, "steps": [{"skip_seen": "body.id"}, *route["steps"]]}
             case "queue":
                 routes["into-queue"] = {
                     "from": posted(flow),
@@ -91,7 +94,7 @@ def project(
                 raise ValueError(f"there is no flow {flow}")
     connections: dict[str, Any] = {"far": {"http": {"url": far, "timeout": "2s"}}}
     if broker:
-        connections["rabbit"] = {"amqp": {"url": broker, "reconnect": "50ms..500ms"}}
+        connections["rabbit"] = {"amqp": {"url": list(broker), "reconnect": "50ms..500ms"}}
     return {
         "store": dict(place.settings()),
         "listen": {"port": listen},
@@ -108,6 +111,7 @@ class Arena:
     place, engine: names of `faults.places`. flows: what passes the bus. proxied: whether the
     backend is reached through `proxy`. sabotage: a name of `faults.sabotage`, for a bus that is
     broken on purpose. disk: megabytes of the disk its store lies on; 0 for the one of `folder`.
+    clustered: whether the broker of AMQP flows has three nodes and its queues are quorum queues.
     routes: more routes, beside those of the flows.
     """
 
@@ -122,6 +126,7 @@ class Arena:
         proxied: bool = False,
         sabotage: str = "",
         disk: int = 0,
+        clustered: bool = False,
         routes: Mapping[str, Any] | None = None,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -144,6 +149,7 @@ class Arena:
         self._proxied = proxied
         self._sabotage = sabotage
         self._disk = disk
+        self._clustered = clustered
         self._routes = routes or {}
         self._stack = contextlib.AsyncExitStack()
         self._bus: Process | None = None
@@ -152,6 +158,8 @@ class Arena:
         self.backend: Controlled
         self.proxy: Proxy
         self.broker: Broker
+        self.cluster: Cluster
+        self.nodes: list[str] = []
         self.listen, self.admin = lasting_ports(2)
 
     # --- beginning and end ------------------------------------------------------------------------
@@ -162,24 +170,18 @@ class Arena:
             if self._disk:
                 self._stack.enter_context(_small_disk(self.folder / "data", self._disk))
             self.backend = self._stack.enter_context(backend(self.got_ledger))
-            far, address = self.backend.url, ""
+            far = self.backend.url
             if self._proxied:
                 self.proxy = Proxy(self.backend.port)
                 await self.proxy.open()
                 self._stack.push_async_callback(self.proxy.close)
                 far = f"http://127.0.0.1:{self.proxy.port}"
             if set(self.flows) & set(AMQP_FLOWS):
-                self.broker = await asyncio.to_thread(self._stack.enter_context, Broker())
-                address = self.broker.url
-                async with outside_view(address) as view:
-                    for queue in ("outgoing", "incoming"):
-                        await view.channel.declare_queue(queue, durable=True)
-                self._stack.enter_context(consumer(self.folder / "got-amqp", address, "incoming"))
-                self.watch = Watch(self.sent_ledger, self.got_ledger, self.folder / "got-amqp")
+                await self._open_broker()
             self.project = project(
                 self.flows,
                 far=far,
-                broker=address,
+                broker=self.nodes,
                 ports=(self.listen, self.admin),
                 place=self.place,
                 engine=self._engine,
@@ -207,6 +209,21 @@ class Arena:
         """Write the file that a bus reads."""
         text = yaml.dump(project, Dumper=_Plain, sort_keys=False)
         (self.folder / name).write_text(text)
+
+    async def _open_broker(self) -> None:
+        if self._clustered:
+            self.cluster = await asyncio.to_thread(self._stack.enter_context, Cluster())
+            self.nodes = self.cluster.urls
+        else:
+            self.broker = await asyncio.to_thread(self._stack.enter_context, Broker())
+            self.nodes = [self.broker.url]
+        kind = {"x-queue-type": "quorum" if self._clustered else "classic"}
+        async with outside_view(self.nodes[0]) as view:
+            for queue in ("outgoing", "incoming"):
+                await view.channel.declare_queue(queue, durable=True, arguments=kind)
+        got = self.folder / "got-amqp"
+        self._stack.enter_context(consumer(got, "incoming", *self.nodes))
+        self.watch = Watch(self.sent_ledger, self.got_ledger, got)
 
     # --- the bus ----------------------------------------------------------------------------------
 
@@ -319,7 +336,7 @@ class Arena:
     def target(self, flow: str) -> str:
         """Where a sender sends a flow to."""
         if flow == "amqp-out":
-            return f"{self.broker.url}outgoing"
+            return " ".join(f"{node}outgoing" for node in self.nodes)
         return f"http://127.0.0.1:{self.listen}/{flow}"
 
     async def until(
@@ -365,7 +382,7 @@ class Arena:
         counts = self.place.counts()
         waiting = self.place.waiting()
         if set(self.flows) & set(AMQP_FLOWS):
-            async with outside_view(self.broker.url) as view:
+            async with outside_view(self.nodes[0]) as view:
                 waiting += await view.ready("outgoing") + await view.ready("incoming")
         return Evidence(
             sent=list(read(self.sent_ledger, "IAFU")),

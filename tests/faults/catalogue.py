@@ -47,6 +47,7 @@ class Fault(ABC):
     flows: Sequence[str] = HTTP_FLOWS
     routes: ClassVar[Mapping[str, Any]] = {}
     proxied = False
+    clustered = False
     disk = 0
     sabotage = ""
     must_lose = False
@@ -612,6 +613,41 @@ class BrokerGoes(Fault):
             raise Vacuous("no sender was ever in doubt")
 
 
+class NodesGo(Fault):
+    """One node after the other of a broker of three dies and comes back."""
+
+    name = "cluster-rolling"
+    about = "SIGKILL of one node after the other of a RabbitMQ of three, with quorum queues"
+    rounds = 9
+    engines = ("store",)
+    flows = AMQP_FLOWS
+    clustered = True
+
+    async def happen(self, arena: Arena, rounds: int) -> int:
+        """See Fault."""
+        done = 0
+        async with arena.load(rate=100):
+            await arena.more("D", count=40)
+            while done < rounds:
+                node = arena.cluster.nodes[done % len(arena.cluster.nodes)]
+                await asyncio.to_thread(node.kill)
+                arena.kills += 1
+                begun = time.monotonic()
+                await arena.more("D", count=40)
+                arena.recovery = max(arena.recovery, time.monotonic() - begun)
+                await asyncio.to_thread(arena.cluster.settle)
+                await arena.more("D", count=40)
+                arena.allowance.duplicates += PREFETCH + 50
+                done += 1
+        return done
+
+    def prove(self, arena: Arena, evidence: Evidence, verdict: Verdict, rounds: int) -> None:
+        """See Fault."""
+        super().prove(arena, evidence, verdict, rounds)
+        if not verdict.unknown:
+            raise Vacuous("no sender was ever in doubt")
+
+
 # --- the database ---------------------------------------------------------------------------------
 
 
@@ -870,6 +906,36 @@ class Replay(Fault):
         return done
 
 
+class Copies(Fault):
+    """A sender sends the same message a thousand times, many at the same time, while the bus is
+    killed: one effect."""
+
+    name = "copies"
+    about = "each message is sent 100 times at once to a route with skip_seen, with SIGKILLs"
+    rounds = 10
+    short = 1
+    flows = ("once",)
+    at_once = 100
+
+    async def happen(self, arena: Arena, rounds: int) -> int:
+        """See Fault."""
+        done = 0
+        while done < rounds:
+            async with arena.load(rate=0, count=10, keys=2, fates={}, copies=self.at_once):
+                await arena.more("A", count=arena.dice.randint(20, 500))
+                await arena.kill()
+                await arena.recovered()
+            done += 1
+        return done
+
+    def prove(self, arena: Arena, evidence: Evidence, verdict: Verdict, rounds: int) -> None:
+        """See Fault."""
+        super().prove(arena, evidence, verdict, rounds)
+        taken = sum(line[0] == "A" for line in evidence.sent)
+        if taken < rounds * 10 * self.at_once:
+            raise Vacuous(f"only {taken} copies were accepted")
+
+
 class Backlog(Fault):
     """Very many messages wait: memory stays what it was, and a crash among them is over as fast as
     any. A round is a thousand messages."""
@@ -944,6 +1010,7 @@ def catalogue() -> list[Fault]:
         StopTwice(),
         Reload(),
         Replay(),
+        Copies(),
         Backlog(),
         *(DatabaseGoes(how) for how in DatabaseGoes.kinds),
         Stalled(),
@@ -951,4 +1018,5 @@ def catalogue() -> list[Fault]:
         KillAmqpMutant(),
         BrokerGoes("kill9"),
         BrokerGoes("stop"),
+        NodesGo(),
     ]

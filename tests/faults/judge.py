@@ -56,6 +56,7 @@ class Allowance:
     duplicates: how many deliveries too many, beside those that ends themselves asked for (a message
         sent again, an answer withheld). ordered: flows that keep the order of each key. apart:
         flows whose messages lie elsewhere than their dead letters, so that these may come twice.
+        once: flows that skip what they have seen, so that all copies of a message are one.
     damaged: how many messages somebody else than the bus has destroyed in its store. waiting: how
         many messages lie where nobody takes them.
     """
@@ -63,6 +64,7 @@ class Allowance:
     duplicates: int = 0
     ordered: Sequence[str] = ("ordered",)
     apart: Sequence[str] = ("amqp-out",)
+    once: Sequence[str] = ("once",)
     damaged: int = 0
     waiting: int = 0
 
@@ -182,7 +184,7 @@ def judge(evidence: Evidence, allowance: Allowance) -> Verdict:
             found.add("both delivered and dead", ident)
         elif one.fate == "reject" and there[0]:
             found.add("refused by the far side, and yet taken there", ident)
-        if len(keys[ident]) > one.copies:
+        if len(keys[ident]) > (1 if one.flow in allowance.once else one.copies):
             found.add("delivered under more idempotency keys than there are copies", ident)
         if dead[ident] > one.copies and one.flow not in allowance.apart:
             found.add("more dead letters than copies", ident)

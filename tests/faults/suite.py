@@ -80,6 +80,7 @@ async def run(
         proxied=fault.proxied,
         sabotage=fault.sabotage,
         disk=fault.disk,
+        clustered=fault.clustered,
         routes=fault.routes,
     )
     arena.environ = fault.environ(arena)

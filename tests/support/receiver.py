@@ -1,7 +1,7 @@
 """Receivers in a process of their own, with a ledger: what stands behind the bus.
 
-    python receiver.py http LEDGER            an HTTP backend; prints its port
-    python receiver.py amqp LEDGER URL QUEUE  a consumer of a queue; prints "ready"
+    python receiver.py http LEDGER                an HTTP backend; prints its port
+    python receiver.py amqp LEDGER QUEUE URL...   a consumer of a queue; prints "ready"
 
 The backend's mode can be changed while it runs: a line on its standard input names the new one
 (`MODES`), the same line on its standard output says that it is in place. Whatever the mode, the
@@ -22,6 +22,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -242,7 +243,7 @@ async def _serve(path: str) -> None:
         print(line, flush=True)
 
 
-async def _consume(path: str, url: str, queue: str) -> None:
+async def _consume(path: str, queue: str, *urls: str) -> None:
     import aio_pika
 
     ledger = Ledger(path)
@@ -255,7 +256,7 @@ async def _consume(path: str, url: str, queue: str) -> None:
         await message.ack()
 
     ready = False
-    while True:
+    for url in cycle(urls):
         try:
             connection = await aio_pika.connect(url, timeout=5)
             channel = await connection.channel()
@@ -305,9 +306,10 @@ def backend(ledger: Path) -> Iterator[Controlled]:
 
 
 @contextmanager
-def consumer(ledger: Path, url: str, queue: str) -> Iterator[None]:
-    """A consumer of a queue that keeps `ledger`; it comes back when the broker does."""
-    command = [sys.executable, __file__, "amqp", str(ledger), url, queue]
+def consumer(ledger: Path, queue: str, *urls: str) -> Iterator[None]:
+    """A consumer of a queue that keeps `ledger`; it comes back when the broker does. urls: the
+    nodes of one broker."""
+    command = [sys.executable, __file__, "amqp", str(ledger), queue, *urls]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None

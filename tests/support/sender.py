@@ -30,12 +30,14 @@ class Load:
     """What to send, and how fast.
 
     flows: the target of each by its name: "http://host:port/path" gets a POST, and in
-        "amqp://user:password@host:port/queue" the queue a persistent, mandatory message.
+        "amqp://user:password@host:port/queue" the queue a persistent, mandatory message; several
+        of these, parted by spaces, are the nodes of one broker.
     count: how many messages of each flow; 0 for no end.
     rate: messages a second in all; 0 for as many as are taken.
     fates: what is mixed in, by flow (`support.ledger.FATES`).
     patience: seconds to wait for an answer.
     again: whether a message that was not taken is sent again until it is; else each is sent once.
+    copies: how often each is sent at the same time.
     start: the number of the first message of each key.
     """
 
@@ -46,6 +48,7 @@ class Load:
     fates: Mapping[str, Sequence[str]] = field(default_factory=dict)
     patience: float = 10.0
     again: bool = True
+    copies: int = 1
     start: int = 0
 
 
@@ -54,23 +57,16 @@ PAUSE = 0.05
 
 
 class Http:
-    """Posts to one URL over connections that are kept, one a key."""
+    """Posts to one URL, over connections that are kept."""
 
     def __init__(self, url: str) -> None:
         self._host, _, self._target = url.removeprefix("http://").partition("/")
-        self._connections: dict[int, tuple[asyncio.StreamReader, asyncio.StreamWriter]] = {}
+        self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
 
     async def send(self, message: Message) -> int:
         """The status of the answer. Raises ConnectionRefusedError if nothing was sent, OSError or
         EOFError if nobody knows."""
-        if message.key not in self._connections:
-            name, _, port = self._host.partition(":")
-            try:
-                connection = await asyncio.open_connection(name, int(port))
-            except OSError as e:
-                raise ConnectionRefusedError from e
-            self._connections[message.key] = connection
-        reader, writer = self._connections[message.key]
+        reader, writer = self._idle.pop() if self._idle else await self._connect()
         try:
             writer.write(
                 f"POST /{self._target} HTTP/1.1\r\nHost: {self._host}\r\n"
@@ -82,26 +78,34 @@ class Http:
             for line in head.split(b"\r\n"):
                 if line.startswith(b"content-length:"):
                     await reader.readexactly(int(line.partition(b":")[2]))
-            if b"\r\nconnection: close" in head:
-                del self._connections[message.key]
-                writer.close()
-            return int(head.split(b" ", 2)[1])
         except BaseException:
-            self._connections.pop(message.key, None)
             writer.transport.abort()
             raise
+        if b"\r\nconnection: close" in head:
+            writer.close()
+        else:
+            self._idle.append((reader, writer))
+        return int(head.split(b" ", 2)[1])
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        name, _, port = self._host.partition(":")
+        try:
+            return await asyncio.open_connection(name, int(port))
+        except OSError as e:
+            raise ConnectionRefusedError from e
 
     async def close(self) -> None:
         """End the connections."""
-        for _, writer in self._connections.values():
+        for _, writer in self._idle:
             writer.close()
 
 
 class Amqp:
     """Publishes to one queue, and waits for the broker's confirm."""
 
-    def __init__(self, url: str) -> None:
-        self._url, _, self._queue = url.rpartition("/")
+    def __init__(self, urls: str) -> None:
+        self._urls = [url.rpartition("/")[0] for url in urls.split()]
+        self._queue = urls.rpartition("/")[2]
         self._connecting = asyncio.Lock()
         self._connection: Any = None
         self._exchange: Any = None
@@ -114,10 +118,11 @@ class Amqp:
         async with self._connecting:
             if self._connection is None or self._connection.is_closed:
                 try:
-                    self._connection = await aio_pika.connect(self._url, timeout=5)
+                    self._connection = await aio_pika.connect(self._urls[0], timeout=5)
                     channel = await self._connection.channel(publisher_confirms=True)
                 except Exception as e:
                     self._connection = None
+                    self._urls.append(self._urls.pop(0))
                     raise ConnectionRefusedError from e
                 self._exchange = channel.default_exchange
         outgoing = aio_pika.Message(
@@ -205,6 +210,10 @@ class _Sender:
     async def _send(self, target: Http | Amqp, message: Message) -> None:
         about = f"{message.key} {message.seq} {message.sha256} {message.fate}"
         await self._ledger.note(f"I {message.id} {about}")
+        copies = (self._insist(target, message) for _ in range(self._load.copies))
+        await asyncio.gather(*copies)
+
+    async def _insist(self, target: Http | Amqp, message: Message) -> None:
         while True:
             status = 0
             kind = "U"
