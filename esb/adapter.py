@@ -29,7 +29,8 @@ E_co = TypeVar("E_co", covariant=True)
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """`up` says whether the thing works now; `detail` why not, for people, without secrets."""
+    """`up` says whether the thing works now; `detail` why not, or what to heed although it does:
+    for people, without secrets."""
 
     up: bool
     detail: str = ""

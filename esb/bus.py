@@ -170,7 +170,9 @@ class Bus:
         """
         routes = {name: route.health() for name, route in self.routes.items()}
         waiting = {name: health.detail for name, health in routes.items() if not health.up}
-        shared = {n: h.detail for n, h in self.shared.health().items() if not h.up}
+        resources = self.shared.health()
+        shared = {n: h.detail for n, h in resources.items() if not h.up}
+        warnings = {n: h.detail for n, h in resources.items() if h.up and h.detail}
         ready = self.state == "running"
         status = self.state if not ready else ("degraded" if waiting or shared else "ok")
         details: dict[str, Any] = {"status": status, "routes": len(routes)}
@@ -178,6 +180,8 @@ class Bus:
             details["waiting"] = waiting
         if shared:
             details["down"] = shared
+        if warnings:
+            details["warnings"] = warnings
         return ready, details
 
     def _readyz_for_callers(self) -> tuple[bool, dict[str, Any]]:

@@ -79,6 +79,14 @@ def parse_size(value: Any) -> int:
     raise ValueError("a size is a number of bytes or has a unit: 64KB, 5MB, 1GB")
 
 
+def spelled_size(count: int) -> str:
+    """A number of bytes as people read it: "1.5 GB"."""
+    for unit, size in (("TB", 1024**4), ("GB", 1024**3), ("MB", 1024**2), ("KB", 1024)):
+        if count >= size:
+            return f"{count / size:.1f}".removesuffix(".0") + f" {unit}"
+    return f"{count} bytes"
+
+
 def parse_backoff(value: Any) -> Range:
     """A range from "1s..60s"; a single duration is a constant backoff."""
     if isinstance(value, Range):

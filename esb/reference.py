@@ -232,7 +232,8 @@ def _shown(value: Any, kind: str) -> str:
     if isinstance(value, BaseModel):
         return ""
     if kind.startswith("duration"):
-        return f"`{value:g}s`"
+        days, rest = divmod(value, 86400)
+        return f"`{days:g}d`" if days and not rest else f"`{value:g}s`"
     if kind.startswith("size"):
         for unit, size in (("GB", 1024**3), ("MB", 1024**2), ("KB", 1024)):
             if value and value % size == 0:

@@ -205,7 +205,7 @@ class WebServer:
         """Whether it listens."""
         if self._server is None:
             return Health(False, "not listening")
-        return Health(True, self.url)
+        return Health(True)
 
     # --- one request ---
 

@@ -50,22 +50,43 @@ class StoreOptions(Options):
         10 * 1024**3,
         description="How much room messages may take up; beyond it new ones are refused.",
     )
+    min_free: Size | None = Field(
+        None,
+        description="New messages are also refused when less than this is left on the file's disk, "
+        "so that those that are there can still be delivered. 5% of the disk if left out, but no "
+        "more than 256MB.",
+    )
+    receipts: Duration = Field(
+        7 * 86400.0,
+        description="How long it is remembered what became of a message that is through, for those "
+        "who look it up. Dead letters stay until somebody drops them.",
+    )
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:
         if self.url is not None and "path" in self.model_fields_set:
             raise ValueError("a store has a path or a url, not both")
+        if self.url is not None and self.min_free is not None:
+            raise ValueError("min_free is about the disk of a file; a database's is not seen")
         return self
 
 
 def open_store(settings: StoreOptions, folder: Path = Path()) -> SqliteStore | PostgresStore:
     """The store of a project in `folder`. It is a Resource: `open` it before use."""
     if settings.url is None:
-        return SqliteStore(folder / settings.path, max_size=settings.max_size)
+        return SqliteStore(
+            folder / settings.path,
+            max_size=settings.max_size,
+            min_free=settings.min_free,
+            receipts=settings.receipts,
+        )
     from esb.store.postgres import PostgresStore  # its driver is an extra
 
     return PostgresStore(
-        settings.url.get_secret_value(), max_size=settings.max_size, lease=settings.lease
+        settings.url.get_secret_value(),
+        max_size=settings.max_size,
+        receipts=settings.receipts,
+        lease=settings.lease,
     )
 
 

@@ -101,6 +101,10 @@ class Reading:
         """Messages and receipts by id or business key."""
         return await self._told(self._thread.submit(self._find, text, limit))
 
+    async def used(self) -> int:
+        """Bytes of the file that are in use."""
+        return await self._told(self._thread.submit(used, self._db))
+
     async def subscriptions(self, topic: str) -> list[tuple[str, str]]:
         """Those of a topic, or all."""
         return await self._told(self._thread.submit(self._subscriptions, topic))
@@ -160,6 +164,12 @@ class Reading:
         except apsw.Error as e:
             log.warning("the store could not be read", error=str(e))
             raise Transient("the store cannot be read") from e
+
+
+def used(db: apsw.Connection) -> int:
+    """Bytes of a database's file that are in use; what was freed is not."""
+    pages = cast(int, db.pragma("page_count")) - cast(int, db.pragma("freelist_count"))
+    return pages * cast(int, db.pragma("page_size"))
 
 
 def verified(content: bytes | None, digest: bytes | None) -> Envelope:

@@ -12,7 +12,7 @@ import contextlib
 import fcntl
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -34,12 +34,14 @@ from esb.durable import (
     Store,
     Stored,
     Superseded,
+    Usage,
     subscription,
 )
 from esb.errors import EsbError, TooLarge, Transient
 from esb.store import schema
 from esb.store.commit import SYNCHRONOUS, GroupCommit
-from esb.store.reading import DAMAGED, Reading
+from esb.store.reading import DAMAGED, Reading, used
+from esb.store.room import Disk, Room, disk_of
 from esb.store.writing import Effects, Taken, Writing
 
 log = structlog.get_logger("esb.store")
@@ -47,6 +49,7 @@ log = structlog.get_logger("esb.store")
 BUSY_MILLIS = 2000
 LARGEST = 900 * 1024**2  # SQLite takes values below 1 GB
 TIDY_EVERY = 60.0
+LOOK_EVERY = 2.0
 WAL_RESET_FIXED = (3, 51, 3)  # https://sqlite.org/wal.html#walresetbug
 
 
@@ -61,6 +64,7 @@ class SqliteStore(Store):
 
     max_size: bytes that messages may take up; beyond it `commit` raises Overloaded, while what is
         there can still be moved and forgotten. The log beside the file comes on top.
+    min_free: the same holds when fewer bytes than this are left on the disk (see `Room`).
     receipts: seconds that receipts are kept.
     """
 
@@ -69,11 +73,13 @@ class SqliteStore(Store):
         path: Path,
         *,
         max_size: int = 10 * 1024**3,
+        min_free: int | None = None,
         receipts: float = 7 * 86400.0,
         clock: Clock = REAL,
+        disk: Disk = disk_of,
     ) -> None:
         self.path = path
-        self._max_size = max_size
+        self._room = Room(max_size, path.parent, min_free, disk)
         self._receipts = receipts
         self._clock = clock
         self._writing = Writing(clock, self._left)
@@ -81,7 +87,7 @@ class SqliteStore(Store):
         self._lock = -1
         self._bells: dict[str, set[asyncio.Future[None]]] = {}
         self._threads: tuple[GroupCommit, Reading] | None = None
-        self._tidying: asyncio.Task[None] | None = None
+        self._upkeep: list[asyncio.Task[None]] = []
 
     # --- Resource --------------------------------------------------------------------------------
 
@@ -98,15 +104,19 @@ class SqliteStore(Store):
         )
         commit = GroupCommit(writer, loop, told=self._told)
         self._threads = (commit, reading)
-        self._tidying = asyncio.create_task(self._tidy(), name="esb store")
+        await self._look()
+        self._upkeep = [
+            asyncio.create_task(self._again_and_again(self._tidy, TIDY_EVERY), name="esb store"),
+            asyncio.create_task(self._again_and_again(self._look, LOOK_EVERY), name="esb store"),
+        ]
 
     async def close(self) -> None:
         """Finish what is being written and close the file; whoever waits returns."""
         if self._threads is None:
             return
-        if self._tidying is not None:
-            self._tidying.cancel()
-            await asyncio.gather(self._tidying, return_exceptions=True)
+        for task in self._upkeep:
+            task.cancel()
+        await asyncio.gather(*self._upkeep, return_exceptions=True)
         commit, reading = self._threads
         await asyncio.to_thread(commit.close)
         self._threads = None
@@ -120,6 +130,8 @@ class SqliteStore(Store):
             return Health(False, "the store is not open")
         if self._threads[0].failure:
             return Health(False, self._threads[0].failure)
+        if self._room.health.detail:
+            return self._room.health
         if damaged := self._counts[DAMAGED]:
             return Health(True, f"{damaged} damaged messages were set aside")
         return Health(True)
@@ -217,6 +229,10 @@ class SqliteStore(Store):
         """See `Store.counts`."""
         self._reads()
         return {channel: count for channel, count in self._counts.items() if count}
+
+    async def usage(self) -> Usage:
+        """See `Store.usage`."""
+        return Usage(await self._reads().used(), self._room.max_size, self._room.free())
 
     # --- opening and closing, in a worker thread -------------------------------------------------
 
@@ -316,8 +332,7 @@ class SqliteStore(Store):
     # --- in the writing thread -------------------------------------------------------------------
 
     def _left(self, db: apsw.Connection) -> int:
-        pages = cast(int, db.pragma("page_count")) - cast(int, db.pragma("freelist_count"))
-        return self._max_size - pages * cast(int, db.pragma("page_size"))
+        return self._room.left(used(db))
 
     # --- in the reading thread -------------------------------------------------------------------
 
@@ -352,16 +367,20 @@ class SqliteStore(Store):
             self._writes().post(lambda db, told: self._writing.give_back(db, told, hold, keys))
 
     async def _tidy(self) -> None:
+        while await self._writes().submit(
+            lambda db, told: self._writing.tidy(db, told, self._clock.time() - self._receipts),
+            relaxed=True,
+        ):
+            pass
+
+    async def _look(self) -> None:
+        self._room.look(await self._reads().used())
+
+    async def _again_and_again(self, what: Callable[[], Awaitable[None]], pause: float) -> None:
         while True:
-            with contextlib.suppress(EsbError):  # the next time, then
-                while await self._writes().submit(
-                    lambda db, told: self._writing.tidy(
-                        db, told, self._clock.time() - self._receipts
-                    ),
-                    relaxed=True,
-                ):
-                    pass
-            await asyncio.sleep(TIDY_EVERY)
+            with contextlib.suppress(EsbError, OSError):  # the next time, then
+                await what()
+            await asyncio.sleep(pause)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -33,6 +33,8 @@ from esb.store.schema import CLAIMED, CONFIRMED, FREE, SUSPECT
 
 FULL: Final = "the store has no room"
 RETRY_AFTER: Final = 10.0
+GRANT: Final = 16 * 1024**2
+"""So many bytes at most are added between two looks at the room: others fill the disk, too."""
 OVERHEAD: Final = 512  # a message's rows, index entries and share of half-filled pages
 
 _FREE_ROW = "FROM message WHERE channel = ? AND hold = 0 AND blocked = 0 AND "
@@ -202,7 +204,7 @@ class Writing:
 
     def _take_room(self, db: apsw.Connection, size: int) -> None:
         if self._room < size:
-            self._room = self._left(db)
+            self._room = min(self._left(db), max(size, GRANT))
             if self._room < size:
                 self._room = 0
                 raise Overloaded(FULL, retry_after=RETRY_AFTER)
