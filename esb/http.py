@@ -53,6 +53,10 @@ _DISCARD_BODY: Final = 16 * 1024**2
 """Bytes to read on at most; many clients look for an answer only when their body is sent."""
 
 
+_CATCH_UP: Final = 0.2
+"""Seconds at most in which connections that wait to be accepted still are, before a close."""
+
+
 @dataclass(frozen=True)
 class Limits:
     """What a caller may take of us: sizes in bytes, times in seconds."""
@@ -131,9 +135,9 @@ class HttpServer:
             self._tick.cancel()
         if self._server is None:
             return
-        await _caught_up()
+        await self._catch_up()
         self._server.close()
-        await _caught_up()
+        await self._catch_up()
         state = self._state
         for connection in list(state.connections):
             connection.shutdown()
@@ -144,12 +148,16 @@ class HttpServer:
         for connection in list(state.connections):
             connection.transport.close()
 
-
-async def _caught_up() -> None:
-    """Return when connections and requests that had arrived by now have been taken from the kernel,
-    which would reset them when their socket is closed."""
-    for _ in range(3):
-        await asyncio.sleep(0)
+    async def _catch_up(self) -> None:
+        """Take what had arrived by now from the kernel, which would reset connections that it holds
+        when their socket is closed. A turn of the loop may take no more than one of them."""
+        state, quiet = self._state, 0
+        end = time.monotonic() + _CATCH_UP
+        while quiet < 3 and time.monotonic() < end:
+            before = len(state.connections), state.total_requests, len(state.tasks)
+            await asyncio.sleep(0)
+            after = len(state.connections), state.total_requests, len(state.tasks)
+            quiet = quiet + 1 if before == after else 0
 
 
 class Cycle(RequestResponseCycle):

@@ -434,10 +434,10 @@ class TestReply:
             await reader.read()
 
         async with backend(silent) as url:
-            async with caller(url, timeout="100ms") as endpoint:
+            async with caller(url, timeout="300ms") as endpoint:
                 with pytest.raises(OutcomeUnknown):
                     await endpoint.call(Envelope(body=Body.of({"id": 1})))
-            async with caller(url, timeout="100ms", idempotent=True) as endpoint:
+            async with caller(url, timeout="300ms", idempotent=True) as endpoint:
                 with pytest.raises(TimedOut):
                     await endpoint.call(Envelope(body=Body.of({"id": 1})))
 

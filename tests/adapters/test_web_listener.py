@@ -766,3 +766,37 @@ async def test_an_address_that_is_taken_is_a_clear_error() -> None:
         with pytest.raises(EsbError, match=f"cannot listen on 127.0.0.1:{port}: "):
             async with serving(port=port):
                 pass
+
+
+async def test_an_answer_given_while_draining_ends_its_connection() -> None:
+    asked, may = asyncio.Event(), asyncio.Event()
+
+    async def handler(request: Request) -> Response:
+        asked.set()
+        await may.wait()
+        return Response(200, [], b"done")
+
+    async with serving(site("/a", handler=handler)) as server, wire(server.url) as one:
+        await one.send(b"POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
+        await asked.wait()
+        server.drain()
+        may.set()
+        status, headers, body = await one.answer()
+        assert (status, headers.get("connection"), body) == (200, "close", b"done")
+        assert await one.ended() == b""
+
+
+async def test_who_had_connected_before_the_listener_closes_is_answered() -> None:
+    """The kernel would reset connections that it holds for us when their socket is closed."""
+    request = b"POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n"
+    async with serving(site("/a")) as server:
+        port = int(server.url.rpartition(":")[2])
+        callers = [socket.create_connection(("127.0.0.1", port)) for _ in range(20)]
+        for caller in callers:
+            caller.sendall(request)
+        # Until here the loop had no chance to take them.
+        await server.close()
+        for caller in callers:
+            with caller:
+                caller.settimeout(10)
+                assert caller.recv(1000).startswith(b"HTTP/1.1 503 ")
