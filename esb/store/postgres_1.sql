@@ -84,7 +84,7 @@ CREATE TABLE subscription (
     PRIMARY KEY (topic, name)
 );
 
--- Commits that were made, for those who lost the answer: see `made`.
+-- Commits that were made, for those who lost the answer (see `made`), and for a while only.
 CREATE TABLE unit (
     id uuid PRIMARY KEY,
     at timestamptz NOT NULL DEFAULT now(),
@@ -559,7 +559,7 @@ BEGIN
     GET DIAGNOSTICS more = ROW_COUNT;
     gone := gone + more;
     DELETE FROM unit WHERE ctid = ANY (ARRAY(
-        SELECT ctid FROM unit WHERE at < now() - interval '1 hour'
+        SELECT ctid FROM unit WHERE at < now() - interval '10 minutes'
         ORDER BY at LIMIT 10000 FOR UPDATE SKIP LOCKED
     ));
     GET DIAGNOSTICS more = ROW_COUNT;

@@ -6,16 +6,19 @@ What is true of every store is in test_store.py, test_store_channels.py and test
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 import uuid
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
 from postgres import Postgres
+from support.bus import load_text
 from support.proxy import Proxy, proxy
 from support.stores import message, opened, tidied
 from support.waiting import until
@@ -26,6 +29,8 @@ from esb.store import DAMAGED, StoreOptions, StoreUnusable, open_store
 from esb.store import postgres as postgres_module
 from esb.store import units as units_module
 from esb.store.postgres import PostgresStore
+
+PAGE = Path(__file__).parents[2] / "docs" / "postgresql.md"
 
 
 def texts(found: Sequence[Stored]) -> list[str]:
@@ -278,8 +283,7 @@ class TestLostConnections:
             assert ended >= 8, "the sessions were there to be terminated"
             found = texts(await everything(store, "a"))
             assert sorted(found) == sorted(acknowledged), "each once"
-            await until(lambda: store._listener and not store._listener.is_closed())
-            assert store.health().up
+            await until(lambda: not store._listener.is_closed() and store.health().up)
 
     async def test_the_answer_of_a_commit_is_lost(self, database_url: str) -> None:
         async with (
@@ -495,6 +499,30 @@ class TestOpening:
     ) -> None:
         with pytest.raises(ValueError, match=says):
             StoreOptions.model_validate(settings)
+
+    async def test_the_routes_of_the_page_load(self, tmp_path: Path) -> None:
+        blocks = re.findall(r"```yaml\n(.*?)```", PAGE.read_text(), re.DOTALL)
+        assert blocks
+        for block in blocks:
+            environ = {"STORE_PASSWORD": "secret"}
+            assert load_text(block, tmp_path, environ=environ).diagnostics == []
+
+    async def test_a_role_with_no_more_rights_than_the_page_says(self, database_url: str) -> None:
+        parts = urlsplit(database_url)
+        role = f"bus_{uuid.uuid4().hex[:12]}"
+        await ask(database_url, f"CREATE ROLE {role} LOGIN PASSWORD 'secret'")
+        await ask(database_url, f"CREATE SCHEMA esb AUTHORIZATION {role}")
+        url = parts._replace(netloc=f"{role}:secret@127.0.0.1:{parts.port}").geturl()
+        try:
+            async with opened(url) as store:
+                await store.put("a", message("x"))
+                [taken] = await store.take("a", 1)
+                await store.commit((Done(taken.key, taken.hold),))
+                await tidied(store)
+                assert await store.counts() == {}
+        finally:
+            await ask(database_url, "DROP SCHEMA esb CASCADE")
+            await ask(database_url, f"DROP ROLE {role}")
 
     async def test_a_database_that_is_not_there_or_not_ours(self, database_url: str) -> None:
         parts = urlsplit(database_url)
