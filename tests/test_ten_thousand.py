@@ -60,7 +60,7 @@ def arrived(file: Path) -> Counter[tuple[str, str]]:
 
 def load(bus: Bus) -> Load:
     """All of the messages, for the route that takes them over HTTP."""
-    return Load({"orders": f"{url(bus)}/orders"}, keys=32, count=COUNT)
+    return Load({"orders": f"{url(bus)}/orders"}, keys=32, count=COUNT, sync=False)
 
 
 async def taken(rabbit: Rabbit, queue: str, count: int) -> Counter[tuple[str, str]]:

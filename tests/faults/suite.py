@@ -18,6 +18,8 @@ from faults.judge import Verdict, judge
 MOST_RECOVERY = 5.0
 """Seconds from the start of a bus that was killed to the first message that it accepts."""
 
+_LONGEST = 800
+
 KEPT, CAUGHT, SKIPPED = "kept", "caught", "skipped"
 
 
@@ -101,8 +103,8 @@ async def run(
     except Vacuous as e:
         result.problems.append(f"proves nothing: {e}")
     except Exception as e:  # noqa: BLE001 - whatever it is, the other faults are still to be run
-        notes = "; ".join(getattr(e, "__notes__", ()))
-        result.problems.append(f"{type(e).__name__}: {e} {notes[-1500:]}".strip())
+        text = f"{type(e).__name__}: {e}\n" + "\n".join(getattr(e, "__notes__", ()))
+        result.problems.append(text if len(text) < _LONGEST else f"...{text[-_LONGEST:]}")
     result.memory_mb = arena.memory
     result.recovery_seconds = round(arena.recovery, 2)
     result.seconds = round(time.monotonic() - begun, 1)

@@ -38,6 +38,8 @@ class Load:
     patience: seconds to wait for an answer.
     again: whether a message that was not taken is sent again until it is; else each is sent once.
     copies: how often each is sent at the same time.
+    sync: whether the ledger is on the disk each time before anything goes on; without, it outlives
+        any process, and not the machine.
     start: the number of the first message of each key.
     """
 
@@ -49,6 +51,7 @@ class Load:
     patience: float = 10.0
     again: bool = True
     copies: int = 1
+    sync: bool = True
     start: int = 0
 
 
@@ -149,15 +152,16 @@ class Amqp:
 
 
 class _Together:
-    """A ledger for many tasks: what they note in one turn of the loop shares an fsync."""
+    """A ledger for many tasks: what they note in one turn of the loop is written at once."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, sync: bool) -> None:
         self._ledger = Ledger(path)
+        self._sync = sync
         self._lines: list[str] = []
         self._written: asyncio.Future[None] | None = None
 
     async def note(self, line: str) -> None:
-        """Return when it is on the disk."""
+        """Return when it is written."""
         self._lines.append(line)
         if self._written is None:
             loop = asyncio.get_running_loop()
@@ -167,7 +171,7 @@ class _Together:
 
     def _write(self) -> None:
         assert self._written is not None
-        self._ledger.note(*self._lines, sync=True)
+        self._ledger.note(*self._lines, sync=self._sync)
         self._lines.clear()
         self._written.set_result(None)
         self._written = None
@@ -177,7 +181,7 @@ class _Sender:
     """Sends a load."""
 
     def __init__(self, path: str, load: Load) -> None:
-        self._ledger = _Together(path)
+        self._ledger = _Together(path, sync=load.sync)
         self._load = load
         self._pause = load.keys * len(load.flows) / load.rate if load.rate else 0.0
         self._stopping = asyncio.Event()
