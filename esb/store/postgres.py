@@ -354,7 +354,8 @@ class PostgresStore(Store):
         end = monotonic() + WAIT_FOR_SERVER
         while True:
             try:
-                return await asyncpg.connect(**self._connecting())
+                # A migration takes its time, and one waits for another.
+                return await asyncpg.connect(**{**self._connecting(), "command_timeout": None})
             except Exception as e:
                 if not is_lost(e):
                     raise

@@ -1,7 +1,7 @@
 """Group commit on PostgreSQL: the changes of many callers are one call of `make`, and one fsync.
 
-While one group is being committed the next gathers. When a group fails, each unit in it is tried
-alone, so that only those fail that are to blame.
+While one group is being committed the next gathers. When a group fails, its halves are tried, and
+theirs, so that only those units fail that are to blame.
 
 A connection that is lost while a commit is under way leaves it in doubt. Each has a number, and
 `made` tells whether it happened: nothing is answered before that is known.
@@ -42,6 +42,10 @@ DOUBT: Final = 20.0
 
 SUPERSEDED: Final = "ESB01"  # the error codes of postgres_1.sql
 TAKEN_FOR_DEAD: Final = "ESB02"
+DISK_FULL: Final = "53100"  # and those of PostgreSQL (its documentation, appendix A)
+TOO_MUCH: Final = frozenset({"53200", "54000"})
+MAY_PASS: Final = frozenset({"25", "28", "3D", "40", "42", "53", "55", "57", "58", "F0", "XX"})
+"""Classes of errors that are the database's, and no message's."""
 
 _MAKE = "SELECT * FROM make($1, $2, $3, $4, $5, $6, $7, $8, $9)"
 _MADE = "SELECT * FROM made($1)"
@@ -110,6 +114,9 @@ class Unit:
         )  # fmt: skip
 
 
+Group = list[tuple[Unit, asyncio.Future[list[int]]]]
+
+
 class Units:
     """Commits units on connections of `pool`.
 
@@ -159,11 +166,11 @@ class Units:
                 self._some.clear()
                 await self._some.wait()
                 continue
-            await self._commit(self._next())
+            await self._commit(await self._admitted(self._next()))
             # Those that were just told shall be in the next group, and not in the one after it.
             await asyncio.sleep(0)
 
-    def _next(self) -> list[tuple[Unit, asyncio.Future[list[int]]]]:
+    def _next(self) -> Group:
         group = [self._pending.popleft()]
         size = group[0][0].size
         while self._pending and len(group) < MOST_AT_ONCE:
@@ -173,32 +180,35 @@ class Units:
             group.append(self._pending.popleft())
         return group
 
-    async def _commit(self, group: list[tuple[Unit, asyncio.Future[list[int]]]]) -> None:
-        fits = []
+    async def _admitted(self, group: Group) -> Group:
+        """Those for which there is room."""
+        admitted = []
         for unit, future in group:
             try:
                 if unit.size:
                     await self._room(unit.size)
-                fits.append((unit, future))
+                admitted.append((unit, future))
             except EsbError as e:
                 _fail(future, e)
-        if not fits:
+        return admitted
+
+    async def _commit(self, group: Group) -> None:
+        if not group:
             return
         try:
-            row = await self._make([unit for unit, _ in fits])
-        except EsbError as e:
-            for _, future in fits:
-                _fail(future, e)
+            row = await self._make([unit for unit, _ in group])
         except Exception as e:  # noqa: BLE001 - whatever one unit does, the others go on
-            if len(fits) == 1:
-                _fail(fits[0][1], translated(e))
+            if isinstance(e, EsbError) or len(group) == 1:
+                for _, future in group:
+                    _fail(future, e if isinstance(e, EsbError) else translated(e))
             else:
-                for one in fits:
-                    await self._commit([one])
+                half = len(group) // 2
+                await self._commit(group[:half])
+                await self._commit(group[half:])
         else:
             keys = iter(row["keys"] or ())
             rung = set(row["rung"] or ())
-            for unit, future in fits:
+            for unit, future in group:
                 own = [next(keys) for _ in unit.puts]
                 self._told(unit, rung | unit.rung)
                 if not future.done():
@@ -274,20 +284,18 @@ def translated(cause: Exception) -> EsbError:
     """What an error of the database means to those who use the store."""
     if is_lost(cause):
         return unreachable(cause)
-    state = cause.sqlstate or "" if isinstance(cause, asyncpg.PostgresError) else ""
-    match state[:2], state:
-        case _, "ESB01":
-            return Superseded(str(cause))
-        case _, "53100":
-            return Overloaded(FULL, retry_after=RETRY_AFTER)
-        case _, "54000" | "53200":
-            return TooLarge("the message is larger than the store can hold")
-        case (("25" | "28" | "3D" | "40" | "42" | "53" | "55" | "57" | "58" | "F0" | "XX"), _):
-            log.warning("the store could not be used", error=str(cause))
-            return Transient("the store cannot be used").noted(str(cause))
-        case _:
-            log.error("the store failed to write a message", exc_info=cause)
-            return RouteFailure("the message cannot be stored")
+    state = (cause.sqlstate or "") if isinstance(cause, asyncpg.PostgresError) else ""
+    if state == SUPERSEDED:
+        return Superseded(str(cause))
+    if state == DISK_FULL:
+        return Overloaded(FULL, retry_after=RETRY_AFTER)
+    if state in TOO_MUCH:
+        return TooLarge("the message is larger than the store can hold")
+    if state[:2] in MAY_PASS:
+        log.warning("the store could not be used", error=str(cause))
+        return Transient("the store cannot be used").noted(str(cause))
+    log.error("the store failed to write a message", exc_info=cause)
+    return RouteFailure("the message cannot be stored")
 
 
 def indexed(text: str) -> str:
