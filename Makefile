@@ -28,6 +28,7 @@ test: setup
 
 faults: setup
 	@$(PYTHON) tools/rabbitmq.py install
+	@$(PYTHON) tools/postgres.py install
 	@PYTHONPATH=tests:tools $(BIN)/python -m faults $(ARGS)
 
 check: lint
