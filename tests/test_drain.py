@@ -17,7 +17,7 @@ from support.sender import Load, sender
 from support.stores import opened
 
 ESB = Path(sys.executable).parent / "esb"
-COUNT = 300
+COUNT = 200
 """Messages of each flow."""
 
 ROUTES = """
@@ -84,7 +84,9 @@ async def test_stopped_at_full_load_again_and_again_none_is_lost_and_none_comes_
                     bus.until(lambda wanted=wanted: arrived.count("D") >= wanted)
                     begun = time.monotonic()
                     assert bus.stop() == 0, bus.output
-                    assert time.monotonic() - begun < 10, "nothing had to be waited for"
+                    assert time.monotonic() - begun < 20, (
+                        "it did not wait until the grace time ended"
+                    )
                     stops += 1
             assert sending.wait(30) == 0
     assert stops >= 3, "it was stopped in the middle"
@@ -170,7 +172,9 @@ async def test_a_second_signal_hurries_and_gives_back(
             await asyncio.to_thread(bus.until, lambda: taken.count("D") == 3)
             bus.signal(signal.SIGTERM)
             # All three are being worked on, so it does not end; who comes now is sent away.
-            await asyncio.to_thread(bus.until, lambda: posted(f"{base}/queued", 3) == 503)
+            ready = f"{base}/readyz"
+            await asyncio.to_thread(bus.until, lambda: request("GET", ready).status == 503)
+            assert await asyncio.to_thread(posted, f"{base}/queued", 3) == 503
             assert not asked.done()
             bus.signal(signal.SIGTERM)
             assert await asyncio.to_thread(bus.wait, 30) == 0, bus.output
