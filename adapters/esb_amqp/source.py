@@ -221,10 +221,9 @@ class AmqpSource:
             return await self._step(envelope)
         async with contextlib.AsyncExitStack() as around:
             if suspect:
-                await around.enter_async_context(self._suspects.alone)
+                trying = self._suspects.trying(self._identity(delivery))
+                refusal = await around.enter_async_context(trying) or refusal
             unit = await around.enter_async_context(Unit(self._store, in_order=self._stays))
-            if suspect:
-                refusal = await self._suspects.claim(unit, self._identity(delivery)) or refusal
             token = _refusal.set(refusal)
             try:
                 answer = await self._step(envelope)

@@ -8,12 +8,14 @@ suspects: each is noted before it is run, alone, and a note that nobody took bac
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
+from collections.abc import AsyncIterator
 from typing import Final
 
 import structlog
 
-from esb.durable import MOST_CRASHES, Release, Store, Unit
+from esb.durable import MOST_CRASHES, Release, Store
 from esb.errors import EsbError, Permanent, Transient
 from esb_amqp.client import Channel, Delivery
 
@@ -31,13 +33,10 @@ def poison(detail: str) -> EsbError:
 
 
 class Suspects:
-    """The messages of one source with which a process before this one may have died.
-
-    alone: to be held while one is run, so that those beside it are not blamed for its deeds.
-    """
+    """The messages of one source with which a process before this one may have died."""
 
     def __init__(self, store: Store, route: str, queue: str) -> None:
-        self.alone = asyncio.Lock()
+        self._alone = asyncio.Lock()
         self._store = store
         self._scope = f"amqp:{route}"
         self._queue = queue
@@ -62,22 +61,38 @@ class Suspects:
         if self._first is None:
             return
         self._first = None
-        try:
-            await self._store.commit((Release(self._scope, self._queue),))
-        except EsbError as e:
-            log.warning("that a source stopped could not be noted", reason=e.detail)
+        await self._release(self._queue)
 
     def may_be(self, delivery: Delivery) -> bool:
         """Whether a message is a suspect: what a dead process had in hand comes first."""
         return self._died and delivery.redelivered and delivery.channel is self._first
 
-    async def claim(self, unit: Unit, identity: str) -> EsbError | None:
-        """Note durably, until the unit ends, that a suspect is run. Returns why it must not be."""
-        claim = await unit.claim(self._scope, f"{self._queue}/{identity}", _until())
-        deaths = claim.crashes + 1  # with the first, nothing was noted yet
-        if deaths < MOST_CRASHES:
-            return None
-        return poison(f"the bus died {deaths} times in a row with this message in hand")
+    @contextlib.asynccontextmanager
+    async def trying(self, identity: str) -> AsyncIterator[EsbError | None]:
+        """Note durably that a suspect is run, alone, so that none beside it is blamed for what it
+        does. Yields why it must not be run, if so; if it cannot be put aside either, the note
+        stays, for it must not be run the next time. Raises what the store raises.
+        """
+        noted = f"{self._queue}/{identity}"
+        async with self._alone:
+            claim = await self._store.claim(self._scope, noted, _until())
+            deaths = claim.crashes + 1  # with the first, nothing was noted yet
+            refusal = None
+            if deaths >= MOST_CRASHES:
+                refusal = poison(f"the bus died {deaths} times in a row with this message in hand")
+            try:
+                yield refusal
+            except BaseException:
+                if refusal is None:
+                    await self._release(noted)
+                raise
+            await self._release(noted)
+
+    async def _release(self, noted: str) -> None:
+        try:
+            await self._store.commit((Release(self._scope, noted),))
+        except EsbError as e:
+            log.warning("a note of what is at work could not be taken back", reason=e.detail)
 
 
 def _until() -> float:

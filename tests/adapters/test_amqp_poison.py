@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,17 @@ from typing import Any
 import pytest
 from aiohttp import web
 from support import crashing_bus
-from support.amqp import endpoints
+from support.amqp import Endpoints, endpoints
 from support.broker import Rabbit
 from support.bus import running
 from support.contract import Recorder
 from support.processes import Process
+from support.stores import opened
 from support.waiting import until
 
-from esb.durable import MOST_CRASHES
+from esb.durable import MOST_CRASHES, Claim
+from esb.envelope import Envelope, Outcome
+from esb.errors import Permanent, Transient
 
 INNOCENT = [b"innocent %d" % number for number in range(6)]
 
@@ -123,6 +127,43 @@ routes:
     assert message.body == b"poison"
     assert message.headers["x-esb-error-code"] == "poison"
     assert f"{deaths} times" in message.headers["x-esb-error-detail"]
+
+
+async def test_poison_that_cannot_be_put_aside_is_not_run_all_the_same(
+    rabbit: Rabbit, broker_url: str, tmp_path: Path
+) -> None:
+    queue = await rabbit.queue()
+    await rabbit.put(queue, b"poison", message_id="m-1")
+    found = await (await rabbit.channel.get_queue(queue)).get()
+    await found.nack()
+    for _ in range(MOST_CRASHES - 1):  # what a process leaves behind that dies with it in hand
+        async with opened(tmp_path / "bus.db") as store:
+            for noted in (queue, f"{queue}/m-1"):
+                await store.claim("amqp:test", noted, time.time() + 60)
+    refused, run = [], Recorder()
+    async with opened(tmp_path / "bus.db") as store:
+        made = Endpoints(broker_url, store)
+        source = made.source(queue=queue)
+
+        async def step(envelope: Envelope) -> Envelope:
+            try:
+                await source.admit(envelope)
+            except Permanent as e:
+                refused.append(e.code)
+                if len(refused) < 3:
+                    raise Transient("no dead letter could be written") from e
+                return envelope.replace(outcome=Outcome.DEAD)
+            return await run(envelope)
+
+        await made.open()
+        await source.start(step)
+        await until(lambda: len(refused) == 3)
+        await source.stop(5)
+        assert await store.claim("amqp:test", f"{queue}/m-1", 0) == Claim("new")
+        await made.close()
+    assert refused == ["poison"] * 3
+    assert run.got == []
+    assert await rabbit.ready(queue) == 0
 
 
 async def test_after_an_orderly_stop_nobody_is_a_suspect(rabbit: Rabbit, broker_url: str) -> None:
