@@ -26,6 +26,11 @@ DEAD: Final = "dead"
 """The channel of dead letters (EIP: Dead Letter Channel)."""
 
 
+def accept_channel(route: str) -> str:
+    """Where a route's accepted messages lie, and the dead letters that are replayed into it."""
+    return f"accept:{route}"
+
+
 class Superseded(EsbError):
     """A change meant a message that is no longer where, or whose, the change took it to be: it was
     handled, dropped or handed to somebody else. Nothing of the commit was stored."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ from esb.errors import EsbError, UnsupportedMedia
 from esb.options import Duration, Options, Size
 from esb.step import Step
 from esb_http.idempotency import IdempotencyKey, Once
+from esb_http.status import ACCEPTED, Monitor
 from esb_web import Request, Response, Site, problem, to_envelope, to_response
 from esb_web.messages import Described
 from esb_web.openapi import embedded_schema, operation_of
@@ -131,6 +133,12 @@ class SourceOptions(Options):
         None, description="The API this is part of: its base path, or path, title, description."
     )
     document: bool = Field(True, description="Show this in the API documents.")
+    status_path: str | None = Field(
+        None,
+        description="With `accept: durable`: where a sender is told what became of a message, as "
+        "in `/orders/status/:id`. `/accepted/<route>/:id` if left out. The answer of 202 says "
+        "where, and who did not send the message gets 404.",
+    )
 
 
 def make_source(options: SourceOptions, build: Build) -> HttpSource:
@@ -147,7 +155,13 @@ def make_source(options: SourceOptions, build: Build) -> HttpSource:
     consumes = options.consumes
     if consumes is None and check is not None:
         consumes = ["application/json"]
-    return HttpSource(build, options, check, shown, texts, consumes)
+    monitor: Monitor | None = None
+    if build.durable:
+        api = options.api.path if options.api else ""
+        monitor = Monitor(build, options.status_path, document=options.document, api=api)
+    elif options.status_path is not None:
+        build.problem("only a route with `accept: durable` has a status path", "status_path")
+    return HttpSource(build, options, check, shown, texts, consumes, monitor)
 
 
 class HttpSource:
@@ -163,6 +177,7 @@ class HttpSource:
         schema: Mapping[str, Any] | bool | None,
         headers: list[tuple[str, Text]],
         consumes: list[str] | None,
+        monitor: Monitor | None,
     ) -> None:
         self.where = f"{' '.join(options.method)} {options.path}"
         self._server = web_server(build)
@@ -173,6 +188,7 @@ class HttpSource:
         self._consumes = None if consumes is None else [c.lower() for c in consumes]
         key = options.idempotency_key
         self._once = Once(key, build) if key is not None else None
+        self._monitor = monitor
         self._step: Step | None = None
         self._site = self._described(build, schema, consumes)
 
@@ -201,7 +217,7 @@ class HttpSource:
                 consumes=consumes or ["*/*"],
                 schema=request,
                 status=options.status or 200,
-                durable=build.durable,
+                accepted=ACCEPTED if build.durable else None,
             )
             if (key := options.idempotency_key) is not None:
                 operation.setdefault("parameters", []).append(
@@ -229,16 +245,20 @@ class HttpSource:
     async def start(self, step: Step) -> None:
         """Serve the path from now on."""
         self._step = step
-        self._server.mount(self._site)
+        for site in self._sites():
+            self._server.mount(site)
 
     async def stop(self, grace: float) -> None:
         """Serve it no longer; requests in flight get their answers within `grace` seconds, those
         left a 503."""
-        await self._server.retire(self._site, grace)
+        await asyncio.gather(*(self._server.retire(site, grace) for site in self._sites()))
 
     def health(self) -> Health:
         """That of the listener."""
         return self._server.health()
+
+    def _sites(self) -> list[Site]:
+        return [self._site] if self._monitor is None else [self._site, self._monitor.site]
 
     async def _handle(self, request: Request) -> Response:
         envelope = to_envelope(request, source=self._source, type="http.request")
@@ -275,6 +295,7 @@ class HttpSource:
             request.headers.get("accept"),
             status=self._options.status or 200,
             cookies=self._options.cookies,
+            status_url=self._monitor.url(request, envelope.id) if self._monitor else "",
         )
         for name, text in self._headers:
             response.headers.append((name, text(answer)))

@@ -226,12 +226,13 @@ def to_response(
     *,
     status: int = 200,
     cookies: bool = False,
+    status_url: str = "",
 ) -> Response:
     """The HTTP answer that an envelope returned by a route stands for.
 
     MESSAGE   200 with the body, and the headers that the route set
     REPLY     the far side's 2xx status where it told one, else 200; its end-to-end headers
-    ACCEPTED  202 with the message's id
+    ACCEPTED  202 with the message's id, and with `status_url` where there is one
     FILTERED  204
     DEAD      500 as problem+json: the message could not be processed and was set aside
 
@@ -241,8 +242,12 @@ def to_response(
     """
     outcome = answer.outcome
     if outcome is Outcome.ACCEPTED:
-        content = msgspec.json.encode({"id": request.id})
-        return Response(202, [("content-type", JSON)], content)
+        taken: Headerlist = [("content-type", JSON)]
+        members = {"id": request.id}
+        if status_url:
+            taken.append(("location", status_url))
+            members["status_url"] = status_url
+        return Response(202, taken, msgspec.json.encode(members))
     if outcome is Outcome.FILTERED:
         return Response(204)
     if outcome is Outcome.DEAD:

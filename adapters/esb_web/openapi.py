@@ -51,10 +51,10 @@ def operation_of(
     consumes: Sequence[str] = ("application/json",),
     schema: Any = None,
     status: int = 200,
-    durable: bool = False,
+    accepted: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The Operation Object of a route that has none of its own; durable: it never answers more
-    than that it took the message."""
+    """The Operation Object of a route that has none of its own. accepted: the Response Object of
+    its only good answer, that it took the message (202)."""
     operation: dict[str, Any] = {"operationId": name}
     if summary:
         operation["summary"] = summary
@@ -73,7 +73,7 @@ def operation_of(
         "202": {"description": "Taken; `id` is the message's."},
         "204": {"description": "Taken, and nothing was to do."},
     }
-    operation["responses"] = {"202": answers["202"]} if durable else answers
+    operation["responses"] = answers if accepted is None else {"202": accepted}
     return operation
 
 

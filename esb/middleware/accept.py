@@ -5,13 +5,9 @@ from __future__ import annotations
 from esb.clock import REAL, Clock
 from esb.consumer import Consumer
 from esb.durable import Put, Store, change
+from esb.durable import accept_channel as accept_channel
 from esb.envelope import Envelope, Outcome
 from esb.step import Step
-
-
-def accept_channel(route: str) -> str:
-    """Where a route's accepted messages lie, and the dead letters that are replayed into it."""
-    return f"accept:{route}"
 
 
 def accepting(*, route: str, store: Store) -> Step:

@@ -126,8 +126,10 @@ class Reading:
         return soonest
 
     def _find(self, text: str, limit: int) -> tuple[list[Stored], list[Receipt]]:
+        lying = self._those(_BY_NAME, (text, limit))
+        # Looked for afterwards: what is through in between is told twice, not hidden.
         rows = self._db.execute(_RECEIPTS, (text, limit)).fetchall()
-        return self._those(_BY_NAME, (text, limit)), [Receipt(*row) for row in cast(Any, rows)]
+        return lying, [Receipt(*row) for row in cast(Any, rows)]
 
     def _subscriptions(self, topic: str) -> list[tuple[str, str]]:
         rows = self._db.execute(
