@@ -337,20 +337,24 @@ class TestLostConnections:
                     *(unit, empty, empty, empty, empty, empty, empty),
                 )
 
-    async def test_a_take_whose_answer_is_lost_holds_nothing(
-        self, database_url: str, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(postgres_module, "BEAT", 0.05)
+    async def test_a_take_whose_answer_is_lost_holds_nothing(self, database_url: str) -> None:
         async with (
             proxy(urlsplit(database_url).port or 0) as proxied,
             opened(through(proxied, database_url)) as store,
         ):
             await store.put("a", message("x"))
-            await store.take("b", 1)
+            for sql in (
+                "CREATE TABLE seen (number bigint)",
+                "CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS"
+                " 'BEGIN INSERT INTO seen VALUES (NEW.number); RETURN NULL; END'",
+                "CREATE TRIGGER seen AFTER INSERT ON hold FOR EACH ROW EXECUTE FUNCTION see()",
+            ):
+                await ask(database_url, sql)
+            await store.take("b", 1)  # the statement is known to the server from now on
             proxied.cut_after = 0
             with pytest.raises(Transient):
                 await store.take("a", 1)
-            assert await ask(database_url, "SELECT * FROM hold"), "it was taken"
+            assert len(await ask(database_url, "SELECT * FROM seen")) == 1, "it was taken"
             proxied.cut_after = -1
             [again] = await until(lambda: taken(store))
             assert again.crashes == 0
