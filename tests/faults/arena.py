@@ -92,7 +92,7 @@ def project(
                 routes[flow] = {"from": posted(flow), "steps": [{"send": amqp("incoming")}]}
             case _:
                 raise ValueError(f"there is no flow {flow}")
-    connections: dict[str, Any] = {"far": {"http": {"url": far, "timeout": "2s"}}}
+    connections: dict[str, Any] = {"far": {"http": {"url": far, "timeout": "4s"}}}
     if broker:
         connections["rabbit"] = {"amqp": {"url": list(broker), "reconnect": "50ms..500ms"}}
     return {

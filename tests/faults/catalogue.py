@@ -482,6 +482,8 @@ class BackendMode(Fault):
             await arena.more("D", count=20)
             while done < rounds:
                 arena.backend.turn(self._mode)
+                if self._mode == "refuse":  # some of its answers were still on their way
+                    arena.allowance.duplicates += arena.in_hand
                 await arena.more(self._shown_by, count=20)
                 # Who sends is not concerned: what the bus cannot deliver now, it keeps.
                 await arena.more("A", count=20)
@@ -495,7 +497,7 @@ class BackendMode(Fault):
         super().prove(arena, evidence, verdict, rounds)
         if verdict.unknown:
             raise Vacuous("senders were in doubt, though only the backend failed")
-        if self._shown_by == "W" and not verdict.redeliveries:
+        if self._mode in ("reset", "silent", "drip") and not verdict.duplicates:
             raise Vacuous("nothing was tried again")
 
 

@@ -53,6 +53,8 @@ MODES = {
     "bomb": "taken; the answer is 200 MB of zeros in 200 KB of gzip",
 }
 
+_NEVER_DONE = ("silent", "endless", "drip")
+_WITHHELD = (*_NEVER_DONE, "reset", "truncated", "bomb")
 _OK = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 _CHUNK = b"4000\r\n" + b"x" * 0x4000 + b"\r\n"
 
@@ -112,7 +114,8 @@ class House:
         self._waiting: list[tuple[str, Backend, str]] = []
         self._server: asyncio.Server | None = None
         self._port = 0
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._answering: set[asyncio.Task[None]] = set()
+        self._stuck: set[asyncio.Task[None]] = set()
 
     @cached_property
     def _bomb(self) -> bytes:
@@ -139,7 +142,7 @@ class House:
         elif self._server is None:
             await self.listen()
         if mode == "ok":  # whoever still waits for an answer that does not come is let go
-            for task in list(self._tasks):
+            for task in list(self._stuck):
                 task.cancel()
         self.mode = mode
 
@@ -168,15 +171,16 @@ class House:
         self._waiting.clear()
         lines = [line for line, _, _ in batch]
         lines += [
-            f"W {line.split()[1]}"
-            for line, _, how in batch
-            if line[0] == "D" and how in ("reset", "silent", "truncated", "endless", "drip", "bomb")
+            f"W {line.split()[1]}" for line, _, how in batch if line[0] == "D" and how in _WITHHELD
         ]
         self.ledger.note(*lines, sync=True)
         for _, connection, how in batch:
             task = asyncio.ensure_future(self._answer(connection, how))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._answering.add(task)
+            task.add_done_callback(self._answering.discard)
+            if how in _NEVER_DONE:
+                self._stuck.add(task)
+                task.add_done_callback(self._stuck.discard)
 
     async def _answer(self, connection: Backend, how: str) -> None:
         write = connection.transport.write
