@@ -44,6 +44,13 @@ def test_the_routes_in_the_readme_load(tmp_path: Path) -> None:
         assert load_text(block, tmp_path).diagnostics == []
 
 
+def test_the_routes_on_the_page_about_delivery_load(tmp_path: Path) -> None:
+    [block] = re.findall(
+        r"```yaml\n(.*?)```", (PROJECT / "docs/delivery.md").read_text(), re.DOTALL
+    )
+    assert load_text(block, tmp_path).diagnostics == []
+
+
 def test_the_make_targets_that_are_told_of_exist() -> None:
     makefile = (PROJECT / "Makefile").read_text()
     told = {
