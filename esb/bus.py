@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import structlog
 
 from esb.adapter import Health, Listener, Resource
+from esb.durable import Store
 from esb.errors import EsbError
 from esb.route import Route
 
@@ -183,6 +184,15 @@ class Bus:
         if warnings:
             details["warnings"] = warnings
         return ready, details
+
+    @property
+    def store(self) -> Store | None:
+        """Where its messages lie; None if no route needs that."""
+        for thing in self.shared.objects.values():
+            if Store in type(thing).__mro__:
+                store: Store = thing
+                return store
+        return None
 
     def _readyz_for_callers(self) -> tuple[bool, dict[str, Any]]:
         # Names of routes and addresses of far sides are for those who run the bus.

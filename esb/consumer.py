@@ -74,6 +74,11 @@ class Consumer:
         self._dispatcher: asyncio.Task[None] | None = None
         self._trouble = ""
 
+    @property
+    def channel(self) -> str:
+        """Where in the store it takes messages from."""
+        return self._channel
+
     async def start(self, step: Step) -> None:
         """Begin to take messages."""
         slots = asyncio.Semaphore(self._at_once)

@@ -101,9 +101,10 @@ class Receipt(msgspec.Struct, frozen=True):
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """How full a store is, in bytes: what messages take up, what they may, and what is left on the
-    disk (None if the store cannot see it)."""
+    """Where a store is and how full, in bytes: what messages take up, what they may, and what is
+    left on the disk (None if the store cannot see it)."""
 
+    where: str
     used: int
     max_size: int
     free: int | None = None
@@ -279,7 +280,7 @@ class Store(Protocol):
         ...
 
     async def usage(self) -> Usage:
-        """How full it is."""
+        """Where it is, and how full."""
         ...
 
     # --- one change -------------------------------------------------------------------------------

@@ -9,8 +9,8 @@ from typing import Literal
 from pydantic import Field
 
 from esb.adapter import Admitting, Health, Sink, Source
-from esb.durable import DEAD, Store
-from esb.errors import EsbError
+from esb.consumer import Consumer
+from esb.durable import Store
 from esb.middleware.accept import accept_channel, accepted, accepting
 from esb.middleware.dead_letter import dead_letters
 from esb.middleware.limit import limited
@@ -168,13 +168,16 @@ class Route:
             if isinstance(result, BaseException):
                 raise result
 
-    async def take_back(self, store: Store, key: int) -> None:
-        """Run a dead letter through the steps again. Raises EsbError if a caller waits for this
-        route's answers (then nobody would get the answer), or if it is no dead letter any more."""
-        if len(self._sources) == 1:
-            raise EsbError(f"callers of route '{self.name}' wait for its answers")
-        if not await store.move(key, accept_channel(self.name), lying_in=DEAD):
-            raise EsbError(f"{key} is no dead letter any more")
+    @property
+    def channels(self) -> set[str]:
+        """The channels of the store that it takes messages from."""
+        return {source.channel for source, _ in self._sources if isinstance(source, Consumer)}
+
+    @property
+    def takes_back(self) -> bool:
+        """Whether dead letters can run through it again: they are put into `accept_channel`. Not
+        if callers wait for its answers, since nobody would get this one."""
+        return accept_channel(self.name) in self.channels
 
     def health(self) -> Health:
         """Whether messages can arrive."""

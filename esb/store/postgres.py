@@ -45,10 +45,12 @@ from esb.durable import (
     Store,
     Stored,
     Superseded,
+    Usage,
     subscription,
 )
 from esb.errors import EsbError, Overloaded, TooLarge, Transient
 from esb.store.reading import DAMAGED, remains, verified
+from esb.store.room import Room
 from esb.store.sqlite import StoreUnusable
 from esb.store.units import (
     CONNECT_TIMEOUT,
@@ -120,6 +122,7 @@ class PostgresStore(Store):
         self._me = 0
         self._takes = 0
         self._room = 0
+        self._full = Room(max_size)
         self._damaged = 0
         self._others = 0
         self._trouble = "the store is not open"
@@ -189,6 +192,8 @@ class PostgresStore(Store):
         """Whether messages can be stored."""
         if self._trouble:
             return Health(False, self._trouble)
+        if self._full.health.detail:
+            return self._full.health
         if self._damaged:
             return Health(True, f"{self._damaged} damaged messages were set aside")
         return Health(True)
@@ -332,6 +337,11 @@ class PostgresStore(Store):
             " GROUP BY channel HAVING sum(messages) <> 0"
         )
         return {row[0]: row[1] for row in rows}
+
+    async def usage(self) -> Usage:
+        """See `Store.usage`. What is left on the server's disk cannot be seen from here."""
+        [[used]] = await self._fetch("SELECT used()")
+        return Usage(self._where, used, self._max_size)
 
     # --- opening and closing ---------------------------------------------------------------------
 
@@ -584,6 +594,7 @@ class PostgresStore(Store):
             log.warning("processes were not heard of and count as dead", count=beat["buried"])
         self._others = beat["others"]
         self._room = min(self._room, self._max_size - beat["used"])  # not what is on its way
+        self._full.look(beat["used"])
         self._ring(set(beat["rung"]))
         if not beat["alive"]:
             await self._enter(instead_of=me)

@@ -232,7 +232,8 @@ class SqliteStore(Store):
 
     async def usage(self) -> Usage:
         """See `Store.usage`."""
-        return Usage(await self._reads().used(), self._room.max_size, self._room.free())
+        used, room = await self._reads().used(), self._room
+        return Usage(str(self.path.resolve()), used, room.max_size, room.free())
 
     # --- opening and closing, in a worker thread -------------------------------------------------
 

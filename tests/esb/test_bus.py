@@ -17,6 +17,7 @@ from support.web import backend, read_request
 from esb.adapter import Health
 from esb.bus import Bus, Shared
 from esb.config import load
+from esb.control import Selection, replay
 from esb.durable import DEAD, Store
 from esb.envelope import Envelope
 from esb.errors import EsbError
@@ -104,7 +105,7 @@ async def test_a_dead_letter_is_replayed(tmp_path: Path, http: aiohttp.ClientSes
         async with http.post(url(bus) + "/in", data=b'{"m": 1}', headers=JSON) as r:
             assert r.status == 202
         (dead,) = await _dead_letters(bus, 1)
-        await bus.routes["work"].take_back(store(bus), dead.key)
+        await replay(store(bus), bus.routes, Selection(keys=[dead.key]), None)
         # It fails again, as a dead letter of its own: nothing was changed about it.
         await until(lambda: _is_dead_again(bus, dead.envelope.id, dead.key))
 

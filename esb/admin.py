@@ -1,0 +1,210 @@
+"""The admin API for those who run the bus: routes, endpoints, messages, dead letters.
+
+Loaded with the first request for any of it (see `api.py`): FastAPI costs a bus nothing that nobody
+administers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any
+from urllib.parse import urlencode
+
+import msgspec
+from fastapi import FastAPI, HTTPException, Query, Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import Field
+
+from esb import __version__
+from esb.bus import Bus
+from esb.control import (
+    Filter,
+    Key,
+    NotThere,
+    Refused,
+    Replay,
+    Selection,
+    To,
+    dead_letter,
+    drop,
+    find,
+    listed,
+    moment,
+    replay,
+)
+from esb.control import failed as failed_because
+from esb.durable import DEAD, Store, Stored
+from esb.errors import EsbError
+from esb.http import App
+from esb.middleware.endpoint import Guard
+
+Reload = Callable[[], Awaitable[dict[str, Any]]]
+
+
+def admin_api(bus: Bus, reload: Reload) -> App:
+    """The ASGI app."""
+    api = FastAPI(title="The bus's own API", version=__version__, docs_url=None, redoc_url=None)
+
+    def store() -> Store:
+        if (found := bus.store) is None:
+            raise HTTPException(404, "no route of this bus needs a store")
+        return found
+
+    @api.exception_handler(EsbError)
+    async def failed(request: Request, error: EsbError) -> JSONResponse:
+        status = 404 if isinstance(error, NotThere) else 409 if isinstance(error, Refused) else 503
+        return JSONResponse({"detail": error.detail}, status)
+
+    @api.get("/")
+    async def index() -> dict[str, str]:
+        """What can be asked for here."""
+        told = {"GET /healthz": "Liveness.", "GET /readyz": "Readiness, and what is waited for."}
+        told["GET /metrics"] = "Metrics in the text format of Prometheus."
+        for path, item in api.openapi()["paths"].items():
+            for method, operation in item.items():
+                told[f"{method.upper()} {path}"] = operation["description"]
+        return told
+
+    @api.get("/routes")
+    async def routes() -> list[dict[str, Any]]:
+        """Every route with its health."""
+        return [
+            {
+                "name": route.name,
+                "description": route.options.description,
+                "up": route.health().up,
+                "detail": route.health().detail,
+            }
+            for route in bus.routes.values()
+        ]
+
+    @api.get("/endpoints")
+    async def endpoints() -> list[dict[str, Any]]:
+        """Every endpoint that routes send to or call: what is there now, and its circuit."""
+        found = [one for one in bus.shared.objects.values() if isinstance(one, Guard)]
+        return [guard.status() for guard in sorted(found, key=lambda guard: guard.name)]
+
+    @api.post("/reload")
+    async def reload_routes() -> dict[str, Any]:
+        """Read the files again. Mistakes are listed, and then the old routes run on."""
+        return await reload()
+
+    @api.get("/channels")
+    async def channels() -> dict[str, int]:
+        """How many messages lie in each channel of the store."""
+        return await store().counts()
+
+    @api.get("/store")
+    async def store_info() -> dict[str, Any]:
+        """Where the store is, how full, and how many messages lie in each of its channels."""
+        usage = await store().usage()
+        return {**msgspec.structs.asdict(usage), "channels": await store().counts()}
+
+    @api.get("/messages")
+    async def messages(q: Annotated[str, Query(min_length=1)]) -> list[dict[str, Any]]:
+        """Where the messages are whose id or business key is `q`, and what became of them."""
+        return await find(store(), q)
+
+    @api.get("/dead")
+    async def dead(page: Annotated[Page, Query()], response: Response) -> list[dict[str, Any]]:
+        """Dead letters that a filter lets through, the oldest first, without their bodies. How many
+        there are in all is in X-Total-Count, the way to the next page in Link (RFC 8288)."""
+        which = Filter.model_construct(**{n: getattr(page, n) for n in Filter.model_fields})
+        found, total = await listed(store(), which, page.limit, page.after)
+        response.headers["X-Total-Count"] = str(total)
+        if len(found) == page.limit:
+            given = {n: str(v) for n, v in page if v not in ("", None)}
+            query = urlencode({**given, "after": found[-1].key})
+            response.headers["Link"] = f'</dead?{query}>; rel="next"'
+        return [_summary(one) for one in found]
+
+    @api.post("/dead/replay")
+    async def replay_many(which: Replay) -> dict[str, Any]:
+        """Let dead letters run again: by `keys`, by a filter, or `all`; where each came from, or
+        `to` another route or queue. Done once it is said, also if asked for twice."""
+        return (await replay(store(), bus.routes, which, which.to)).told("replayed")
+
+    @api.post("/dead/drop")
+    async def drop_many(which: Selection) -> dict[str, Any]:
+        """Forget dead letters for good: by `keys`, by a filter, or `all`."""
+        return (await drop(store(), which)).told("dropped")
+
+    @api.get("/dead/{key}")
+    async def show(key: Key) -> dict[str, Any]:
+        """One dead letter; a body that is no text is shown in hexadecimal."""
+        return _whole(await dead_letter(store(), key))
+
+    @api.get("/dead/{key}/body", response_class=Response)
+    async def body(key: Key) -> Response:
+        """The body of a dead letter, byte for byte as it came."""
+        one = await dead_letter(store(), key)
+        # Whatever a sender put into it, no browser shall run it in the name of this API.
+        kept = {"Content-Disposition": f"attachment; filename=dead-{key}", **_INERT}
+        return Response(one.envelope.body.raw, media_type="application/octet-stream", headers=kept)
+
+    @api.post("/dead/{key}/replay", status_code=202)
+    async def replay_one(key: Key, target: To | None = None) -> dict[str, Any]:
+        """Let a dead letter run again: where it came from, or `to` another route or queue."""
+        one = await dead_letter(store(), key)
+        to = target.to if target else None
+        tally = await replay(store(), bus.routes, Selection(keys=[key]), to)
+        for why in tally.refused:
+            raise Refused(why)
+        return {"replayed": key, "route": to or (one.failure.route if one.failure else "")}
+
+    @api.delete("/dead/{key}", status_code=204)
+    async def drop_one(key: Key) -> None:
+        """Forget a dead letter for good."""
+        if not await store().done(key, lying_in=DEAD):
+            raise NotThere(f"there is no dead letter {key}")
+
+    return api
+
+
+class Page(Filter):
+    """A page of dead letters."""
+
+    limit: int = Field(100, ge=1, le=1000, description="So many at most.")
+    after: Key = Field(0, description="Those whose key is higher; the last one of a page before.")
+
+
+_INERT = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "sandbox"}
+
+
+def _summary(one: Stored) -> dict[str, Any]:
+    envelope = one.envelope
+    nothing = {"route": "", "step": "", "code": "", "detail": "", "notes": [], "time": ""}
+    return {
+        "key": one.key,
+        "id": envelope.id,
+        "business_key": envelope.business_key,
+        "correlation_id": envelope.correlation_id,
+        "content_type": envelope.content_type,
+        **(failed_because(one) if one.failure else nothing),
+        "attempts": one.attempts,
+    }
+
+
+def _whole(one: Stored) -> dict[str, Any]:
+    envelope = one.envelope
+    raw = envelope.body.raw
+    try:
+        body = raw.decode()
+    except UnicodeDecodeError:
+        body = raw.hex()
+    return {
+        **_summary(one),
+        "source": envelope.source,
+        "type": envelope.type,
+        "subject": envelope.subject,
+        "principal": envelope.principal,
+        "traceparent": envelope.traceparent,
+        "sent": envelope.time.isoformat(),
+        "stored": moment(one.stored),
+        "headers": [[name, str(value)] for name, value in envelope.headers],
+        "params": {
+            group: {n: str(v) for n, v in of.items()} for group, of in envelope.params.items()
+        },
+        "size": len(raw),
+        "body": body,
+    }
