@@ -248,6 +248,13 @@ class Build(Protocol):
     def steps(self, raw: Sequence[Any], *path: str | int) -> Step:
         """Compile inner steps."""
 
+    def made(self) -> Build:
+        """The Build for options that are made here, of those in the YAML: what is wrong with them
+        is told at this place."""
+
+    def source(self, raw: Any, *path: str | int) -> Source:
+        """Build an inbound endpoint: {adapter: options}."""
+
     def sink(self, raw: Any, *path: str | int) -> Sink:
         """Build an outbound endpoint: {adapter: options}."""
 

@@ -26,6 +26,7 @@ from esb.adapter import (
     Role,
     Section,
     Sink,
+    Source,
     Text,
     Validator,
 )
@@ -409,6 +410,15 @@ class Builder:
         if not owner:
             raise BuildFailed("the connection itself is wrong")
         return {**base, **{k: v for k, v in options.items() if k != "connection"}}
+
+    def made(self) -> Builder:
+        inner = self.at()
+        inner.fixed = True
+        return inner
+
+    def source(self, raw: Any, *path: str | int) -> Source:
+        source: Source = self.endpoint(raw, "source", *path)
+        return source
 
     def sink(self, raw: Any, *path: str | int) -> Sink:
         sink: Sink = self.endpoint(raw, "sink", *path)

@@ -20,7 +20,9 @@ from esb.durable import DEAD, Change
 from esb.envelope import Body, Envelope, Headers, Outcome
 from esb.errors import BadMessage, Overloaded, Rejected, Transient, Unreachable
 from esb.store import SqliteStore
-from esb_queue import SinkOptions, SourceOptions, adapter, channel
+from esb_queue import queue
+from esb_queue.options import Queues, QueueSink, QueueSource, TopicSink, TopicSource
+from esb_queue.stored import channel
 
 
 @pytest.fixture
@@ -30,18 +32,18 @@ async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
 
 
 def source(store: SqliteStore, **options: Any) -> Source:
-    assert adapter.source is not None
+    assert queue.source is not None
     options = {"name": "q", "backoff": "10ms..20ms", **options}
-    made: Source = adapter.source.make(
-        SourceOptions.model_validate(options), FakeBuild(store=store)
-    )
+    build = FakeBuild(store=store, queues=Queues())
+    made: Source = queue.source.make(QueueSource.model_validate(options), build)
     return made
 
 
 def make_sink(store: SqliteStore, **options: Any) -> Sink:
-    assert adapter.sink is not None
+    assert queue.sink is not None
     options = {"name": "q", **options}
-    made: Sink = adapter.sink.make(SinkOptions.model_validate(options), FakeBuild(store=store))
+    build = FakeBuild(store=store, queues=Queues())
+    made: Sink = queue.sink.make(QueueSink.model_validate(options), build)
     return made
 
 
@@ -411,7 +413,7 @@ async def test_a_message_outlives_the_process_that_sent_it(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("name", ["", "a b", "../x", "a:b", "-x", "x" * 201, "a\n"])
 def test_names_of_queues(name: str) -> None:
-    for options in (SourceOptions, SinkOptions):
+    for options in (QueueSource, QueueSink, TopicSource, TopicSink):
         with pytest.raises(ValidationError):
             options.model_validate({"name": name})
         assert options.model_validate({"name": "orders.in-1_a"})

@@ -69,6 +69,12 @@ class FakeBuild:
     def steps(self, raw: Sequence[Any], *path: str | int) -> Step:
         return identity
 
+    def made(self) -> FakeBuild:
+        return self
+
+    def source(self, raw: Any, *path: str | int) -> Any:
+        return self.sinks[next(iter(raw))]
+
     def sink(self, raw: Any, *path: str | int) -> Any:
         return self.sinks[next(iter(raw))]
 
