@@ -309,10 +309,13 @@ class _Loader:
                 dead = place.sink(options.dead_letter, "dead_letter")
         except BuildFailed as e:
             failed = e
+        key = None
+        if options.business_key is not None:
+            key = place.expression(options.business_key, "business_key")
         if source is None or failed:
             raise failed or BuildFailed
         return assemble(
             name, options, source=source, step=step, dead_sink=dead,
-            store=lambda: place.store, changes_store=changes_store,
+            store=lambda: place.store, changes_store=changes_store, business_key=key,
             fingerprint=place.fingerprint(),
         )  # fmt: skip

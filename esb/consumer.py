@@ -40,7 +40,7 @@ class Consumer:
     order: one at a time, in the order they were stored; one that fails for now stops those behind
         it until it passed or failed for good.
     backoff: how long one that failed for now is put off.
-    receipts: keep a receipt of what is through.
+    receipts: keep a receipt of all that is through, and not only of what has a business key.
     route: who is named in the dead letters.
     """
 
@@ -152,13 +152,14 @@ class Consumer:
             await self._insist(unit.commit, stored)
 
     def _receipt(self, envelope: Envelope, result: Envelope) -> Receipt | None:
-        if not self._receipts:
+        business_key = envelope.business_key or result.business_key
+        if not self._receipts and not business_key:
             return None
         return Receipt(
             envelope.id,
             self._route,
             result.outcome.value,
-            envelope.business_key,
+            business_key,
             envelope.principal,
         )
 

@@ -8,10 +8,11 @@ from typing import Literal
 
 from pydantic import Field
 
-from esb.adapter import Admitting, Health, Sink, Source
+from esb.adapter import Admitting, Expression, Health, Sink, Source
 from esb.consumer import Consumer
 from esb.durable import Store
 from esb.middleware.accept import accept_channel, accepted, accepting
+from esb.middleware.business_key import keyed
 from esb.middleware.dead_letter import dead_letters
 from esb.middleware.limit import limited
 from esb.middleware.retry import RetryOptions, parked, retrying
@@ -58,6 +59,12 @@ class RouteOptions(Options):
         None,
         description="`durable`: store the message, answer 202 with its id, then run the steps.",
     )
+    business_key: str | None = Field(
+        None,
+        description="An expression that gives the name people look the message up by, such as "
+        "`body.order.number`. It stays with the message on its way through the bus, and what "
+        "became of one that was in the store is remembered under it (`esb find`).",
+    )
 
 
 def step_policies(
@@ -83,6 +90,7 @@ def assemble(
     dead_sink: Sink | None,
     store: Callable[[], Store],
     changes_store: bool = False,
+    business_key: Expression | None = None,
     fingerprint: str = "",
 ) -> Route:
     """Put the middleware around a route's steps: the one place that says in which order.
@@ -90,16 +98,22 @@ def assemble(
     The outermost comes first. `accept: durable` parts the source from the rest: it answers as soon
     as the message is on the disk, and what is stored runs from there. store: called only if the
     route needs one, which one whose callers wait mostly does not. changes_store: whether a step
-    may send to it.
+    may send to it. business_key: compiled from the options.
     """
     durable = options.accept == "durable"
     stopping = asyncio.Event()
     waits = source.waits and not durable
     retry = options.retry if waits else options.retry or RetryOptions()
     layers: list[Middleware] = [traced(name)]
+    entrance: list[Middleware] = [traced(f"{name}.accept")]
+    if business_key is not None:
+        layers.append(keyed(business_key, required=False))
+        entrance.append(keyed(business_key))
     if dead_sink is not None or not waits:
         keep = None if waits else store()
         layers.append(dead_letters(route=name, sink=dead_sink, store=keep, waits=waits))
+    if business_key is not None:
+        layers.append(keyed(business_key))
     if options.timeout is not None:
         layers.append(timed(options.timeout))
     if retry is not None:
@@ -117,7 +131,7 @@ def assemble(
         return Route(name, options, [(source, whole)], fingerprint, stopping)
     entry = whole
     if durable:
-        entry = wrap(accepting(route=name, store=store()), traced(f"{name}.accept"))
+        entry = wrap(accepting(route=name, store=store()), *entrance)
     at_once = options.concurrency or 10
     aside = [make(store(), name, concurrency=at_once) for make in (accepted, parked)]
     sources = [(source, entry), *((one, whole) for one in aside)]
