@@ -106,7 +106,7 @@ class SqliteFile(Place):
 class PostgresServer(Place):
     """A server of its own, which faults may take away."""
 
-    lease = 3.0
+    lease = 2.0
 
     @contextmanager
     def open(self) -> Iterator[None]:

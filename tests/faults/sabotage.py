@@ -26,7 +26,7 @@ def accept_before_commit() -> None:
         def execute(self, sql: str, *rest: Any) -> Any:
             if sql == "COMMIT":
                 self.tell()
-                time.sleep(0.02)
+                time.sleep(0.1)
             return self.connection.execute(sql, *rest)
 
         def __getattr__(self, name: str) -> Any:
