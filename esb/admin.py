@@ -27,10 +27,12 @@ from esb.control import (
     To,
     dead_letter,
     drop,
+    end_subscription,
     find,
     listed,
     moment,
     replay,
+    subscriptions,
 )
 from esb.control import failed as failed_because
 from esb.durable import DEAD, Store, Stored
@@ -104,6 +106,17 @@ def admin_api(bus: Bus, reload: Reload) -> App:
     async def messages(q: Annotated[str, Query(min_length=1)]) -> list[dict[str, Any]]:
         """Where the messages are whose id or business key is `q`, and what became of them."""
         return await find(store(), q)
+
+    @api.get("/topics")
+    async def topics() -> list[dict[str, Any]]:
+        """The subscriptions of all topics, how many messages lie there, and the routes that read
+        them."""
+        return await subscriptions(store(), bus.routes)
+
+    @api.delete("/topics/{topic}/subscriptions/{name}", status_code=204)
+    async def unsubscribe(topic: str, name: str) -> None:
+        """End a subscription that no route reads, and forget for good what lies there."""
+        await end_subscription(store(), bus.routes, topic, name)
 
     @api.get("/dead")
     async def dead(page: Annotated[Page, Query()], response: Response) -> list[dict[str, Any]]:

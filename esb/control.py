@@ -20,7 +20,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from esb.build import did_you_mean
 from esb.clock import REAL, Clock
-from esb.durable import DEAD, Done, Move, Receipt, Store, Stored, Superseded
+from esb.durable import DEAD, Done, Move, Receipt, Store, Stored, Superseded, subscription
 from esb.errors import EsbError
 from esb.middleware.accept import accept_channel
 from esb.options import Options, parse_duration
@@ -366,3 +366,37 @@ def failed(one: Stored) -> dict[str, Any]:
 def moment(seconds: float) -> str:
     """A Unix time in ISO 8601."""
     return datetime.fromtimestamp(seconds, UTC).isoformat()
+
+
+# --- topics ---------------------------------------------------------------------------------------
+
+
+async def subscriptions(store: Store, routes: Mapping[str, Route]) -> list[dict[str, Any]]:
+    """Every subscription of a topic in the store: how many messages lie there, and the routes that
+    read it."""
+    counts = await store.counts()
+    return [
+        {
+            "topic": topic,
+            "subscription": name,
+            "messages": counts.get(subscription(topic, name), 0),
+            "routes": _readers(routes, topic, name),
+        }
+        for topic, name in await store.subscriptions()
+    ]
+
+
+async def end_subscription(
+    store: Store, routes: Mapping[str, Route], topic: str, name: str
+) -> None:
+    """End a subscription and forget what lies there. Raises NotThere; and Refused while a route
+    reads it, which would subscribe again when it next starts."""
+    if readers := _readers(routes, topic, name):
+        raise Refused(f"route '{readers[0]}' reads subscription '{name}': take it out first")
+    if not await store.unsubscribe(topic, name):
+        raise NotThere(f"topic '{topic}' has no subscription '{name}'")
+
+
+def _readers(routes: Mapping[str, Route], topic: str, name: str) -> list[str]:
+    where = subscription(topic, name).replace(":", " ", 1)
+    return [route.name for route in routes.values() if route.source.where == where]

@@ -37,6 +37,8 @@ from esb_queue.stored import full, queue_name
 ATTRIBUTES: Final = "esb-envelope"
 KEY: Final = "esb-key"
 EXPIRES: Final = "esb-expires"
+NAME: Final = "esb-queue"
+"""Where the queue is of the message's making, its name on the way to the sink of amqp."""
 
 LARGEST: Final = 64 * 1024
 """Of the attributes: a header has to fit into one frame (AMQP 0-9-1, section 4.2.6.1)."""
@@ -90,7 +92,7 @@ def unpacked(envelope: Envelope) -> tuple[Envelope, float]:
     """The message as it was sent, and the Unix time at which it expires (0: never). One that the
     bus did not send is what the broker tells of it."""
     attributes, expires = envelope.headers.get(ATTRIBUTES), envelope.headers.get(EXPIRES)
-    headers = envelope.headers.replace({ATTRIBUTES: None, KEY: None, EXPIRES: None})
+    headers = envelope.headers.replace(dict.fromkeys((ATTRIBUTES, KEY, EXPIRES, NAME)))
     message = envelope.replace(headers=headers)
     if isinstance(attributes, bytes):
         with suppress(record.Damaged):
@@ -139,14 +141,15 @@ class BrokerQueueSink(BrokerSink):
     """`send: {queue: ...}`."""
 
     def __init__(self, options: QueueSink, build: Build, queues: Queues, on: Broker) -> None:
-        name = options.name
-        self._name = build.text(name, "name")
+        self._name = build.text(options.name, "name")
         self._queues = queues
+        self._fixed = "{{" not in options.name
+        name = options.name if self._fixed else f"{{{{ headers['{NAME}'] }}}}"
         made = build.made()
         lanes = {}
         for lane in _needed(options):
             target: dict[str, Any] = {"queue": _queue(on, name, lane)}
-            if "{{" not in name:
+            if self._fixed:
                 target["declare"] = _queue_declaration(queues, name, lane)
             lanes[lane] = made.sink(_amqp(on, **target, **_delay(options)))
         super().__init__(options, build, lanes)
@@ -155,6 +158,8 @@ class BrokerQueueSink(BrokerSink):
         """As that of BrokerSink. Raises Overloaded if the queue is full, RouteFailure if it has no
         name, Rejected if its name is of the message's making and nobody reads it."""
         name = queue_name(self._name, envelope)
+        if not self._fixed:
+            envelope = envelope.replace(headers=envelope.headers.replace({NAME: name}))
         try:
             await super().send(envelope)
         except Transient as e:

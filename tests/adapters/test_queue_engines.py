@@ -266,6 +266,7 @@ async def test_names_may_be_of_the_messages_making(bus: Buses) -> None:
     sink = await bus.sink(name="{{ headers['x-queue'] }}")
     await sink.send(text("1", headers=Headers([("x-queue", "q")])))
     await until(lambda: seen.done)
+    assert list(seen.envelopes[0].headers) == [("x-queue", "q")]
     for name in ("", "a b", "../q", "topic:t/s", "q" * 201):
         with pytest.raises(RouteFailure, match="cannot be the name of a queue"):
             await sink.send(text("2", headers=Headers([("x-queue", name)])))
