@@ -319,7 +319,8 @@ END $$;
 -- take `_number` from now on. A row of nulls alone: there may be some, but not now.
 --
 -- _suspect: with so many crashes a message is taken alone by its process, and in order nothing is
--- taken beside anything. Not worth an fsync: with this server its clients' holds end as well.
+-- taken beside anything. Not worth an fsync: should a crash of the server forget it, the message is
+-- taken again, and the commit of the first taker is refused.
 CREATE FUNCTION take(
     _me integer, _number bigint, _channel text, _most integer, _in_order boolean, _suspect integer,
     _now double precision

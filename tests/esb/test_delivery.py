@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import signal
 import socket
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from collections import Counter
 from pathlib import Path
 
 import aiohttp
+import asyncpg
+import pytest
 from support.bus import running, store_of, url
 from support.stores import Place, lying, message, opened, setting
 from support.waiting import until
@@ -121,20 +124,20 @@ async def test_accepted_over_http_is_stored_before_it_is_said(tmp_path: Path, pl
         assert sorted(body["number"] for body in bodies) == list(range(40))
 
 
+RELAY = textwrap.dedent("""
+    routes:
+      first:
+        from: {queue: {name: a, concurrency: 20}}
+        steps: [{send: {queue: b}}]
+      second:
+        from: {queue: b}
+        accept: durable
+        steps: [{send: {queue: c}}]
+""")
+
+
 async def test_killed_again_and_again_a_bus_loses_nothing(tmp_path: Path, place: Place) -> None:
-    (tmp_path / "routes.yaml").write_text(
-        textwrap.dedent("""
-            routes:
-              first:
-                from: {queue: {name: a, concurrency: 20}}
-                steps: [{send: {queue: b}}]
-              second:
-                from: {queue: b}
-                accept: durable
-                steps: [{send: {queue: c}}]
-        """)
-        + setting(place, lease="500ms")
-    )
+    (tmp_path / "routes.yaml").write_text(RELAY + setting(place, lease="500ms"))
     sent = [message(str(i)) for i in range(600)]
     async with opened(place) as store:
         await asyncio.gather(*(store.put("queue:a", one) for one in sent))
@@ -173,3 +176,62 @@ async def test_killed_again_and_again_a_bus_loses_nothing(tmp_path: Path, place:
 async def more_than(place: Place, count: int) -> bool:
     """Whether more than `count` messages have come through."""
     return await lying(place, "queue:c") > count
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+async def test_of_two_buses_on_a_store_one_falls_silent_and_the_other_goes_on(
+    tmp_path: Path, database_url: str, how: signal.Signals
+) -> None:
+    (tmp_path / "routes.yaml").write_text(RELAY + setting(database_url, lease="1s"))
+    sent = [message(str(i)) for i in range(400)]
+    async with opened(database_url) as store:
+        buses = [subprocess.Popen([sys.executable, str(PROCESS), str(tmp_path)]) for _ in range(2)]
+        try:
+            await until(lambda: holders(database_url, 3))
+            await asyncio.gather(*(store.put("queue:a", one) for one in sent))
+            await until(lambda: more_than(database_url, 20))
+            await until(lambda: stopped_with_something_in_hand(buses[0], database_url))
+            buses[0].send_signal(how)
+            await until(lambda: only(store, "queue:c"))
+            if how == signal.SIGSTOP:
+                await until(lambda: holders(database_url, 2))
+                buses[0].send_signal(signal.SIGCONT)
+                await until(lambda: holders(database_url, 3))  # it is somebody new
+        finally:
+            for bus in buses:
+                bus.kill()
+                bus.wait()
+        found: Counter[str] = Counter()
+        after = 0
+        while page := await store.browse("queue:c", limit=1000, after=after):
+            found.update(stored.envelope.id for stored in page)
+            after = page[-1].key
+    # What was sent on and that it was is one commit, so nothing comes twice either.
+    assert found == {one.id: 1 for one in sent}
+
+
+async def holders(url: str, count: int) -> bool:
+    """Whether so many processes are on the store."""
+    return await ask(url, "SELECT count(*) FROM esb.holder") == count
+
+
+async def stopped_with_something_in_hand(bus: subprocess.Popen[bytes], url: str) -> bool:
+    bus.send_signal(signal.SIGSTOP)
+    sql = "SELECT count(*) FROM esb.hold JOIN esb.holder ON owner = id WHERE name LIKE $1"
+    if await ask(url, sql, f"%/{bus.pid}"):
+        return True
+    bus.send_signal(signal.SIGCONT)
+    return False
+
+
+async def ask(url: str, sql: str, *values: object) -> int:
+    connection = await asyncpg.connect(url)
+    try:
+        return int(await connection.fetchval(sql, *values))
+    finally:
+        await connection.close()
+
+
+async def only(store: Store, channel: str) -> bool:
+    """Whether everything lies there."""
+    return set(await store.counts()) == {channel}

@@ -504,6 +504,13 @@ class TestOpening:
         with pytest.raises(ValueError, match=says):
             StoreOptions.model_validate(settings)
 
+    def test_a_missing_driver_is_told_with_the_other_mistakes(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("esb.store.find_spec", lambda name: None)
+        with pytest.raises(ValueError, match=r"pip install 'esb\[postgres\]'"):
+            StoreOptions.model_validate({"url": "postgresql://h/d"})
+
     async def test_the_routes_of_the_page_load(self, tmp_path: Path) -> None:
         blocks = re.findall(r"```yaml\n(.*?)```", PAGE.read_text(), re.DOTALL)
         assert blocks
