@@ -431,6 +431,7 @@ class PostgresStore(Store):
                         continue
                 pool.terminate()
         self._pool = self._writer = self._listener = None
+        self._me = 0
 
     # --- asking ----------------------------------------------------------------------------------
 

@@ -486,10 +486,13 @@ async def only_ours(url: str) -> bool:
 class TestOpening:
     async def test_settings_name_the_database(self, database_url: str) -> None:
         store = open_store(StoreOptions.model_validate({"url": database_url, "max_size": "5MB"}))
-        await store.open()
-        await store.put("a", message())
-        await store.close()
-        assert len(await ask(database_url, "SELECT FROM message")) == 1
+        for number in range(2):
+            await store.open()
+            assert len(await ask(database_url, "SELECT FROM holder")) == 1
+            await store.put("a", message())
+            assert len(await store.take("a", 9)) == number + 1
+            await store.close()
+        assert len(await ask(database_url, "SELECT FROM message")) == 2
 
     @pytest.mark.parametrize(
         ("settings", "says"),
