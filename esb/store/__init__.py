@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Self
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from esb.options import Duration, Options, Size
+from esb.store.files import InUse, StoreUnusable
 from esb.store.reading import DAMAGED
-from esb.store.sqlite import SqliteStore, StoreUnusable
+from esb.store.sqlite import SqliteStore
 
 if TYPE_CHECKING:
     from esb.store.postgres import PostgresStore
@@ -90,4 +91,4 @@ def open_store(settings: StoreOptions, folder: Path = Path()) -> SqliteStore | P
     )
 
 
-__all__ = ["DAMAGED", "SqliteStore", "StoreOptions", "StoreUnusable", "open_store"]
+__all__ = ["DAMAGED", "InUse", "SqliteStore", "StoreOptions", "StoreUnusable", "open_store"]

@@ -49,9 +49,9 @@ from esb.durable import (
     subscription,
 )
 from esb.errors import EsbError, Overloaded, TooLarge, Transient
+from esb.store.files import StoreUnusable
 from esb.store.reading import DAMAGED, remains, verified
 from esb.store.room import Room
-from esb.store.sqlite import StoreUnusable
 from esb.store.units import (
     CONNECT_TIMEOUT,
     LARGEST,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import os
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
@@ -40,6 +39,7 @@ from esb.durable import (
 from esb.errors import EsbError, TooLarge, Transient
 from esb.store import schema
 from esb.store.commit import SYNCHRONOUS, GroupCommit
+from esb.store.files import StoreUnusable, lock, snapshot, sync_folder
 from esb.store.reading import DAMAGED, Reading, used
 from esb.store.room import Disk, Room, disk_of
 from esb.store.writing import Effects, Taken, Writing
@@ -51,12 +51,6 @@ LARGEST = 900 * 1024**2  # SQLite takes values below 1 GB
 TIDY_EVERY = 60.0
 LOOK_EVERY = 2.0
 WAL_RESET_FIXED = (3, 51, 3)  # https://sqlite.org/wal.html#walresetbug
-
-
-class StoreUnusable(EsbError):
-    """The store cannot be opened: in use by another process, damaged, or made by a newer bus."""
-
-    code = "store-unusable"
 
 
 class SqliteStore(Store):
@@ -282,20 +276,8 @@ class SqliteStore(Store):
         folder = self.path.parent
         if not folder.is_dir():
             folder.mkdir(parents=True, mode=0o700)
-            _sync_folder(folder.parent)
-        lock = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.read(lock, 32).decode(errors="replace").strip()
-            os.close(lock)
-            raise StoreUnusable(
-                f"the store {self.path} is in use by process {holder or 'unknown'}; "
-                "two buses need two stores"
-            ) from None
-        os.truncate(lock, 0)
-        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
-        self._lock = lock
+            sync_folder(folder.parent)
+        self._lock = lock(self.path)
         # Messages may be confidential, so the file is made for its owner alone.
         os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
@@ -311,6 +293,11 @@ class SqliteStore(Store):
                 f"the store {self.path} has format {version}, made by a newer bus; "
                 f"this one reads up to {len(schema.MIGRATIONS)}"
             )
+        if 0 < version < len(schema.MIGRATIONS):
+            # For those who want to go back to the bus of before, which refuses what this one makes.
+            kept = self.path.with_name(f"{self.path.name}.v{version}.bak")
+            snapshot(db, kept)
+            log.info("the store is brought to a new format", before=version, kept=str(kept))
         schema.migrate(db, version)
 
     def _disconnect(self) -> None:
@@ -382,11 +369,3 @@ class SqliteStore(Store):
             with contextlib.suppress(EsbError, OSError):  # the next time, then
                 await what()
             await asyncio.sleep(pause)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
