@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -182,3 +183,13 @@ def test_a_connection_that_is_not_there_is_told_once_for_each_endpoint(
     found = load_text(text, tmp_path).diagnostics
     assert [one.message for one in found] == ["there is no connection 'rabbit'"] * len(found)
     assert len(found) == (2 if verb == "send" else 1)
+
+
+def test_the_routes_on_the_page_load(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "queues.md").read_text()
+    blocks = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) == 3
+    for block in blocks:
+        assert load_text(block, tmp_path).diagnostics == []
+    [missing] = load_text(blocks[2].replace("one_reader: true, ", ""), tmp_path).diagnostics
+    assert missing.hint == "queues: {each: {ledger: {one_reader: true}}}"

@@ -16,9 +16,12 @@ from support.processes import Process, free_ports
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Starts `esb run examples/<name>` on free ports; the keywords are its environment."""
+    """Starts `esb run examples/<name>` and further files on free ports; the keywords are its
+    environment."""
     with ExitStack() as stack:
-        yield lambda name, **environ: stack.enter_context(running(name, environ, tmp_path))
+        yield lambda name, *files, **environ: stack.enter_context(
+            running(name, environ, tmp_path, files)
+        )
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from support.backend import Backend, backend
 from support.broker import Rabbit, rabbit
-from support.examples import BIN, PROJECT, Start
+from support.examples import BIN, PROJECT, Bus, Start
 from support.processes import Process, free_ports, request
 from support.waiting import until
 
@@ -39,7 +39,7 @@ def test_every_example_is_told_of_and_run() -> None:
         assert f"({name}/)" in overview
         assert f"esb run examples/{name}" in (PROJECT / "examples" / name / "README.md").read_text()
         assert f'start("{name}"' in here
-    assert len(EXAMPLES) == 7
+    assert len(EXAMPLES) == 8
 
 
 def test_soap_as_rest(start: Start, legacy: str) -> None:
@@ -209,6 +209,45 @@ def test_content_based_router(start: Start, service: Backend, other_service: Bac
     bus.process.until(lambda: len(other_service.asked) == 2, "both reach the desk")
     tasks = sorted((one.json for one in other_service.asked), key=json.dumps)
     assert [task["reason"] for task in tasks] == ["large", "abroad"]
+
+
+@pytest.mark.parametrize("on", ["store", "rabbitmq"])
+def test_shop_events(
+    start: Start,
+    service: Backend,
+    other_service: Backend,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    on: str,
+) -> None:
+    environ, files = {"WAREHOUSE_URL": service.url, "MAIL_URL": other_service.url}, []
+    if on == "rabbitmq":
+        readme = (PROJECT / "examples/shop-events/README.md").read_text()
+        [block] = re.findall(r"```yaml\n(.*?)```", readme, re.DOTALL)
+        files.append(tmp_path / "rabbit.yaml")
+        files[0].write_text(block)
+        environ["AMQP_URL"] = request.getfixturevalue("own_broker_url")
+    bus = start("shop-events", *files, **environ)
+    service.statuses.extend([503, 503])
+    events = [
+        {"order": f"A-{number}", "event": event, "express": number == 2}
+        for event in ("placed", "changed", "cancelled")
+        for number in (1, 2)
+    ]
+    for event in events:
+        bus.process.until(partial(_accepted, bus, event), "the subscriptions are there")
+    bus.process.until(lambda: len(service.asked) == 8, "the warehouse has booked all")
+    bus.process.until(lambda: len(other_service.asked) == 6, "all mails are sent")
+    assert bus.post("/orders", {"order": "1", "event": "placed"}).status == 400
+    for order in ("A-1", "A-2"):
+        booked = [one.json["event"] for one in service.asked if one.json["order"] == order]
+        # Each event waited for the one before, which the warehouse refused at first.
+        assert list(dict.fromkeys(booked)) == ["placed", "changed", "cancelled"]
+        assert booked == sorted(booked, key=["placed", "changed", "cancelled"].index)
+
+
+def _accepted(bus: Bus, event: object) -> bool:
+    return bus.post("/orders", event).status == 202
 
 
 def test_rest_facade(start: Start, legacy: str) -> None:

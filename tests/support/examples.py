@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,12 +31,15 @@ class Bus:
 
 
 Start = Callable[..., Bus]
-"""Starts an example by its name; the keywords are its environment."""
+"""Starts an example by its name, with further files; the keywords are its environment."""
 
 
 @contextmanager
-def running(name: str, environ: dict[str, str], folder: Path) -> Iterator[Bus]:
-    """`esb run examples/<name>` on free ports, with its store in `folder`; it must stop cleanly."""
+def running(
+    name: str, environ: dict[str, str], folder: Path, more: Sequence[Path] = ()
+) -> Iterator[Bus]:
+    """`esb run examples/<name>` and `more` files on free ports, with its store in `folder`; it must
+    stop cleanly."""
     port, admin = free_ports(2)
     ports = folder / f"{name}.yaml"
     ports.write_text(
@@ -44,7 +47,7 @@ def running(name: str, environ: dict[str, str], folder: Path) -> Iterator[Bus]:
         f"admin: {{port: {admin}}}\n"
         f"store: {{path: '{folder}/{name}.db'}}\n"
     )
-    command = [BIN / "esb", "run", f"examples/{name}", ports]
+    command = [BIN / "esb", "run", f"examples/{name}", ports, *more]
     with Process(command, cwd=PROJECT, environ=environ) as process:
         process.wait_for(f"http://127.0.0.1:{admin}/readyz")
         yield Bus(process, f"http://127.0.0.1:{port}")
