@@ -9,7 +9,7 @@ MAKEFLAGS += --no-print-directory
 help:
 	@echo "make run     serve routes/ beside a stand-in legacy service; Ctrl-C stops both"
 	@echo "make test    run all tests, on a RabbitMQ and a PostgreSQL of their own"
-	@echo "make faults  make everything fail around the bus, and judge it (an hour; see tests/faults/)"
+	@echo "make faults  make everything fail around the bus, and judge it (one to two hours; see tests/faults/)"
 	@echo "make check   types, lint, formatting, import contracts, generated pages"
 	@echo "make fmt     put the code into its format, and the generated pages up to date"
 	@echo "make bench   measure the main uses beside nginx (needs nginx and wrk)"

@@ -34,14 +34,15 @@ class Fault(ABC):
     """A kind of failure.
 
     rounds: how often it is made to happen, unless the command line says otherwise; short: in the
-    tests (0: not there). places, engines: where it applies. must_lose: the bus is a mutant that the
-    judge has to convict.
+    tests (0: not there), for the stores `short_places`. places, engines: where it applies.
+    must_lose: the bus is a mutant that the judge has to convict.
     """
 
     name: str
     about: str
     rounds: int = 10
     short: int = 0
+    short_places: ClassVar[Sequence[str]] = ("sqlite",)
     places: ClassVar[Sequence[str]] = ("sqlite", "postgres")
     engines: ClassVar[Sequence[str]] = ("store", "rabbitmq")
     flows: Sequence[str] = HTTP_FLOWS
@@ -85,6 +86,7 @@ class Kill(Fault):
     about = "SIGKILL of the bus at random instants of every stage"
     rounds = 200
     short = 3
+    short_places = ("sqlite", "postgres")
     stages: ClassVar[Mapping[str, str]] = {
         "accept": "I",
         "take": "A",
@@ -148,7 +150,8 @@ class KillMutant(Kill):
     name = "mutant-commit"
     about = "kill9 of a bus that acknowledges before it commits"
     rounds = 12
-    short = 2
+    short = 1
+    short_places = ("sqlite",)
     places = ("sqlite",)
     engines = ("store",)
     stages: ClassVar[Mapping[str, str]] = {"take": "A"}
@@ -282,7 +285,6 @@ class Poison(Fault):
     name = "poison"
     about = "messages that kill the process as often as they are tried"
     rounds = 5
-    short = 1
     sabotage = "poison"
     flows = ("queue",)
 
@@ -433,7 +435,6 @@ class FlippedBit(Fault):
     name = "flipped-bit"
     about = "one bit of a stored message is flipped while the bus is down"
     rounds = 10
-    short = 1
     engines = ("store",)
     flows = ("durable", "queue")
 
@@ -520,7 +521,6 @@ class Network(Fault):
     def __init__(self, kind: str) -> None:
         self.name = f"network-{kind}"
         self.about = f"network: {self.kinds[kind]}"
-        self.short = int(kind == "cut")
         self._kind = kind
 
     async def happen(self, arena: Arena, rounds: int) -> int:
@@ -659,6 +659,7 @@ class DatabaseGoes(Fault):
 
     rounds = 10
     places = ("postgres",)
+    short_places = ("postgres",)
     kinds: ClassVar[Mapping[str, str]] = {
         "kill9": "SIGKILL of all processes of PostgreSQL, and its return",
         "stop": "PostgreSQL stops in order, and returns",
@@ -810,7 +811,6 @@ class Stop(Fault):
     name = "sigterm"
     about = "SIGTERM at full load: exit 0, and no duplicates"
     rounds = 10
-    short = 1
 
     async def happen(self, arena: Arena, rounds: int) -> int:
         """See Fault."""
@@ -886,7 +886,6 @@ class Replay(Fault):
     name = "replay"
     about = "dead letters are replayed with a SIGKILL in the middle"
     rounds = 10
-    short = 1
 
     async def happen(self, arena: Arena, rounds: int) -> int:
         """See Fault."""
@@ -916,7 +915,6 @@ class Copies(Fault):
     name = "copies"
     about = "each message is sent 100 times at once to a route with skip_seen, with SIGKILLs"
     rounds = 10
-    short = 1
     flows = ("once",)
     at_once = 100
 

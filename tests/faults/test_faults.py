@@ -15,7 +15,7 @@ SHORT = [
     for fault in catalogue()
     if fault.short
     for place in PLACES
-    if place in fault.places
+    if place in fault.places and place in fault.short_places
     for engine in ENGINES
     if engine in fault.engines
 ]
