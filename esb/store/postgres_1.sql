@@ -214,7 +214,9 @@ BEGIN
                     crashes = 0,
                     priority = CASE WHEN was.channel = was.goes_to THEN m.priority ELSE 0 END,
                     expires = CASE WHEN was.channel = was.goes_to THEN m.expires ELSE 0 END,
-                    blocked = m.grp <> '' AND (m.blocked OR was.channel <> was.goes_to)
+                    -- Nobody takes dead letters in their turn: one hides no other of its group.
+                    blocked = m.grp <> '' AND was.goes_to <> 'dead'
+                        AND (m.blocked OR was.channel <> was.goes_to)
                 FROM was WHERE m.key = was.key
                 RETURNING was.channel, m.grp
             )

@@ -179,7 +179,8 @@ class Writing:
             self._left_channel(db, effects, was_in, group)
 
     def _occupied(self, db: apsw.Connection, channel: str, group: str) -> bool:
-        return bool(
+        # Nobody takes dead letters in their turn: one hides no other of its group.
+        return channel != DEAD and bool(
             db.execute(
                 "SELECT 1 FROM message WHERE channel = ? AND grp = ? AND grp <> '' LIMIT 1",
                 (channel, group),

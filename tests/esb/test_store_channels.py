@@ -105,6 +105,22 @@ class TestGroups:
             await store.commit((Done(second.key, second.hold),))
             assert texts(await store.take("a", 9)) == ["a1"]
 
+    async def test_dead_letters_of_a_group_are_all_seen_and_come_back_in_their_order(
+        self, place: Place
+    ) -> None:
+        async with opened(place) as store:
+            for text in ("a1", "a2", "a3"):
+                await put(store, text, group="a")
+                [taken] = await store.take("a", 9)
+                await store.commit((Move(taken.key, DEAD, hold=taken.hold),))
+            dead = await store.browse(DEAD)
+            assert texts(dead) == ["a1", "a2", "a3"]
+            await store.commit([Move(stored.key, "a", lying_in=DEAD) for stored in dead])
+            for text in ("a1", "a2", "a3"):
+                [taken] = await store.take("a", 9)
+                assert texts([taken]) == [text]
+                await store.commit((Done(taken.key, taken.hold),))
+
     async def test_dropping_one_that_waits_changes_nothing_for_the_others(
         self, place: Place
     ) -> None:
