@@ -86,7 +86,7 @@ class Kill(Fault):
     about = "SIGKILL of the bus at random instants of every stage"
     rounds = 200
     short = 3
-    short_places = ("sqlite", "postgres")
+    short_places: ClassVar[Sequence[str]] = ("sqlite", "postgres")
     stages: ClassVar[Mapping[str, str]] = {
         "accept": "I",
         "take": "A",
@@ -151,9 +151,9 @@ class KillMutant(Kill):
     about = "kill9 of a bus that acknowledges before it commits"
     rounds = 12
     short = 1
-    short_places = ("sqlite",)
     places = ("sqlite",)
     engines = ("store",)
+    flows = ("durable",)
     stages: ClassVar[Mapping[str, str]] = {"take": "A"}
     sabotage = "accept_before_commit"
     must_lose = True
