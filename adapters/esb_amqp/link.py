@@ -19,7 +19,7 @@ import msgspec
 import structlog
 
 from esb.adapter import Build, Health
-from esb.errors import EsbError, Unreachable
+from esb.errors import EsbError, Transient, Unreachable
 from esb.options import Range
 from esb_amqp.client import Channel, Connection
 from esb_amqp.wire import Address
@@ -176,11 +176,18 @@ class Link:
             )
 
 
+class Standby(Transient):
+    """Somebody else does the work, and all is well."""
+
+    code = "standby"
+
+
 class Lane:
     """A channel that is there again after each loss, prepared by `prepare`. A Resource.
 
     what: for people, in health and logs ("queue 'orders'").
-    prepare: declares, checks, consumes; a broker that refuses it is asked again with backoff.
+    prepare: declares, checks, consumes; a broker that refuses it is asked again with backoff. So is
+        whoever raises Standby, in place of somebody else.
     """
 
     def __init__(
@@ -201,6 +208,7 @@ class Lane:
         self._renewal: asyncio.Future[None] | None = None
         self._retiring: set[asyncio.Task[None]] = set()
         self._detail = ""
+        self._stands_by = False
 
     async def open(self) -> None:
         """Begin; returns at once."""
@@ -219,12 +227,12 @@ class Lane:
             await channel.close()
 
     def health(self) -> Health:
-        """Whether the channel is there and prepared."""
+        """Whether the channel is there and prepared, or need not be."""
         link = self._link.health()
         if not link.up:
             return link
         if self.current is None:
-            return Health(False, self._detail or f"{self._what}: not ready yet")
+            return Health(self._stands_by, self._detail or f"{self._what}: not ready yet")
         return Health(True)
 
     @property
@@ -282,6 +290,7 @@ class Lane:
                 if channel is not None:
                     await channel.close()
                 pause = backoff.next()
+                self._stands_by = isinstance(e, Standby)
                 # A lost connection is the link's to tell.
                 if not connection.closed.done():
                     self._down(e.detail, pause)
@@ -298,7 +307,7 @@ class Lane:
                 retiring = asyncio.create_task(self._retire(replaced))
                 self._retiring.add(retiring)
                 retiring.add_done_callback(self._retiring.discard)
-            self._channel, self._detail = channel, ""
+            self._channel, self._detail, self._stands_by = channel, "", False
             backoff.reset()
             self._ready.set()
             self._renewal, since = loop.create_future(), loop.time()
@@ -316,8 +325,9 @@ class Lane:
         detail = f"{self._what}: {reason}"
         if detail != self._detail:
             self._detail = detail
-            log.warning(
-                "the broker refuses, trying again",
+            tell = log.info if self._stands_by else log.warning
+            tell(
+                "standing by" if self._stands_by else "the broker refuses, trying again",
                 what=self._what,
                 broker=self._link.settings.broker,
                 reason=reason,

@@ -16,8 +16,9 @@ from typing import Final
 import structlog
 
 from esb.durable import MOST_CRASHES, Release, Store
-from esb.errors import EsbError, Permanent, Transient
+from esb.errors import EsbError, Permanent
 from esb_amqp.client import Channel, Delivery
+from esb_amqp.link import Standby
 
 log = structlog.get_logger("esb.amqp")
 
@@ -46,13 +47,13 @@ class Suspects:
     async def start(self, channel: Channel, *, only_one: bool = False) -> None:
         """A channel is about to bring messages. Raises what the store raises.
 
-        only_one: Transient is raised while another bus on the store, or the route as it was before
+        only_one: Standby is raised while another bus on the store, or the route as it was before
             a reload, is at work on the same.
         """
         if self._first is None:
             claim = await self._store.claim(self._scope, self._queue, _until())
             if only_one and claim.state == "busy":
-                raise Transient("another one on the same store is at work on it")
+                raise Standby("another one on the same store is at work on it")
             self._died = claim.crashes > 0 or claim.state == "busy"
             self._first = channel
 
