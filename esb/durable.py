@@ -8,8 +8,9 @@ it sends to channels, what it marks as seen, and what becomes of the message it 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar, Token
 from datetime import datetime
 from typing import Final, Literal, Protocol, Self
@@ -331,6 +332,9 @@ MOST_CRASHES: Final = 3
 """So often a process may die with a message in hand before the message is to blame. From the
 second time on it is handed out alone, so that no other is blamed for it."""
 
+GIVE_UP_AGAIN: Final = 1.0
+"""Seconds after which it is tried again to give up a claim."""
+
 
 def subscription(topic: str, name: str) -> str:
     """The channel of a subscription."""
@@ -370,9 +374,11 @@ class Unit:
         self.in_order = in_order
         self.settled: Done | Move | None = None
         self.over = False
+        self._committed = False
         self._within = within
         self._changes: list[Change] = []
-        self._claims: list[tuple[str, str]] = []
+        self._claims: dict[tuple[str, str], Unit] = {}  # and the part that made each
+        self._claiming = asyncio.Lock()
         self._token: Token[Unit | None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -395,38 +401,69 @@ class Unit:
         knows better."""
         self.settled = self.settled or change
 
-    async def claim(self, scope: str, value: str, until: float) -> Claim:
+    async def claim(
+        self, scope: str, value: str, until: float, *, part: Unit | None = None
+    ) -> Claim:
         """As `Store.claim`. It is confirmed with the commit, if a Confirm was added; else given up
-        when the unit ends. A part that is tried again finds it still claimed, for itself."""
+        with it, or when the unit ends. What the run has claimed itself is done for whoever claims
+        it again, but for a part that is tried again because it failed.
+        """
+        part = part or self
         if self._within is not None:
-            return await self._within.claim(scope, value, until)
-        if (scope, value) in self._claims:
-            return Claim("new")
-        claim = await self.store.claim(scope, value, until)
-        if claim.state == "new":
-            self._claims.append((scope, value))
-        return claim
+            return await self._within.claim(scope, value, until, part=part)
+        async with self._claiming:  # parts may run side by side
+            claim = Claim("new")
+            if (maker := self._claims.get((scope, value))) is None:
+                claim = await self.store.claim(scope, value, until)
+            elif not maker._failed:
+                return Claim("done")
+            if claim.state == "new":
+                self._claims[scope, value] = part
+            return claim
 
     async def commit(self) -> None:
         """Commit everything at once. Raises what `Store.commit` raises; it may be tried again."""
         if self._within is not None:
             self._within.add(*self._changes)
-            self._changes = []
+            self._changes, self._committed = [], True
             return
-        changes = [*self._changes, self.settled] if self.settled is not None else self._changes
+        changes = [*self._changes, self.settled] if self.settled is not None else [*self._changes]
         confirmed = {(c.scope, c.value) for c in changes if isinstance(c, Confirm)}
+        changes += [Release(*claim) for claim in self._claims if claim not in confirmed]
         if changes:
             await self.store.commit(changes)
-        self._changes, self.settled = [], None
-        self._claims = [claim for claim in self._claims if claim not in confirmed]
+        self._changes, self.settled, self._claims = [], None, {}
+
+    @property
+    def _failed(self) -> bool:
+        """Whether what this part changed came to nothing."""
+        if self._within is None:
+            return False
+        return (self.over and not self._committed) or self._within._failed
 
     async def _give_up(self) -> None:
-        claims, self._claims = self._claims, []
+        releases = [Release(*claim) for claim in self._claims]
+        self._claims = {}
         try:
-            await self.store.commit([Release(scope, value) for scope, value in claims])
+            await self.store.commit(releases)
         except EsbError as e:
-            # The run has its own error to tell; who claims the same hears "busy" until a restart.
-            log.error("a claim could not be given up", error=e.detail)
+            # The run has its own error to tell; whoever claims the same is told that it is busy.
+            log.warning("a claim could not be given up yet", error=e.detail)
+            task = asyncio.create_task(_released(self.store, releases), name="esb store: claims")
+            _releasing.add(task)
+            task.add_done_callback(_releasing.discard)
+
+
+_releasing: set[asyncio.Task[None]] = set()
+
+
+async def _released(store: Store, releases: Sequence[Release]) -> None:
+    """Give up claims as soon as the store takes it."""
+    while True:
+        await asyncio.sleep(GIVE_UP_AGAIN)
+        with suppress(EsbError):
+            await store.commit(releases)
+            return
 
 
 _current: ContextVar[Unit | None] = ContextVar("unit", default=None)

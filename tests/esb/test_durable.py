@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 from support.stores import Place, message, opened
+from support.waiting import until
 
 from esb.durable import (
+    Change,
     Confirm,
     Done,
     Move,
@@ -214,7 +216,7 @@ class TestClaims:
         for commits in (False, True):
             async with Unit(store) as unit:
                 assert (await unit.claim("s", "v", 9e9)).state == "new"
-                assert (await unit.claim("s", "v", 9e9)).state == "new", "it is its own"
+                assert (await unit.claim("s", "v", 9e9)).state == "done", "by this very run"
                 assert (await store.claim("s", "v", 9e9)).state == "busy"
                 unit.add(Confirm("s", "v", 9e9, message("answer")))
                 if commits:
@@ -234,6 +236,52 @@ class TestClaims:
             assert (await store.claim("s", "v", 9e9)).state == "busy"
         assert (await store.claim("s", "v", 9e9)).state == "new"
 
+    async def test_of_the_parts_of_a_run_one_gets_it(self, store: Store) -> None:
+        async def part(fails: bool) -> str:
+            async with Unit(store, within=unit) as inner, Unit(store, within=inner) as innermost:
+                claim = await innermost.claim("s", "v", 9e9)
+                await innermost.commit()
+                if not fails:
+                    await inner.commit()
+                return claim.state
+
+        async with Unit(store) as unit:
+            assert await part(fails=True) == "new"
+            states = await asyncio.gather(*(part(fails=False) for _ in range(3)))
+            assert sorted(states) == ["done", "done", "new"]
+
+    async def test_what_the_run_did_not_confirm_is_free_with_its_commit(self, store: Store) -> None:
+        async with Unit(store) as unit:
+            await unit.claim("s", "v", 9e9)
+            await unit.claim("s", "w", 9e9)
+            unit.add(Confirm("s", "v", 9e9))
+            await unit.commit()
+            assert (await store.claim("s", "v", 9e9)).state == "done"
+            assert (await store.claim("s", "w", 9e9)).state == "new"
+
+    async def test_one_that_the_store_was_away_for_is_given_up_later(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("esb.durable.GIVE_UP_AGAIN", 0.01)
+        commit, away = store.commit, 3
+
+        async def now_and_then(changes: Sequence[Change]) -> list[int]:
+            nonlocal away
+            away -= 1
+            if away >= 0:
+                raise Transient("the store does not answer")
+            return await commit(changes)
+
+        monkeypatch.setattr(store, "commit", now_and_then)
+        async with Unit(store) as unit:
+            await unit.claim("s", "v", 9e9)
+        await until(lambda: away < 0)
+        await until(lambda: _is_new(store))
+
     async def test_one_of_many_at_once_gets_it(self, store: Store) -> None:
         claims = await asyncio.gather(*(store.claim("s", "v", 9e9) for _ in range(50)))
         assert sorted(claim.state for claim in claims) == ["busy"] * 49 + ["new"]
+
+
+async def _is_new(store: Store) -> bool:
+    return (await store.claim("s", "v", 9e9)).state == "new"

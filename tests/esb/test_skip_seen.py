@@ -11,8 +11,9 @@ from support.bus import load_text, running, store_of, url
 from support.stores import message
 from support.waiting import until
 
+from esb.control import Selection, replay
 from esb.durable import DEAD
-from esb.envelope import Envelope, Headers
+from esb.envelope import Body, Envelope, Headers
 
 ROUTE = """
     routes:
@@ -54,6 +55,31 @@ async def test_a_thousand_copies_at_once_have_one_effect(tmp_path: Path) -> None
         assert await store.counts() == {"queue:out": 1}
 
 
+@pytest.mark.parametrize("concurrency", [1, 5])
+async def test_of_the_parts_of_one_message_copies_end_there_too(
+    tmp_path: Path, concurrency: int
+) -> None:
+    text = f"""
+        routes:
+          once:
+            from: {{queue: in}}
+            steps:
+              - split:
+                  each: body
+                  concurrency: {concurrency}
+                  steps:
+                    - skip_seen: body
+                    - send: {{queue: out}}
+            retry: {{attempts: 1}}
+    """
+    async with running(text, tmp_path) as bus:
+        store = store_of(bus)
+        for part in ([1, 2, 1, 1], [2, 3]):
+            await store.put("queue:in", Envelope(body=Body.of(part)))
+            await until(lambda: _empty(store, "queue:in"))
+        assert await store.counts() == {"queue:out": 3}
+
+
 async def test_a_run_that_failed_does_not_count(tmp_path: Path) -> None:
     async with running(ROUTE.format(more="- filter: body.nothing"), tmp_path) as bus:
         store = store_of(bus)
@@ -62,8 +88,7 @@ async def test_a_run_that_failed_does_not_count(tmp_path: Path) -> None:
         assert await store.counts() == {DEAD: 1}
     async with running(ROUTE.format(more=""), tmp_path) as bus:
         store = store_of(bus)
-        [dead] = await store.browse(DEAD)
-        await bus.routes["once"].take_back(store, dead.key)
+        assert (await replay(store, bus.routes, Selection(all=True), None)).done == 1
         await until(lambda: _empty(store, DEAD, "accept:once"))
         assert await store.counts() == {"queue:out": 1}
 
