@@ -398,5 +398,5 @@ async def end_subscription(
 
 
 def _readers(routes: Mapping[str, Route], topic: str, name: str) -> list[str]:
-    where = subscription(topic, name).replace(":", " ", 1)
-    return [route.name for route in routes.values() if route.source.where == where]
+    channel = subscription(topic, name)
+    return [route.name for route in routes.values() if channel in route.channels]
