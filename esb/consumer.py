@@ -14,6 +14,7 @@ import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from functools import partial
 
 import structlog
 
@@ -21,7 +22,7 @@ from esb.adapter import Health
 from esb.clock import REAL, Clock
 from esb.durable import DEAD, Done, Failure, Move, Receipt, Store, Stored, Superseded, Unit
 from esb.envelope import Envelope, Outcome
-from esb.errors import EsbError, RouteFailure, Transient
+from esb.errors import EsbError, Permanent, RouteFailure, Transient
 from esb.options import Range
 from esb.step import Step
 
@@ -149,7 +150,7 @@ class Consumer:
                 unit.settle(self._failed(stored, attempt, e))
             else:
                 unit.settle(Done(stored.key, stored.hold, receipt=self._receipt(envelope, result)))
-            await self._insist(unit.commit, stored)
+            await self._insist(unit.commit, stored, attempt)
 
     def _receipt(self, envelope: Envelope, result: Envelope) -> Receipt | None:
         business_key = envelope.business_key or result.business_key
@@ -182,7 +183,9 @@ class Consumer:
         tell("a message is put back", **about, seconds=round(pause, 1), exc_info=bug)
         return Move(stored.key, self._channel, due, attempt, failure, stored.hold)
 
-    async def _insist(self, commit: Callable[[], Awaitable[None]], stored: Stored) -> None:
+    async def _insist(
+        self, commit: Callable[[], Awaitable[object]], stored: Stored, attempt: int
+    ) -> None:
         """Commit until it succeeds: going on without it would handle the message twice or never."""
         failures = 0
         while True:
@@ -195,6 +198,10 @@ class Consumer:
             except EsbError as e:
                 failures += 1
                 self._trouble = e.detail
+                if isinstance(e, Permanent):
+                    # What the run changed cannot be stored, now or later.
+                    aside = self._failed(stored, attempt, e)
+                    commit = partial(self._store.commit, (aside,))
                 await self._clock.sleep(self._backoff.delay(failures))
             else:
                 if failures:

@@ -102,6 +102,27 @@ async def test_a_poison_message_stops_nobody_and_can_be_replayed(
         assert again.envelope.id == dead.envelope.id
 
 
+async def test_what_the_store_cannot_hold_is_a_dead_letter_and_stops_nobody(
+    tmp_path: Path, place: Place
+) -> None:
+    text = """
+        routes:
+          orders:
+            from: {queue: {name: in, concurrency: 1, backoff: 10ms}}
+            steps: [{send: {queue: {name: out, key: "{{ body }}"}}}]
+    """
+    half_a_pair = Body(b"+2AA-", "text/plain; charset=utf-7")
+    async with running(at(place, text), tmp_path) as bus:
+        store = store_of(bus)
+        await store.put("queue:in", Envelope(body=half_a_pair))
+        await store.put("queue:in", message("well"))
+        await counts(store, queue_out=1, dead=1)
+        [dead] = await store.browse(DEAD)
+        assert dead.envelope.body.raw == b"+2AA-"
+        assert dead.failure is not None
+        assert (dead.failure.code, dead.attempts) == ("route-failure", 1)
+
+
 async def test_accepted_over_http_is_stored_before_it_is_said(tmp_path: Path, place: Place) -> None:
     text = """
         routes:
