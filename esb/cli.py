@@ -1,4 +1,5 @@
-"""The command line: `esb run`, `check`, `schema`, `send`, `init`, and what adapters add."""
+"""The command line: `esb run`, `check`, `schema`, `send`, `init`, what `cli_store.py` has for those
+who run a bus, and what adapters add."""
 
 from __future__ import annotations
 
@@ -11,14 +12,16 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
 
 from esb import __version__, logs
-from esb.errors import ConfigError, Diagnostic, EsbError
+from esb.cli_store import dead, find, store
+from esb.errors import ConfigError, EsbError
 from esb.logs import log
+from esb.terminal import fail_with, route_files, show
 
 
 class _Commands(TyperGroup):
@@ -78,7 +81,7 @@ def run(
     ] = 25.0,
 ) -> None:
     """Run the bus until SIGTERM or Ctrl-C."""
-    serve(_paths(paths), watch=watch, json_logs=json_logs, log_level=log_level, grace=grace)
+    serve(route_files(paths), watch=watch, json_logs=json_logs, log_level=log_level, grace=grace)
 
 
 @app.command()
@@ -92,13 +95,13 @@ def check(
     """Find every mistake in the route files, without starting anything."""
     from esb.config import load
 
-    project = load(_paths(paths), environ=None if no_env else os.environ)
+    project = load(route_files(paths), environ=None if no_env else os.environ)
     found = project.diagnostics
     if as_json:
         fields = ("file", "line", "column", "code", "message", "hint")
         typer.echo(json.dumps([{f: getattr(d, f) for f in fields} for d in found], indent=2))
     elif found:
-        _show(found)
+        show(found)
     else:
         count = len(project.routes)
         files = len(project.files)
@@ -165,7 +168,7 @@ def send(
     try:
         answer = asyncio.run(_send(endpoint, envelope, call=call, paths=project or []))
     except ConfigError as e:
-        _fail(e.diagnostics)
+        fail_with(e.diagnostics)
     except EsbError as e:
         typer.secho(f"not sent ({e.code}): {e.detail}", fg="red", err=True)
         found = [f"{one['pointer'] or '/'}: {one['detail']}" for one in getattr(e, "errors", ())]
@@ -238,6 +241,10 @@ def init(
     typer.echo(f"\nnext: {where}esb run --watch\n      curl localhost:8080/hello/world")
 
 
+app.add_typer(dead, name="dead")
+app.command()(find)
+app.add_typer(store, name="store")
+
 # --- what the commands stand on ------------------------------------------------------------------
 
 
@@ -264,7 +271,7 @@ def serve(
             runner = uvloop.run
         runner(_Service(paths, extra, watch=watch, grace=grace, root=root).run())
     except ConfigError as e:
-        _fail(e.diagnostics)
+        fail_with(e.diagnostics)
     except EsbError as e:
         typer.secho(f"the bus cannot start: {e.detail}", fg="red", err=True)
         raise typer.Exit(1) from e
@@ -396,34 +403,6 @@ class _Service:
                 await self.reload()
             except Exception:  # noqa: BLE001 - watched on: the next change may mend it
                 log.exception("not reloaded")
-
-
-def _paths(paths: Sequence[Path] | None) -> Sequence[Path]:
-    if paths:
-        return paths
-    if Path("routes").is_dir():
-        return [Path("routes")]
-    typer.secho(
-        "there is no routes/ here: name a file or a folder, or start a project with 'esb init'",
-        fg="red",
-        err=True,
-    )
-    raise typer.Exit(2)
-
-
-def _show(found: Sequence[Diagnostic]) -> None:
-    for one in found:
-        where = f"{one.file}:{one.line}:{one.column}" if one.line else one.file
-        typer.secho(f"{where}: ", bold=True, nl=False, err=True)
-        typer.secho(one.message, fg="red", nl=not one.hint, err=True)
-        if one.hint:
-            typer.echo(f"  ({one.hint})", err=True)
-    typer.echo(f"{len(found)} mistake{'s' * (len(found) != 1)}", err=True)
-
-
-def _fail(found: Sequence[Diagnostic]) -> NoReturn:
-    _show(found)
-    raise typer.Exit(1)
 
 
 def main() -> None:

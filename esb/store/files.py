@@ -130,7 +130,11 @@ def restore(source: Path, path: Path, *, force: bool = False) -> Path | None:
     if problems := check(source).problems:
         raise StoreUnusable(f"{source} is damaged and was not restored: {problems[0]}")
     path.parent.mkdir(parents=True, mode=0o700, exist_ok=True)
-    locked = lock(path)
+    try:
+        locked = lock(path)
+    except InUse as e:
+        who = e.detail.partition(";")[0]
+        raise InUse(f"{who}: stop that bus first, nothing was changed") from e
     try:
         if path.exists() and path.stat().st_size and not force:
             raise StoreUnusable(f"there is a store at {path} already; --force sets it aside")

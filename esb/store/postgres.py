@@ -163,7 +163,7 @@ class PostgresStore(Store):
         except BaseException as e:
             await self._disconnect()
             if isinstance(e, asyncpg.PostgresError | asyncpg.InterfaceError | OSError | ValueError):
-                raise StoreUnusable(f"the store {self._where} cannot be opened: {e}") from e
+                raise StoreUnusable(f"the store {self.where} cannot be opened: {e}") from e
             raise
         self._units = Units(
             self._writer, self._clock, me=lambda: self._me, room=self._take_room, told=self._told
@@ -341,12 +341,12 @@ class PostgresStore(Store):
     async def usage(self) -> Usage:
         """See `Store.usage`. What is left on the server's disk cannot be seen from here."""
         [[used]] = await self._fetch("SELECT used()")
-        return Usage(self._where, used, self._max_size)
+        return Usage(self.where, used, self._max_size)
 
     # --- opening and closing ---------------------------------------------------------------------
 
     @property
-    def _where(self) -> str:
+    def where(self) -> str:
         """What may be said of the URL."""
         parts = urlsplit(self._url)
         return f"{parts.netloc.rpartition('@')[2]}{parts.path}"
@@ -370,8 +370,8 @@ class PostgresStore(Store):
                 if not is_lost(e):
                     raise
                 if monotonic() > end:
-                    raise StoreUnusable(f"the store {self._where} does not answer: {e}") from e
-                log.warning("the store does not answer yet", where=self._where, error=str(e))
+                    raise StoreUnusable(f"the store {self.where} does not answer: {e}") from e
+                log.warning("the store does not answer yet", where=self.where, error=str(e))
             await asyncio.sleep(1.0)
 
     async def _check(self, connection: asyncpg.Connection[asyncpg.Record]) -> None:
@@ -384,7 +384,7 @@ class PostgresStore(Store):
         for name, value in (("fsync", fsync), ("synchronous_commit", synchronous)):
             if value == "off":
                 raise StoreUnusable(
-                    f"the store {self._where} has {name} off: what it says is stored may be lost"
+                    f"the store {self.where} has {name} off: what it says is stored may be lost"
                 )
 
     async def _migrate(self, connection: asyncpg.Connection[asyncpg.Record]) -> None:
@@ -398,7 +398,7 @@ class PostgresStore(Store):
             version = await connection.fetchval("SELECT max(version) FROM format") or 0
             if version > len(MIGRATIONS):
                 raise StoreUnusable(
-                    f"the store {self._where} has format {version}, made by a newer bus; "
+                    f"the store {self.where} has format {version}, made by a newer bus; "
                     f"this one reads up to {len(MIGRATIONS)}"
                 )
             for number, migration in enumerate(MIGRATIONS[version:], version + 1):

@@ -73,6 +73,7 @@ class SqliteStore(Store):
         disk: Disk = disk_of,
     ) -> None:
         self.path = path
+        self.where = str(path.resolve())
         self._room = Room(max_size, path.parent, min_free, disk)
         self._receipts = receipts
         self._clock = clock
@@ -227,7 +228,7 @@ class SqliteStore(Store):
     async def usage(self) -> Usage:
         """See `Store.usage`."""
         used, room = await self._reads().used(), self._room
-        return Usage(str(self.path.resolve()), used, room.max_size, room.free())
+        return Usage(self.where, used, room.max_size, room.free())
 
     # --- opening and closing, in a worker thread -------------------------------------------------
 
