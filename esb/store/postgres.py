@@ -63,7 +63,7 @@ from esb.store.units import (
     translated,
     unreachable,
 )
-from esb.store.writing import FULL, OVERHEAD, RETRY_AFTER
+from esb.store.writing import FULL, OVERHEAD, RETRY_AFTER, unpack
 
 log = structlog.get_logger("esb.store")
 
@@ -670,8 +670,7 @@ class PostgresStore(Store):
 def _stored(row: asyncpg.Record) -> Stored:
     key, channel, due, attempts, stored, failure, *more, digest, content = row
     envelope = remains(key, stored, content) if channel == DAMAGED else verified(content, digest)
-    cause = msgspec.msgpack.decode(failure, type=Failure) if failure else None
-    return Stored(key, channel, envelope, attempts, due, stored, cause, *more)
+    return Stored(key, channel, envelope, attempts, due, stored, unpack(failure), *more)
 
 
 async def _nothing(_connection: Any) -> None:

@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from typing import Any, Final, TypeVar, cast
 
 import apsw
-import msgspec
 import structlog
 
 from esb import record
@@ -17,6 +16,7 @@ from esb.clock import Clock
 from esb.durable import DEAD, Failure, Receipt, Stored
 from esb.envelope import Body, Envelope
 from esb.errors import Transient
+from esb.store.writing import unpack
 
 T = TypeVar("T")
 log = structlog.get_logger("esb.store")
@@ -154,8 +154,7 @@ class Reading:
                 detail = f"the stored message is damaged: {e}"
                 self._set_aside(key, Failure("damaged", detail, channel, "", attempts, when))
             return []
-        cause = msgspec.msgpack.decode(failure, type=Failure) if failure else None
-        return [Stored(key, channel, envelope, attempts, due, stored, cause, *more)]
+        return [Stored(key, channel, envelope, attempts, due, stored, unpack(failure), *more)]
 
     async def _told(self, reading: Future[T]) -> T:
         try:

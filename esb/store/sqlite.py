@@ -155,11 +155,8 @@ class SqliteStore(Store):
         try:
             _, keys = await asyncio.shield(taking)
             return await self._reads().taken(keys) if keys else []
-        except asyncio.CancelledError:
+        except BaseException:
             # Nobody will ever see what was or will be taken, so it must not stay in hand.
-            taking.add_done_callback(self._give_back)
-            raise
-        except EsbError:
             taking.add_done_callback(self._give_back)
             raise
 

@@ -10,6 +10,7 @@ from typing import Any, Final, cast
 
 import apsw
 import msgspec
+import structlog
 
 from esb import record
 from esb.clock import Clock
@@ -30,6 +31,8 @@ from esb.durable import (
 )
 from esb.errors import Overloaded
 from esb.store.schema import CLAIMED, CONFIRMED, FREE, SUSPECT
+
+log = structlog.get_logger("esb.store")
 
 FULL: Final = "the store has no room"
 RETRY_AFTER: Final = 10.0
@@ -360,6 +363,15 @@ class Writing:
             db.execute(sql, values)
             gone += db.changes()
         return gone
+
+
+def unpack(failure: bytes | None) -> Failure | None:
+    """What `pack` made bytes of; None also if they are damaged: the message itself is well."""
+    try:
+        return msgspec.msgpack.decode(failure, type=Failure) if failure else None
+    except (msgspec.MsgspecError, ValueError):
+        log.error("why a stored message failed is damaged and forgotten")
+        return None
 
 
 def pack(failure: Failure | None) -> bytes | None:

@@ -133,6 +133,21 @@ class TestGroups:
             assert texts(await store.take("a", 9)) == ["a3"]
 
 
+async def test_a_damaged_failure_stops_nobody(place: Place) -> None:
+    async with opened(place) as store:
+        for text in ("x", "y"):
+            await put(store, text)
+        damage = "UPDATE message SET failure = content WHERE key = (SELECT min(key) FROM message)"
+        if isinstance(store, SqliteStore):
+            damage = damage.replace("content", "x'c1'")
+            await store._writes().submit(lambda db, told: db.execute(damage).get)
+        else:
+            await store._fetch(damage)
+        first, second = await store.take("a", 9)
+        assert texts([first, second]) == ["x", "y"]
+        assert first.failure is None
+
+
 async def test_in_order_waits_for_what_is_in_anybodys_hand(place: Place) -> None:
     async with opened(place) as store:
         await put(store, "1")
