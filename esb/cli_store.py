@@ -496,16 +496,16 @@ def find(
 
 def _sentence(one: Mapping[str, Any]) -> str:
     name = one["id"] + (f" ({one['business_key']})" if one["business_key"] else "")
-    if one["state"] == "done":
-        return f"{_time(one['finished'])}  {name} went through {one['route']}: {one['outcome']}"
+    if "finished" in one:
+        return f"{_time(one['finished'])}  {name} is through {one['route']}: {one['state']}"
     place = one["channel"].replace(":", " ", 1)
     where = {
         "dead": f"is a dead letter, key {one['key']}",
         "damaged": f"is damaged and was set aside, key {one['key']}",
-        "in work": f"is in work, from {place}",
-        "put off": f"waits in {place} until {_time(one['due'])}" if one["due"] else "",
-        "waiting": f"waits in {place}",
-    }[one["state"]]
+        "working": f"is being worked on, from {place}",
+    }.get(one["state"], f"waits in {place}")
+    if one["due"]:
+        where += f" until {_time(one['due'])}"
     failure = one["failure"]
     why = ""
     if failure:

@@ -309,15 +309,19 @@ def _unknown(kind: str, name: str, known: Iterable[str]) -> str:
 
 async def find(store: Store, text: str, clock: Clock = REAL) -> list[dict[str, Any]]:
     """What became of messages with this id or business key, in the order of time: one entry for
-    each that lies in the store, and one for each that went through a route."""
+    each that lies in the store, and one for each that went through a route.
+
+    Their `state` is delivered or filtered; or waiting, working, retrying, dead, damaged.
+    """
     lying, receipts = await store.find(text)
     through = sorted(receipts, key=lambda receipt: receipt.finished)
     return [*map(_done, through), *(_lying(one, clock.time()) for one in lying)]
 
 
 def _done(receipt: Receipt) -> dict[str, Any]:
+    ended = receipt.outcome in ("filtered", "dead")
     return {
-        "state": "done",
+        "state": receipt.outcome if ended else "delivered",
         "id": receipt.id,
         "business_key": receipt.business_key,
         "route": receipt.route,
@@ -331,9 +335,9 @@ def _lying(one: Stored, now: float) -> dict[str, Any]:
     if one.channel in (DEAD, DAMAGED):
         state = one.channel
     elif one.hold:
-        state = "in work"
+        state = "working"
     else:
-        state = "put off" if one.due > now else "waiting"
+        state = "retrying" if one.attempts else "waiting"
     failure = one.failure
     return {
         "state": state,

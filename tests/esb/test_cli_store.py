@@ -159,7 +159,7 @@ def test_dead_letters_are_listed_shown_replayed_and_dropped(
         assert project.lying() == {"accept:orders": 1, "queue:broken": 1}
         with project.running() as bus:
             bus.until(lambda: _channels(project) == {"queue:out": 1, "queue:repaired": 1})
-        assert "went through orders: accepted" in project.esb("find", "order-7")[0]
+        assert "is through orders: delivered" in project.esb("find", "order-7")[0]
 
 
 def _channels(project: Project) -> Any:

@@ -295,6 +295,7 @@ async def test_a_message_is_found_wherever_it_is(tmp_path: Path, place: Place) -
         await one.store.commit(
             [
                 Put("queue:later", Envelope(id="m", business_key="K"), due=later),
+                Put("queue:later", Envelope(id="q", business_key="K"), due=later, attempts=2),
                 Put("queue:nobody", Envelope(id="n", business_key="K")),
                 Put("queue:taken", Envelope(id="o", business_key="K")),
             ]
@@ -303,7 +304,7 @@ async def test_a_message_is_found_wherever_it_is(tmp_path: Path, place: Place) -
         await one.bury(id="p", business_key="K")
         found = await one.ask("GET", "/messages?q=K")
         assert {(f["id"], f["state"]) for f in found} == {
-            ("m", "put off"), ("n", "waiting"), ("o", "in work"), ("p", "dead"),
+            ("m", "waiting"), ("n", "waiting"), ("o", "working"), ("p", "dead"), ("q", "retrying"),
         }  # fmt: skip
         [dead] = await one.ask("GET", "/messages?q=p")
         assert (dead["channel"], dead["failure"]["code"]) == (DEAD, "unreachable")

@@ -78,15 +78,15 @@ async def test_it_leads_to_the_message_from_end_to_end(tmp_path: Path, place: Pl
             return await states(key) == list(expected)
 
         assert (await order("A-1", good={"really": True}))[0] == 202
-        through = [("done", "orders"), ("done", "work")]
+        through = [("delivered", "orders"), ("delivered", "work")]
         await until(lambda: are("A-1", *through, ("waiting", "queue:out")))
 
         assert (await order("A-2", good={}))[0] == 202
-        await until(lambda: are("A-2", ("done", "orders"), ("dead", DEAD)))
+        await until(lambda: are("A-2", ("delivered", "orders"), ("dead", DEAD)))
         [dead] = await store.browse(DEAD)
         assert dead.envelope.business_key == "A-2"
         await replay(store, bus.routes, Selection(keys=[dead.key]), None)
-        await until(lambda: are("A-2", ("done", "orders"), ("dead", DEAD)))
+        await until(lambda: are("A-2", ("delivered", "orders"), ("dead", DEAD)))
 
         status, told = await order([], good={"really": True})
         assert status == 400, "nothing is accepted that could not be found again"
@@ -117,7 +117,7 @@ routes:
         assert out.envelope.business_key == "1"
         dead = [one.failure.code for one in await store.browse(DEAD) if one.failure]
         assert sorted(dead) == ["bad-message", "route-failure"]
-        assert [one["state"] for one in await find(store, "1")] == ["done", "waiting"]
+        assert [one["state"] for one in await find(store, "1")] == ["delivered", "waiting"]
 
 
 def test_a_mistake_in_it_is_found_at_load(tmp_path: Path) -> None:
