@@ -134,6 +134,7 @@ class PostgresStore(Store):
         self._turned_away: set[str] = set()
         self._to_tell: set[str] = set()
         self._to_give_back: dict[int, float] = {}
+        self._asking: set[asyncio.Future[list[asyncpg.Record]]] = set()
         self._hurry = asyncio.Event()
         self._entering = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -178,10 +179,13 @@ class PostgresStore(Store):
             return
         units, self._units = self._units, None
         await units.close()
+        if self._asking:
+            await asyncio.wait(self._asking, timeout=CONNECT_TIMEOUT)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         with contextlib.suppress(EsbError):  # else the lease ends by itself
+            await self._give_all_back()  # before it counts as what a dead process had
             [[channels]] = await self._fetch("SELECT bury($1)", self._me)
             await self._fetch("SELECT pg_notify('esb', $1)", self._news(set(channels)))
         self._trouble = "the store is not open"
@@ -463,6 +467,8 @@ class PostgresStore(Store):
         self._takes += 1
         number = (me << 32) + self._takes
         asking = asyncio.ensure_future(self._fetch(query, me, number, *values))
+        self._asking.add(asking)
+        asking.add_done_callback(self._asking.discard)
         try:
             return number, await asyncio.shield(asking)
         except BaseException:
@@ -578,7 +584,7 @@ class PostgresStore(Store):
         self._listener = listener
         self._ring(set(self._bells))  # nobody knows what was said meanwhile
 
-    async def _beat(self) -> None:
+    async def _give_all_back(self) -> None:
         if numbers := list(self._to_give_back):
             began = monotonic()
             [[channels]] = await self._fetch("SELECT give_back($1, $2)", self._me, numbers)
@@ -586,6 +592,9 @@ class PostgresStore(Store):
                 if self._to_give_back[number] <= began:
                     del self._to_give_back[number]
             self._spread(set(channels))
+
+    async def _beat(self) -> None:
+        await self._give_all_back()
         me = self._me
         [beat] = await self._fetch(
             "SELECT * FROM beat($1, $2, $3, $4)",

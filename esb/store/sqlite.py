@@ -113,6 +113,9 @@ class SqliteStore(Store):
             task.cancel()
         await asyncio.gather(*self._upkeep, return_exceptions=True)
         commit, reading = self._threads
+        with contextlib.suppress(EsbError):
+            # What is on its way to nobody comes before this and is given back: nobody died of it.
+            await commit.submit(lambda db, told: None, relaxed=True)
         await asyncio.to_thread(commit.close)
         self._threads = None
         await asyncio.to_thread(reading.close)
@@ -178,9 +181,15 @@ class SqliteStore(Store):
 
     async def claim(self, scope: str, value: str, until: float) -> Claim:
         """See `Store.claim`."""
-        return await self._writes().submit(
+        claiming = self._writes().submit(
             lambda db, told: self._writing.claim(db, scope, value, until), relaxed=True
         )
+        try:
+            return await asyncio.shield(claiming)
+        except asyncio.CancelledError:
+            # Nobody will ever confirm or release what was or will be claimed.
+            claiming.add_done_callback(lambda claimed: self._unclaim(claimed, scope, value))
+            raise
 
     async def subscribe(self, topic: str, name: str) -> None:
         """See `Store.subscribe`."""
@@ -235,7 +244,7 @@ class SqliteStore(Store):
                 f"SQLite {apsw.sqlite_lib_version()} can damage its log; 3.51.3 or newer is needed"
             )
         opened = contextlib.ExitStack()
-        opened.callback(self._unclaim)
+        opened.callback(self._unlock)
         try:
             self._claim()
             writer = apsw.Connection(str(self.path))
@@ -279,7 +288,7 @@ class SqliteStore(Store):
         # Messages may be confidential, so the file is made for its owner alone.
         os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
-    def _unclaim(self) -> None:
+    def _unlock(self) -> None:
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
@@ -303,7 +312,7 @@ class SqliteStore(Store):
         for connection in reversed(self._connections):
             with contextlib.suppress(apsw.Error):
                 connection.close()
-        self._unclaim()
+        self._unlock()
 
     def _writes(self) -> GroupCommit:
         if self._threads is None:
@@ -352,6 +361,12 @@ class SqliteStore(Store):
         with contextlib.suppress(Transient):  # closing: they are free when it opens
             self._writes().post(lambda db, told: self._writing.give_back(db, told, hold, keys))
 
+    def _unclaim(self, claiming: asyncio.Future[Claim], scope: str, value: str) -> None:
+        if claiming.cancelled() or claiming.exception() or claiming.result().state != "new":
+            return
+        with contextlib.suppress(Transient):  # closing: it is free when it opens
+            self._writes().post(lambda db, told: self._writing.unclaim(db, scope, value))
+
     async def _tidy(self) -> None:
         while await self._writes().submit(
             lambda db, told: self._writing.tidy(db, told, self._clock.time() - self._receipts),
@@ -361,6 +376,8 @@ class SqliteStore(Store):
 
     async def _look(self) -> None:
         self._room.look(await self._reads().used())
+        if not self._room.health.up:
+            self._writing.look_again()
 
     async def _again_and_again(self, what: Callable[[], Awaitable[None]], pause: float) -> None:
         while True:

@@ -206,6 +206,11 @@ class Writing:
             )
             effects.rung.add(channel)
 
+    def look_again(self) -> None:
+        """There is less room than was found before. From any thread: what is being written at this
+        moment may use up a little of it."""
+        self._room = 0
+
     def _take_room(self, db: apsw.Connection, size: int) -> None:
         if self._room < size:
             self._room = min(self._left(db), max(size, GRANT))
@@ -321,6 +326,13 @@ class Writing:
             (scope, value, until, CLAIMED, crashes),
         )
         return Claim("new", crashes)
+
+    def unclaim(self, db: apsw.Connection, scope: str, value: str) -> None:
+        """What was claimed for nobody is free again."""
+        db.execute(
+            "UPDATE claim SET state = ? WHERE scope = ? AND value = ? AND state = ?",
+            (FREE, scope, value, CLAIMED),
+        )
 
     def _confirm(self, db: apsw.Connection, confirm: Confirm) -> None:
         answer = digest = None

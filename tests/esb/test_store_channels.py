@@ -16,6 +16,7 @@ from support.waiting import Jumping, until
 from esb.durable import (
     DEAD,
     MOST_CRASHES,
+    Claim,
     Done,
     Move,
     Publish,
@@ -284,11 +285,34 @@ class TestCrashes:
             assert texts(await store.take("b", 9)) == ["more"]
             assert texts(await store.take("a", 9)) == ["bystander"]
 
+    async def test_a_take_that_nobody_waits_for_any_more_is_none(self, place: Place) -> None:
+        async with opened(place) as store:
+            await put(store, "x")
+            taking = asyncio.create_task(store.take("a", 1))
+            await asyncio.sleep(0)
+            taking.cancel()
+        async with opened(place) as store:
+            [taken] = await store.take("a", 1)
+            assert taken.crashes == 0
+
+    async def test_a_claim_that_nobody_waits_for_any_more_is_free(self, place: Place) -> None:
+        async with opened(place) as store:
+            claiming = asyncio.create_task(store.claim("s", "v", 9e9))
+            await asyncio.sleep(0)
+            claiming.cancel()
+            again = await until(lambda: _claimed(store))
+            assert again.crashes == 0
+
     async def test_a_claim_of_a_dead_process_is_free_and_counted(self, place: Place) -> None:
         for died in range(3):
             async with opened(place) as store:
                 claim = await store.claim("s", "v", 9e9)
                 assert (claim.state, claim.crashes) == ("new", died)
+
+
+async def _claimed(store: Store) -> Claim | None:
+    claim = await store.claim("s", "v", 9e9)
+    return claim if claim.state == "new" else None
 
 
 class Channels(RuleBasedStateMachine):

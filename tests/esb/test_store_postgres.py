@@ -359,6 +359,21 @@ class TestLostConnections:
             [again] = await until(lambda: taken(store))
             assert again.crashes == 0
 
+    async def test_what_is_to_be_given_back_is_so_before_it_closes(
+        self, database_url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def lost(rows: object) -> None:
+            raise asyncio.CancelledError
+
+        async with opened(database_url) as store:
+            await store.put("a", message("x"))
+            monkeypatch.setattr(store, "_sorted_out", lost)
+            with pytest.raises(asyncio.CancelledError):
+                await store.take("a", 1)
+        async with opened(database_url) as store:
+            [again] = await store.take("a", 1)
+            assert again.crashes == 0
+
     async def test_a_take_that_was_cancelled_holds_nothing(self, database_url: str) -> None:
         async with opened(database_url) as store:
             await store.put("a", message("x"))
