@@ -206,7 +206,9 @@ async def _api(url: str, files: list[Path] | None) -> AsyncIterator[Api]:
         await opened.open()
     except InUse as e:
         if running is None:
-            raise EsbError(f"{e.detail}; say where its admin API is: --url") from e
+            raise EsbError(
+                f"{_busy(e)}, whose admin API is off or on any free port: --url says where it is"
+            ) from e
         if not await _works_on(running, opened.where):
             raise EsbError(
                 f"{_busy(e)}, but no bus at {running.url} works on it; say where it is: --url"

@@ -6,6 +6,7 @@ delivered, moved and forgotten, which needs a little room itself.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -61,13 +62,16 @@ class Room:
         """Bytes that messages which take up `used` may still grow by; below 0 if it is too much."""
         left = self.max_size - used
         if self._folder is not None:
-            free, least = self._measured(self._folder)
-            left = min(left, free - least)
+            with contextlib.suppress(OSError):  # a disk that is not well tells whoever writes
+                free, least = self._measured(self._folder)
+                left = min(left, free - least)
         return left
 
     def free(self) -> int | None:
         """Bytes left on the disk, if that can be seen."""
-        return None if self._folder is None else self._disk(self._folder)[1]
+        with contextlib.suppress(OSError):
+            return None if self._folder is None else self._disk(self._folder)[1]
+        return None
 
     def look(self, used: int) -> None:
         """See how things stand, for `health`, and log when that has changed."""

@@ -378,6 +378,8 @@ class SqliteStore(Store):
         self._room.look(await self._reads().used())
         if not self._room.health.up:
             self._writing.look_again()
+        if not self._room.health.up:
+            self._writing.look_again()
 
     async def _again_and_again(self, what: Callable[[], Awaitable[None]], pause: float) -> None:
         while True:

@@ -211,6 +211,11 @@ class Writing:
         moment may use up a little of it."""
         self._room = 0
 
+    def look_again(self) -> None:
+        """There is less room than was found before. From any thread: what is being written at this
+        moment may use up a little of it."""
+        self._room = 0
+
     def _take_room(self, db: apsw.Connection, size: int) -> None:
         if self._room < size:
             self._room = min(self._left(db), max(size, GRANT))

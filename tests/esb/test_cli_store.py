@@ -242,6 +242,9 @@ def test_what_answers_may_be_no_bus_or_another_one(project: Project, tmp_path: P
         assert "is in use by process" in told
         assert "say where it is: --url" in told
         assert len(project.json("dead", "list", "--url", project.admin)) == 1
+        project.write("admin: {enabled: false}\n")
+        told = project.esb("dead", "list", status=1)[1]
+        assert "whose admin API is off" in told
 
 
 def test_the_store_is_copied_checked_and_put_back(project: Project) -> None:

@@ -63,9 +63,8 @@ async def test_below_min_free_nothing_new_is_taken_and_the_rest_goes_on(
             disk.free = 255 * MB
             await until(lambda: not store.health().up)
             assert "min_free is 256 MB: new messages are refused" in store.health().detail
-            large = message("x" * 17 * MB)  # more than was granted before
             with pytest.raises(Overloaded, match="no room") as refused:
-                await store.put("a", large)
+                await store.put("a", message("a small one"))
             assert refused.value.retry_after
             [taken] = await store.take("a", 1)
             assert await store.move(taken.key, DEAD)
@@ -73,7 +72,7 @@ async def test_below_min_free_nothing_new_is_taken_and_the_rest_goes_on(
 
             disk.free = 50 * 1024 * MB
             await until(lambda: store.health().up)
-            await store.put("a", large)
+            await store.put("a", message("x" * 17 * MB))
     alarms = [log for log in logs if log["log_level"] == "error"]
     assert len(alarms) == 1, "told once, not at each look"
     assert "there is room again" in [log["event"] for log in logs]
@@ -88,6 +87,15 @@ async def test_others_who_fill_the_disk_are_noticed_while_messages_come(tmp_path
         done = await asyncio.gather(*puts, return_exceptions=True)
         assert isinstance(done[-1], Overloaded)
         assert (await store.counts())["a"] <= 17
+
+
+async def test_a_disk_that_does_not_tell_is_written_to(tmp_path: Path) -> None:
+    def unwell(_: Path) -> tuple[int, int]:
+        raise OSError("stale file handle")
+
+    room = Room(10 * MB, tmp_path, None, unwell)
+    assert room.left(MB) == 9 * MB
+    assert room.free() is None
 
 
 async def test_a_small_disk_keeps_a_share_of_itself(tmp_path: Path) -> None:
