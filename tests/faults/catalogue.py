@@ -771,7 +771,7 @@ class ClockJumps(Fault):
         return {
             "LD_PRELOAD": _faketime(),
             "FAKETIME_TIMESTAMP_FILE": str(self._file),
-            "FAKETIME_NO_CACHE": "1",
+            "FAKETIME_CACHE_DURATION": "1",  # read for each call, the file would slow all down
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
         }
 
@@ -782,6 +782,7 @@ class ClockJumps(Fault):
             await arena.more("D", count=20)
             while done < rounds:
                 self._file.write_text(self.offsets[done % len(self.offsets)] + "\n")
+                await asyncio.sleep(1)  # by then it has seen it
                 await arena.more("R 503", count=3)
                 await arena.more("D", count=60)
                 done += 1
