@@ -122,6 +122,7 @@ async def test_who_is_not_answered_is_told_what_is_known(
     queue = await rabbit.queue()
     text = http_to_amqp(broker_url, queue, ", timeout: 200ms")
     async with running(text, tmp_path) as bus:
+        await until(lambda: bus.readyz()[1]["status"] == "ok")  # it has its channel
         status, _, raw = await post(client, f"{url(bus)}/ask", b"{}")
     assert (status, json.loads(raw)["type"]) == (504, "urn:esb:problem:outcome-unknown")
     text = http_to_amqp(broker_url, unique("nobody"))

@@ -9,7 +9,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from html import escape
 from pathlib import Path
@@ -124,55 +124,55 @@ class TestIn:
     @pytest.mark.parametrize(
         ("tokens", "code"),
         [
-            ([text(password="wrong")], "FailedAuthentication"),
-            ([text(password="")], "FailedAuthentication"),
-            ([text(password=PASSWORD + " ")], "FailedAuthentication"),
-            ([text(user="eve")], "FailedAuthentication"),
-            ([text(user="bob")], "FailedAuthentication"),
-            ([digest(password="wrong")], "FailedAuthentication"),
-            ([digest(user="eve")], "FailedAuthentication"),
-            ([], "InvalidSecurity"),
-            ([stamp(at())], "InvalidSecurity"),
-            ([text(), text()], "InvalidSecurity"),
-            ([text(), stamp(at()), stamp(at())], "InvalidSecurity"),
-            ([text(more="<w:Username>eve</w:Username>")], "InvalidSecurity"),
-            ([text(more="<w:Password>x</w:Password>")], "InvalidSecurity"),
-            ([text(user="ada<!-- -->")], "InvalidSecurity"),
-            ([text(user="<w:Username>ada</w:Username>")], "InvalidSecurity"),
-            (["<w:UsernameToken><w:Username>ada</w:Username></w:UsernameToken>"],
+            (lambda: [text(password="wrong")], "FailedAuthentication"),
+            (lambda: [text(password="")], "FailedAuthentication"),
+            (lambda: [text(password=PASSWORD + " ")], "FailedAuthentication"),
+            (lambda: [text(user="eve")], "FailedAuthentication"),
+            (lambda: [text(user="bob")], "FailedAuthentication"),
+            (lambda: [digest(password="wrong")], "FailedAuthentication"),
+            (lambda: [digest(user="eve")], "FailedAuthentication"),
+            (lambda: [], "InvalidSecurity"),
+            (lambda: [stamp(at())], "InvalidSecurity"),
+            (lambda: [text(), text()], "InvalidSecurity"),
+            (lambda: [text(), stamp(at()), stamp(at())], "InvalidSecurity"),
+            (lambda: [text(more="<w:Username>eve</w:Username>")], "InvalidSecurity"),
+            (lambda: [text(more="<w:Password>x</w:Password>")], "InvalidSecurity"),
+            (lambda: [text(user="ada<!-- -->")], "InvalidSecurity"),
+            (lambda: [text(user="<w:Username>ada</w:Username>")], "InvalidSecurity"),
+            (lambda: ["<w:UsernameToken><w:Username>ada</w:Username></w:UsernameToken>"],
              "InvalidSecurity"),
-            ([text(more="<w:Nonce>!</w:Nonce>")], "InvalidSecurity"),
-            ([text(more="<u:Created>yesterday</u:Created>")], "InvalidSecurity"),
-            ([digest().replace("<w:Nonce>", "<w:Nonce>!")], "InvalidSecurity"),
-            ([re.sub("<w:Nonce>.*</w:Nonce>", "", digest())], "InvalidSecurity"),
-            ([re.sub("<u:Created>.*</u:Created>", "", digest())], "InvalidSecurity"),
-            ([digest(created=at(-3600))], "MessageExpired"),
-            ([digest(created=at(3600))], "InvalidSecurity"),
-            ([digest(created="9999-99-99T00:00:00Z")], "InvalidSecurity"),
-            ([text(), stamp(at(-3600))], "MessageExpired"),
-            ([text(), stamp(at(-200), at(-100))], "MessageExpired"),
-            ([text(), stamp(at(3600), at(7200))], "InvalidSecurity"),
-            ([text(), stamp(at(), at(-10))], "InvalidSecurity"),
-            ([text(), stamp(at(), more="<u:Created>x</u:Created>")], "InvalidSecurity"),
-            ([text(), "<u:Timestamp/>"], "InvalidSecurity"),
-            ([header(text())], "InvalidSecurity"),
-            ([text(), header(text())], "InvalidSecurity"),
-            ([text(), "<x xmlns='urn:x'/>"], "InvalidSecurity"),
-            ([text(), "<w:BinarySecurityToken/>"], "UnsupportedSecurityToken"),
-            ([text(more="<k:Salt xmlns:k='urn:k'/>")], "UnsupportedSecurityToken"),
-            ([text(), "<a:Assertion xmlns:a='urn:oasis:names:tc:SAML:2.0:assertion'/>"],
+            (lambda: [text(more="<w:Nonce>!</w:Nonce>")], "InvalidSecurity"),
+            (lambda: [text(more="<u:Created>yesterday</u:Created>")], "InvalidSecurity"),
+            (lambda: [digest().replace("<w:Nonce>", "<w:Nonce>!")], "InvalidSecurity"),
+            (lambda: [re.sub("<w:Nonce>.*</w:Nonce>", "", digest())], "InvalidSecurity"),
+            (lambda: [re.sub("<u:Created>.*</u:Created>", "", digest())], "InvalidSecurity"),
+            (lambda: [digest(created=at(-3600))], "MessageExpired"),
+            (lambda: [digest(created=at(3600))], "InvalidSecurity"),
+            (lambda: [digest(created="9999-99-99T00:00:00Z")], "InvalidSecurity"),
+            (lambda: [text(), stamp(at(-3600))], "MessageExpired"),
+            (lambda: [text(), stamp(at(-200), at(-100))], "MessageExpired"),
+            (lambda: [text(), stamp(at(3600), at(7200))], "InvalidSecurity"),
+            (lambda: [text(), stamp(at(), at(-10))], "InvalidSecurity"),
+            (lambda: [text(), stamp(at(), more="<u:Created>x</u:Created>")], "InvalidSecurity"),
+            (lambda: [text(), "<u:Timestamp/>"], "InvalidSecurity"),
+            (lambda: [header(text())], "InvalidSecurity"),
+            (lambda: [text(), header(text())], "InvalidSecurity"),
+            (lambda: [text(), "<x xmlns='urn:x'/>"], "InvalidSecurity"),
+            (lambda: [text(), "<w:BinarySecurityToken/>"], "UnsupportedSecurityToken"),
+            (lambda: [text(more="<k:Salt xmlns:k='urn:k'/>")], "UnsupportedSecurityToken"),
+            (lambda: [text(), "<a:Assertion xmlns:a='urn:oasis:names:tc:SAML:2.0:assertion'/>"],
              "UnsupportedSecurityToken"),
-            ([text(), "<d:Signature xmlns:d='http://www.w3.org/2000/09/xmldsig#'/>"],
+            (lambda: [text(), "<d:Signature xmlns:d='http://www.w3.org/2000/09/xmldsig#'/>"],
              "UnsupportedAlgorithm"),
-            ([text(), "<e:EncryptedKey xmlns:e='http://www.w3.org/2001/04/xmlenc#'/>"],
+            (lambda: [text(), "<e:EncryptedKey xmlns:e='http://www.w3.org/2001/04/xmlenc#'/>"],
              "UnsupportedAlgorithm"),
         ],
     )  # fmt: skip
     async def test_others_are_refused(
-        self, store: SqliteStore, tokens: list[str], code: str, ns: str
+        self, store: SqliteStore, tokens: Callable[[], list[str]], code: str, ns: str
     ) -> None:
         async with hosted(store=store, security=USERS) as client:
-            fault = await refused(client, header(*tokens), ns=ns)
+            fault = await refused(client, header(*tokens()), ns=ns)
             assert subject(fault) == code
             assert fault.reason
 
@@ -596,15 +596,20 @@ class TestPassingOn:
     @pytest.mark.parametrize(
         ("block", "says"),
         [
-            (header(stamp(at(), at(60))), ""),
-            (header(), ""),
-            (header(stamp(at(-7200), at(-3600))), "has expired"),
-            (header("<d:Signature xmlns:d='http://www.w3.org/2000/09/xmldsig#'/>"), "signatures"),
-            (header(text()), "UsernameToken"),
+            (lambda: header(stamp(at(), at(60))), ""),
+            (lambda: header(), ""),
+            (lambda: header(stamp(at(-7200), at(-3600))), "has expired"),
+            (
+                lambda: header("<d:Signature xmlns:d='http://www.w3.org/2000/09/xmldsig#'/>"),
+                "signatures",
+            ),
+            (lambda: header(text()), "UsernameToken"),
         ],
     )
-    async def test_the_header_of_a_reply(self, folder: Path, block: str, says: str) -> None:
-        service = Service(message(block, body=PARTNER_XML))
+    async def test_the_header_of_a_reply(
+        self, folder: Path, block: Callable[[], str], says: str
+    ) -> None:
+        service = Service(message(block(), body=PARTNER_XML))
         status, answer = await passed_on(service, folder, GET, OWN)
         assert (status, says in answer.decode()) == (502 if says else 200, True), answer
 
