@@ -146,7 +146,10 @@ class Consumer:
         async with Unit(self._store, taken=stored, in_order=self._order) as unit:
             try:
                 result = await step(envelope)
-            except Exception as e:  # noqa: BLE001 - whatever a step raises, its message is kept
+            except (Exception, asyncio.CancelledError) as e:
+                if _is_cancelled():
+                    raise
+                # Whatever a step raises, its message is kept: also if what it waited for was ended.
                 unit.settle(self._failed(stored, attempt, e))
             else:
                 unit.settle(Done(stored.key, stored.hold, receipt=self._receipt(envelope, result)))
@@ -164,7 +167,7 @@ class Consumer:
             envelope.principal,
         )
 
-    def _failed(self, stored: Stored, attempt: int, cause: Exception) -> Move:
+    def _failed(self, stored: Stored, attempt: int, cause: BaseException) -> Move:
         """What becomes of a message whose run raised."""
         error = cause if isinstance(cause, EsbError) else RouteFailure("internal error")
         when = datetime.fromtimestamp(self._clock.time(), UTC)
@@ -215,3 +218,9 @@ class Consumer:
         # If the store is gone too, what it holds is handed out again when it next opens.
         with contextlib.suppress(EsbError):
             await self._store.commit((back,))
+
+
+def _is_cancelled() -> bool:
+    """Whether it is this task that somebody wants to end."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -368,6 +368,25 @@ async def test_messages_that_wait_block_nobody_and_outlive_the_process(tmp_path:
     assert sorted(passed) == sorted(f"slow {number}" for number in range(20))
 
 
+async def test_a_step_that_ends_as_if_it_were_cancelled_has_failed(store: SqliteStore) -> None:
+    failing = True
+
+    async def step(envelope: Envelope) -> Envelope:
+        nonlocal failing
+        if failing:
+            failing = False
+            waited_for: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            waited_for.cancel()
+            await waited_for
+        return envelope
+
+    await store.put("queue:in", message("x"))
+    worker = Consumer(store, "queue:in", route="r", backoff=Range(first=0.01, longest=0.01))
+    await worker.start(step)
+    await until(lambda: _is_empty(store))
+    await worker.stop(5)
+
+
 # --- parking --------------------------------------------------------------------------------------
 
 
@@ -464,3 +483,7 @@ async def test_further_tries_are_counted(store: SqliteStore) -> None:
     await run(Failing(Transient("a"), Transient("b")))(message())
     assert (count("in-process"), count("parked")) == (1, 1)
     assert time.time() < 1e11
+
+
+async def _is_empty(store: SqliteStore) -> bool:
+    return await store.counts() == {}
