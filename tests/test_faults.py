@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
 from faults.catalogue import Fault, catalogue
 from faults.places import ENGINES, PLACES
 from faults.suite import SKIPPED, run

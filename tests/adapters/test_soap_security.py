@@ -131,7 +131,7 @@ class TestIn:
             (lambda: [text(user="bob")], "FailedAuthentication"),
             (lambda: [digest(password="wrong")], "FailedAuthentication"),
             (lambda: [digest(user="eve")], "FailedAuthentication"),
-            (lambda: [], "InvalidSecurity"),
+            (list, "InvalidSecurity"),
             (lambda: [stamp(at())], "InvalidSecurity"),
             (lambda: [text(), text()], "InvalidSecurity"),
             (lambda: [text(), stamp(at()), stamp(at())], "InvalidSecurity"),
@@ -258,6 +258,25 @@ class TestIn:
             for _ in range(2):
                 fault = await client.fault(once)
                 assert (fault.code, client.seen) == ("Server", [])
+
+    async def test_one_that_the_store_was_away_for_is_not_used_up(
+        self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("esb.durable.GIVE_UP_AGAIN", 0.01)
+        commit, away = store.commit, 2
+
+        async def now_and_then(changes: Sequence[Change]) -> list[int]:
+            nonlocal away
+            away -= 1
+            if away >= 0:
+                raise Transient("the store does not answer")
+            return await commit(changes)
+
+        monkeypatch.setattr(store, "commit", now_and_then)
+        nonces = Nonces(store, "n")
+        with pytest.raises(Transient):
+            await nonces.spend("a", 9e9)
+        assert await until(lambda: nonces.spend("a", 9e9))
 
     async def test_one_way_to_show_a_password(self, store: SqliteStore) -> None:
         async with hosted(store=store, security={**USERS, "type": "digest"}) as client:
