@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=int(time.time()), help="of all chance")
     parser.add_argument("--store", action="append", choices=[*PLACES])
     parser.add_argument("--engine", action="append", choices=[*ENGINES])
-    parser.add_argument("-o", "--out", type=Path, help="where results go")
+    parser.add_argument("-o", "--out", type=Path, help="where results go, beside those of others")
     parser.add_argument("--list", action="store_true", help="what there is")
     parser.add_argument("--keep", action="store_true", help="keep stores and ledgers")
     given = parser.parse_args(argv)
@@ -37,6 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{fault.name:20} {fault.about}")
         return 0
     when = datetime.now(UTC).date().isoformat()
+    # A short run must not take the place of the whole.
+    out = given.out or (WORK if given.rounds else PROJECT / "bench/results")
     print(f"seed {given.seed}")
     print(line(HEAD))
     results: list[Result] = []
@@ -51,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     run(fault, store, engine, rounds=rounds, seed=given.seed, folder=folder)
                 )
                 results.append(result)
+                save([result], out, when, list(faults))  # at once: a run may be cut off
                 print(line(row(result)), flush=True)
                 if result.memory_mb:
                     print(f"    memory in MB: {result.memory_mb}")
@@ -58,9 +61,6 @@ def main(argv: Sequence[str] | None = None) -> int:
                     print(f"    {problem}", flush=True)
                 if result.good and not given.keep:
                     tidy(folder)
-    # A part of it must not take the place of the whole.
-    whole = not (given.fault or given.store or given.engine or given.rounds)
-    save(results, given.out or (PROJECT / "bench/results" if whole else WORK), when)
     bad = [result for result in results if not result.good]
     print(f"{len(results) - len(bad)} of {len(results)} as they should be")
     return 1 if bad else 0

@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from faults.arena import Arena
 from faults.catalogue import Fault, Vacuous
@@ -167,12 +168,17 @@ beyond the first of a message, and `duplicates` those of them that it took: all 
 `Idempotency-Key`. `recovery` is the longest time until the first message was accepted again."""
 
 
-def page(results: Sequence[Result], when: str) -> str:
+def page(objects: Sequence[dict[str, Any]]) -> str:
     """The results as Markdown."""
+    days = sorted({one["when"] for one in objects})
+    made = " to ".join(dict.fromkeys((days[0], days[-1])))
+    results = [
+        Result(**{name: value for name, value in one.items() if name != "when"}) for one in objects
+    ]
     lines = [
         "# Faults",
         "",
-        f"Made by `make faults` on {when}: {_machine()}.",
+        f"Made by `make faults` on {made}: {_machine()}.",
         "",
         _READING,
         "",
@@ -209,12 +215,21 @@ def _machine() -> str:
     return f"{cores} cores, {memory:.0f} GB, Python {platform.python_version()}"
 
 
-def save(results: Sequence[Result], folder: Path, when: str) -> None:
-    """faults.json, one object a fault, and faults.md."""
+def save(results: Sequence[Result], folder: Path, when: str, order: Sequence[str]) -> None:
+    """faults.json, one object a fault, and faults.md. What lies there of other faults, stores and
+    engines stays: each row says when it was made and how many rounds were run for it."""
+    file = folder / "faults.json"
     folder.mkdir(parents=True, exist_ok=True)
-    objects = [{"when": when, **asdict(result)} for result in results]
-    (folder / "faults.json").write_text(json.dumps(objects, indent=1) + "\n")
-    (folder / "faults.md").write_text(page(results, when))
+    objects = json.loads(file.read_text()) if file.exists() else []
+    rows = {_key(one): one for one in objects}
+    rows |= {_key(one): one for one in ({"when": when, **asdict(result)} for result in results)}
+    objects = sorted(rows.values(), key=lambda one: order.index(one["fault"]))
+    file.write_text(json.dumps(objects, indent=1) + "\n")
+    (folder / "faults.md").write_text(page(objects))
+
+
+def _key(one: dict[str, Any]) -> tuple[str, str, str]:
+    return one["fault"], one["store"], one["engine"]
 
 
 def tidy(folder: Path) -> None:
