@@ -389,8 +389,9 @@ class Unit:
         assert self._token is not None
         self.over = True
         _current.reset(self._token)
-        if self._claims:
-            await self._give_up()
+        claims, self._claims = self._claims, {}
+        if claims:
+            await give_up(self.store, *claims)
 
     def add(self, *changes: Change) -> None:
         """To be committed with the rest."""
@@ -441,30 +442,6 @@ class Unit:
             return False
         return (self.over and not self._committed) or self._within._failed
 
-    async def _give_up(self) -> None:
-        releases = [Release(*claim) for claim in self._claims]
-        self._claims = {}
-        try:
-            await self.store.commit(releases)
-        except EsbError as e:
-            # The run has its own error to tell; whoever claims the same is told that it is busy.
-            log.warning("a claim could not be given up yet", error=e.detail)
-            task = asyncio.create_task(_released(self.store, releases), name="esb store: claims")
-            _releasing.add(task)
-            task.add_done_callback(_releasing.discard)
-
-
-_releasing: set[asyncio.Task[None]] = set()
-
-
-async def _released(store: Store, releases: Sequence[Release]) -> None:
-    """Give up claims as soon as the store takes it."""
-    while True:
-        await asyncio.sleep(GIVE_UP_AGAIN)
-        with suppress(EsbError):
-            await store.commit(releases)
-            return
-
 
 _current: ContextVar[Unit | None] = ContextVar("unit", default=None)
 
@@ -497,3 +474,27 @@ def at_once() -> Iterator[None]:
         yield
     finally:
         _current.reset(token)
+
+
+async def give_up(store: Store, *claims: tuple[str, str]) -> None:
+    """Release claims, each a scope and a value: at once, or else as soon as the store takes it.
+    Never raises; until then whoever claims the same hears that it is busy."""
+    releases = [Release(*claim) for claim in claims]
+    try:
+        await store.commit(releases)
+    except EsbError as e:
+        log.warning("a claim could not be given up yet", error=e.detail)
+        task = asyncio.create_task(_given_up(store, releases), name="esb store: claims")
+        _giving_up.add(task)
+        task.add_done_callback(_giving_up.discard)
+
+
+_giving_up: Final[set[asyncio.Task[None]]] = set()
+
+
+async def _given_up(store: Store, releases: Sequence[Release]) -> None:
+    while True:
+        await asyncio.sleep(GIVE_UP_AGAIN)
+        with suppress(EsbError):
+            await store.commit(releases)
+            return

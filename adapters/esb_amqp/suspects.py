@@ -13,14 +13,10 @@ import time
 from collections.abc import AsyncIterator
 from typing import Final
 
-import structlog
-
-from esb.durable import MOST_CRASHES, Release, Store
+from esb.durable import MOST_CRASHES, Store, give_up
 from esb.errors import EsbError, Permanent
 from esb_amqp.client import Channel, Delivery
 from esb_amqp.link import Standby
-
-log = structlog.get_logger("esb.amqp")
 
 _REMEMBERED: Final = 7 * 86_400.0
 """Seconds after which a note that was left behind may be forgotten."""
@@ -90,10 +86,7 @@ class Suspects:
             await self._release(noted)
 
     async def _release(self, noted: str) -> None:
-        try:
-            await self._store.commit((Release(self._scope, noted),))
-        except EsbError as e:
-            log.warning("a note of what is at work could not be taken back", reason=e.detail)
+        await give_up(self._store, (self._scope, noted))
 
 
 def _until() -> float:

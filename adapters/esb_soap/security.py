@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import contextlib
 import hashlib
 import hmac
 import re
@@ -31,8 +30,8 @@ import structlog
 from lxml import etree
 from pydantic import Field, SecretStr, model_validator
 
-from esb.durable import Confirm, Release, Store
-from esb.errors import BadReply, EsbError
+from esb.durable import Confirm, Store, give_up
+from esb.errors import BadReply
 from esb.options import Duration, Options
 from esb_soap.envelope import HeaderFault, SoapMessage, blocks_for_us, xml_text
 
@@ -202,8 +201,7 @@ class Nonces:
         try:
             await self._store.commit((Confirm(self._scope, nonce, expires),))
         except BaseException:
-            with contextlib.suppress(EsbError):
-                await self._store.commit((Release(self._scope, nonce),))
+            await give_up(self._store, (self._scope, nonce))
             raise
         return True
 

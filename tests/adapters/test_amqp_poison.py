@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from aiohttp import web
@@ -24,6 +24,9 @@ from support.waiting import until
 from esb.durable import MOST_CRASHES, Claim
 from esb.envelope import Envelope, Outcome
 from esb.errors import Permanent, Transient
+from esb_amqp.client import Channel
+from esb_amqp.link import Standby
+from esb_amqp.suspects import Suspects
 
 INNOCENT = [b"innocent %d" % number for number in range(6)]
 
@@ -164,6 +167,34 @@ async def test_poison_that_cannot_be_put_aside_is_not_run_all_the_same(
     assert refused == ["poison"] * 3
     assert run.got == []
     assert await rabbit.ready(queue) == 0
+
+
+async def test_a_note_that_the_store_was_away_for_keeps_nobody_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("esb.durable.GIVE_UP_AGAIN", 0.01)
+    channel = cast(Channel, object())  # it is not asked for anything
+    async with opened(tmp_path / "bus.db") as store:
+        before, after = Suspects(store, "r", "q"), Suspects(store, "r", "q")
+        await before.start(channel, only_one=True)
+        with monkeypatch.context() as away:
+            away.setattr(store, "commit", _away)
+            await before.stop()
+        with pytest.raises(Standby):
+            await after.start(channel, only_one=True)
+        await until(lambda: _starts(after, channel))
+
+
+async def _away(*_: object) -> None:
+    raise Transient("the store does not answer")
+
+
+async def _starts(suspects: Suspects, channel: Channel) -> bool:
+    try:
+        await suspects.start(channel, only_one=True)
+    except Standby:
+        return False
+    return True
 
 
 async def test_after_an_orderly_stop_nobody_is_a_suspect(rabbit: Rabbit, broker_url: str) -> None:

@@ -9,7 +9,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from html import escape
 from pathlib import Path
@@ -26,11 +26,13 @@ from support.bus import load_text, running, url
 from support.peers import PARTNER_WSDL
 from support.soap import GET, NS, S11, S12, Client, hosted, soap
 from support.stores import opened
-from support.waiting import Jumping
+from support.waiting import Jumping, until
 from support.web import backend, read_request
 from zeep.wsse.username import UsernameToken
 
+from esb.durable import Change
 from esb.envelope import Body, Headers
+from esb.errors import Transient
 from esb.store import SqliteStore
 from esb_soap.envelope import SoapFault, read_envelope, read_fault
 from esb_soap.security import ClientSecurity, HostSecurity, Nonces
