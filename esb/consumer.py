@@ -80,6 +80,11 @@ class Consumer:
         """Where in the store it takes messages from."""
         return self._channel
 
+    @property
+    def in_order(self) -> bool:
+        """Whether it takes one at a time."""
+        return self._order
+
     async def start(self, step: Step) -> None:
         """Begin to take messages."""
         slots = asyncio.Semaphore(self._at_once)

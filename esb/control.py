@@ -22,7 +22,6 @@ from esb.build import did_you_mean
 from esb.clock import REAL, Clock
 from esb.durable import DEAD, Done, Move, Receipt, Store, Stored, Superseded, subscription
 from esb.errors import EsbError
-from esb.middleware.accept import accept_channel
 from esb.options import Options, parse_duration
 from esb.route import Route
 from esb.store import DAMAGED
@@ -280,7 +279,7 @@ class _Way:
         """The channel of where a dead letter came from. Raises Refused."""
         came_from = one.failure.route if one.failure else ""
         if came_from in self._routes:
-            return self._into(self._routes[came_from])
+            return self._into(self._routes[came_from], grouped=bool(one.group))
         # It lay too long, or the bus died of it, before any route could fail.
         if came_from in self._channels:
             return came_from
@@ -288,13 +287,14 @@ class _Way:
             raise Refused(f"no route takes messages from {came_from.replace(':', ' ', 1)}")
         raise Refused(f"its route '{came_from}' is not there any more; replay it to another")
 
-    def _into(self, route: Route) -> str:
-        if not route.takes_back:
+    def _into(self, route: Route, *, grouped: bool = False) -> str:
+        channel = route.way_back(grouped=grouped)
+        if not channel:
             raise Refused(
                 f"callers of route '{route.name}' wait for its answer, and nobody would get this "
                 "one; replay it to another route, or give this one 'accept: durable'"
             )
-        return accept_channel(route.name)
+        return channel
 
 
 def _unknown(kind: str, name: str, known: Iterable[str]) -> str:

@@ -187,11 +187,17 @@ class Route:
         """The channels of the store that it takes messages from."""
         return {source.channel for source, _ in self._sources if isinstance(source, Consumer)}
 
-    @property
-    def takes_back(self) -> bool:
-        """Whether dead letters can run through it again: they are put into `accept_channel`. Not
-        if callers wait for its answers, since nobody would get this one."""
-        return accept_channel(self.name) in self.channels
+    def way_back(self, *, grouped: bool = False) -> str:
+        """The channel of the store by which dead letters come to run through it again; "" if
+        callers wait for its answers, since nobody would get this one.
+
+        Where order is kept, of a whole queue or of a message that is `grouped`, it is the queue
+        that the route reads: there a message comes before those that were sent after it.
+        """
+        if isinstance(self.source, Consumer) and (grouped or self.source.in_order):
+            return self.source.channel
+        own = accept_channel(self.name)
+        return own if own in self.channels else ""
 
     def health(self) -> Health:
         """Whether messages can arrive."""

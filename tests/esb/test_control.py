@@ -344,6 +344,36 @@ async def test_a_bus_without_a_store_says_so(tmp_path: Path) -> None:
             assert answer.status == 200
 
 
+@pytest.mark.parametrize(
+    ("source", "group", "channel", "turns"),
+    [
+        ("{queue: in}", "", "accept:orders", ["old", "new", "newer"]),
+        # Of a group the next is always free already.
+        ("{queue: in}", "customer-7", "queue:in", ["new", "old", "newer"]),
+        ("{queue: {name: in, order: true}}", "", "queue:in", ["old", "new", "newer"]),
+    ],
+)
+async def test_where_order_is_kept_it_comes_back_in_its_place(
+    tmp_path: Path, place: Place, source: str, group: str, channel: str, turns: list[str]
+) -> None:
+    text = f"""
+routes:
+  orders: {{from: {source}, steps: [{{send: {{queue: out}}}}]}}
+"""
+    async with admin(tmp_path, place, text) as one:
+        await one.bus.routes["orders"].stop(1)
+        failure = Failure("unreachable", "", "orders", "", 5, NOW)
+        await one.store.commit([Put(DEAD, Envelope(id="old"), failure=failure, group=group)])
+        for name in ("new", "newer"):
+            await one.store.commit([Put(channel, Envelope(id=name), group=group)])
+        await one.ask("POST", "/dead/replay", {"all": True})
+        taken: list[str] = []
+        while found := await one.store.take(channel, 1):
+            taken.append(found[0].envelope.id)
+            await one.store.done(found[0].key)
+        assert taken == turns
+
+
 async def test_the_last_failure_stays_until_it_is_through(tmp_path: Path, place: Place) -> None:
     async with admin(tmp_path, place) as one:
         key = await one.bury()
