@@ -377,7 +377,7 @@ class Unit:
         self._committed = False
         self._within = within
         self._changes: list[Change] = []
-        self._claims: dict[tuple[str, str], Unit] = {}  # and the part that made each
+        self._claims: dict[tuple[str, str], tuple[Unit, str]] = {}  # and who made each
         self._claiming = asyncio.Lock()
         self._token: Token[Unit | None] | None = None
 
@@ -403,23 +403,24 @@ class Unit:
         self.settled = self.settled or change
 
     async def claim(
-        self, scope: str, value: str, until: float, *, part: Unit | None = None
+        self, scope: str, value: str, until: float, *, by: str = "", part: Unit | None = None
     ) -> Claim:
         """As `Store.claim`. It is confirmed with the commit, if a Confirm was added; else given up
-        with it, or when the unit ends. What the run has claimed itself is done for whoever claims
-        it again, but for a part that is tried again because it failed.
+        with it, or when the unit ends. by: which of the messages that the run is about claims it:
+        what it has itself is its own, what another has is done, unless that one's part failed.
         """
         part = part or self
         if self._within is not None:
-            return await self._within.claim(scope, value, until, part=part)
+            return await self._within.claim(scope, value, until, by=by, part=part)
         async with self._claiming:  # parts may run side by side
             claim = Claim("new")
-            if (maker := self._claims.get((scope, value))) is None:
+            maker, of = self._claims.get((scope, value), (None, by))
+            if maker is None:
                 claim = await self.store.claim(scope, value, until)
-            elif not maker._failed:
+            elif of != by and not maker._failed:
                 return Claim("done")
             if claim.state == "new":
-                self._claims[scope, value] = part
+                self._claims[scope, value] = part, by
             return claim
 
     async def commit(self) -> None:
@@ -428,9 +429,11 @@ class Unit:
             self._within.add(*self._changes)
             self._changes, self._committed = [], True
             return
-        changes = [*self._changes, self.settled] if self.settled is not None else [*self._changes]
-        confirmed = {(c.scope, c.value) for c in changes if isinstance(c, Confirm)}
+        confirmed = {(c.scope, c.value): c for c in self._changes if isinstance(c, Confirm)}
+        changes = [c for c in self._changes if not isinstance(c, Confirm)] + [*confirmed.values()]
         changes += [Release(*claim) for claim in self._claims if claim not in confirmed]
+        if self.settled is not None:
+            changes.append(self.settled)
         if changes:
             await self.store.commit(changes)
         self._changes, self.settled, self._claims = [], None, {}

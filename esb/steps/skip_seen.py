@@ -49,7 +49,7 @@ def make(options: SkipSeenOptions, build: Build) -> Step:
         if unit is None:
             raise RouteFailure("skip_seen is outside of every run")
         until = REAL.time() + options.window
-        claim = await unit.claim(scope, value, until)
+        claim = await unit.claim(scope, value, until, by=envelope.id)
         if claim.state == "done":
             return envelope.replace(outcome=Outcome.FILTERED)
         if claim.state == "busy":

@@ -216,7 +216,7 @@ class TestClaims:
         for commits in (False, True):
             async with Unit(store) as unit:
                 assert (await unit.claim("s", "v", 9e9)).state == "new"
-                assert (await unit.claim("s", "v", 9e9)).state == "done", "by this very run"
+                assert (await unit.claim("s", "v", 9e9)).state == "new", "it is its own"
                 assert (await store.claim("s", "v", 9e9)).state == "busy"
                 unit.add(Confirm("s", "v", 9e9, message("answer")))
                 if commits:
@@ -237,18 +237,28 @@ class TestClaims:
         assert (await store.claim("s", "v", 9e9)).state == "new"
 
     async def test_of_the_parts_of_a_run_one_gets_it(self, store: Store) -> None:
-        async def part(fails: bool) -> str:
+        async def part(name: str, *, fails: bool = False) -> str:
             async with Unit(store, within=unit) as inner, Unit(store, within=inner) as innermost:
-                claim = await innermost.claim("s", "v", 9e9)
+                claim = await innermost.claim("s", "v", 9e9, by=name)
                 await innermost.commit()
                 if not fails:
                     await inner.commit()
                 return claim.state
 
         async with Unit(store) as unit:
-            assert await part(fails=True) == "new"
-            states = await asyncio.gather(*(part(fails=False) for _ in range(3)))
+            assert await part("failing", fails=True) == "new"
+            states = await asyncio.gather(*(part(name) for name in "abc"))
             assert sorted(states) == ["done", "done", "new"]
+
+    async def test_what_is_claimed_at_two_places_of_a_run_is_confirmed_once(
+        self, store: Store
+    ) -> None:
+        async with Unit(store) as unit:
+            for _ in range(2):
+                assert (await unit.claim("s", "v", 9e9, by="m")).state == "new"
+                unit.add(Confirm("s", "v", 9e9))
+            await unit.commit()
+        assert (await store.claim("s", "v", 9e9)).state == "done"
 
     async def test_what_the_run_did_not_confirm_is_free_with_its_commit(self, store: Store) -> None:
         async with Unit(store) as unit:

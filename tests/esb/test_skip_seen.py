@@ -80,6 +80,16 @@ async def test_of_the_parts_of_one_message_copies_end_there_too(
         assert await store.counts() == {"queue:out": 3}
 
 
+async def test_asked_twice_in_a_route_a_message_is_no_copy_of_itself(tmp_path: Path) -> None:
+    twice = ROUTE.replace("- send", "- skip_seen: headers['x-order']\n          - send")
+    async with running(twice.format(more=""), tmp_path) as bus:
+        store = store_of(bus)
+        for number in (1, 2, 1):
+            await store.put("queue:in", order(number))
+        await until(lambda: _empty(store, "queue:in"))
+        assert await store.counts() == {"queue:out": 2}
+
+
 async def test_a_run_that_failed_does_not_count(tmp_path: Path) -> None:
     async with running(ROUTE.format(more="- filter: body.nothing"), tmp_path) as bus:
         store = store_of(bus)
