@@ -15,6 +15,7 @@ CREATE TABLE message (
     key bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     channel text NOT NULL,
     due double precision NOT NULL,
+    since double precision NOT NULL,  -- when its waiting began
     attempts integer NOT NULL,
     stored double precision NOT NULL,
     failure bytea,
@@ -32,6 +33,7 @@ ALTER TABLE message ALTER content SET STORAGE EXTERNAL;
 CREATE INDEX message_by_turn ON message (channel, blocked, priority, due, key);
 CREATE INDEX message_by_group ON message (channel, grp, blocked, key) WHERE grp <> '';
 CREATE INDEX message_by_expiry ON message (expires) WHERE expires > 0;
+CREATE INDEX message_by_wait ON message (since) WHERE due > 0;
 CREATE INDEX message_by_id ON message (left(id, 500));
 CREATE INDEX message_by_business_key ON message (left(business_key, 500))
     WHERE business_key <> '';
@@ -209,6 +211,7 @@ BEGIN
                 UPDATE message m SET
                     channel = was.goes_to,
                     due = was.due,
+                    since = _now,
                     attempts = was.attempts,
                     failure = was.failure,
                     crashes = 0,
@@ -235,9 +238,9 @@ BEGIN
 
     IF cardinality(_puts) > 0 THEN
         WITH new AS (
-            INSERT INTO message (channel, due, attempts, stored, failure, priority, expires, grp,
-                                 blocked, id, business_key, digest, content)
-            SELECT p.channel, p.due, p.attempts, _now, p.failure, p.priority, p.expires, p.grp,
+            INSERT INTO message (channel, due, since, attempts, stored, failure, priority, expires,
+                                 grp, blocked, id, business_key, digest, content)
+            SELECT p.channel, p.due, _now, p.attempts, _now, p.failure, p.priority, p.expires, p.grp,
                    p.grp <> '', p.id, p.business_key, p.digest, p.content
             FROM unnest(_puts) WITH ORDINALITY p ORDER BY p.ordinality
             RETURNING key
@@ -245,9 +248,9 @@ BEGIN
     END IF;
     IF cardinality(_published) > 0 THEN
         WITH new AS (
-            INSERT INTO message (channel, due, attempts, stored, failure, priority, expires, grp,
-                                 blocked, id, business_key, digest, content)
-            SELECT s.channel, p.due, 0, _now, NULL, p.priority, p.expires, p.grp,
+            INSERT INTO message (channel, due, since, attempts, stored, failure, priority, expires,
+                                 grp, blocked, id, business_key, digest, content)
+            SELECT s.channel, p.due, _now, 0, _now, NULL, p.priority, p.expires, p.grp,
                    p.grp <> '', p.id, p.business_key, p.digest, p.content
             FROM unnest(_published) WITH ORDINALITY p JOIN subscription s ON s.topic = p.channel
             ORDER BY p.ordinality, s.name
@@ -531,6 +534,11 @@ BEGIN
             buried := buried + 1;
         END LOOP;
     END IF;
+    -- Where a wait began in the future, a clock was set back: as long is waited from now on.
+    WITH waiting AS (
+        UPDATE message SET due = _now + due - since, since = _now
+        WHERE due > 0 AND since > _now + 5 RETURNING channel
+    ) SELECT rung || coalesce(array_agg(DISTINCT w.channel), '{}') INTO rung FROM waiting w;
     SELECT count(*) INTO others FROM holder WHERE id <> _me;
     used := used();
     rung := rung || ARRAY(SELECT w FROM unnest(_waiting) w WHERE next_due(w) <= _now);

@@ -8,7 +8,7 @@ claim    what is being done or was done already (EIP: Idempotent Receiver)
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import apsw
 
@@ -17,6 +17,9 @@ from esb.durable import MOST_CRASHES
 
 SUSPECT: Final = MOST_CRASHES - 1
 """A message with which the process died so often is handed out alone."""
+
+SET_BACK: Final = 5.0
+"""Seconds that a clock may be off before it counts as set back."""
 
 FREE, CLAIMED, CONFIRMED = range(3)
 """States of a claim; FREE is one whose process died."""
@@ -43,6 +46,7 @@ MIGRATIONS: tuple[str, ...] = (
     # The index of turns holds only what may be handed out, so that neither what is in hand nor
     # what is blocked by another of its group is ever walked over.
     """
+    ALTER TABLE message ADD COLUMN since REAL NOT NULL DEFAULT 0;
     ALTER TABLE message ADD COLUMN hold INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE message ADD COLUMN crashes INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE message ADD COLUMN priority INTEGER NOT NULL DEFAULT 0;
@@ -59,6 +63,7 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE INDEX message_in_hand ON message (channel) WHERE hold <> 0;
     CREATE INDEX message_by_group ON message (channel, grp, blocked, key) WHERE grp <> '';
     CREATE INDEX message_by_expiry ON message (expires) WHERE expires > 0;
+    CREATE INDEX message_by_wait ON message (since) WHERE due > 0;
     CREATE INDEX message_by_id ON message (id);
     CREATE INDEX message_by_business_key ON message (business_key) WHERE business_key <> '';
     CREATE TABLE receipt (
@@ -114,6 +119,17 @@ def after_a_crash(db: apsw.Connection) -> int:
             "UPDATE claim SET state = ?, crashes = crashes + 1 WHERE state = ?", (FREE, CLAIMED)
         )
     return freed
+
+
+def rebase(db: apsw.Connection, now: float, channels: set[str]) -> None:
+    """Where a wait began in the future, the clock was set back: only so long as was meant from
+    the beginning is waited from now on. Adds the channels that it concerns."""
+    rows = db.execute(
+        "UPDATE message SET due = ?1 + due - since, since = ?1"
+        " WHERE due > 0 AND since > ?1 + ?2 RETURNING channel",
+        (now, SET_BACK),
+    )
+    channels.update(channel for (channel,) in cast(list[tuple[str]], rows.fetchall()))
 
 
 def _id_of(*values: Any) -> str:

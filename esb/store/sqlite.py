@@ -48,7 +48,7 @@ log = structlog.get_logger("esb.store")
 
 BUSY_MILLIS = 2000
 LARGEST = 900 * 1024**2  # SQLite takes values below 1 GB
-TIDY_EVERY = 60.0
+TIDY_EVERY = 15.0
 LOOK_EVERY = 2.0
 WAL_RESET_FIXED = (3, 51, 3)  # https://sqlite.org/wal.html#walresetbug
 
@@ -376,8 +376,6 @@ class SqliteStore(Store):
 
     async def _look(self) -> None:
         self._room.look(await self._reads().used())
-        if not self._room.health.up:
-            self._writing.look_again()
         if not self._room.health.up:
             self._writing.look_again()
 

@@ -30,6 +30,7 @@ from esb.durable import (
     subscription,
 )
 from esb.errors import Overloaded
+from esb.store import schema
 from esb.store.schema import CLAIMED, CONFIRMED, FREE, SUSPECT
 
 log = structlog.get_logger("esb.store")
@@ -115,10 +116,11 @@ class Writing:
         attempts, failure = (put.attempts, put.failure) if isinstance(put, Put) else (0, None)
         blocked = bool(put.group) and self._occupied(db, channel, put.group)
         db.execute(
-            "INSERT INTO message (channel, due, attempts, stored, failure, priority, expires, grp,"
-            " blocked, id, business_key) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO message (channel, due, since, attempts, stored, failure, priority,"
+            " expires, grp, blocked, id, business_key)"
+            " VALUES (?, ?, ?3, ?, ?3, ?, ?, ?, ?, ?, ?, ?)",
             (
-                channel, max(put.due, 0.0), attempts, self._clock.time(), pack(failure),
+                channel, max(put.due, 0.0), self._clock.time(), attempts, pack(failure),
                 put.priority, put.expires, put.group, blocked, put.envelope.id,
                 put.envelope.business_key,
             ),
@@ -164,7 +166,7 @@ class Writing:
         db.execute(
             "UPDATE message SET channel = ?, due = ?, attempts = ?, failure = ?, hold = 0,"
             " crashes = 0, blocked = ?, priority = iif(?6, priority, 0),"
-            " expires = iif(?6, expires, 0) WHERE key = ?",
+            " expires = iif(?6, expires, 0), since = ? WHERE key = ?",
             (
                 move.channel,
                 max(move.due, 0.0),
@@ -172,6 +174,7 @@ class Writing:
                 pack(move.failure),
                 blocked,
                 stays,
+                self._clock.time(),
                 move.key,
             ),
         )
@@ -205,11 +208,6 @@ class Writing:
                 (channel, group),
             )
             effects.rung.add(channel)
-
-    def look_again(self) -> None:
-        """There is less room than was found before. From any thread: what is being written at this
-        moment may use up a little of it."""
-        self._room = 0
 
     def look_again(self) -> None:
         """There is less room than was found before. From any thread: what is being written at this
@@ -355,6 +353,7 @@ class Writing:
     def tidy(self, db: apsw.Connection, effects: Effects, receipts_until: float) -> int:
         """Bury expired messages, forget old claims and receipts: some of each. Returns how many."""
         now = self._clock.time()
+        schema.rebase(db, now, effects.rung)
         most = 1000
         rows = db.execute(
             "SELECT key, channel, attempts FROM message"

@@ -53,6 +53,21 @@ async def test_the_higher_priority_comes_first_and_within_one_the_older(place: P
         assert texts(await store.take("a", 9)) == ["higher, later", "high again"]
 
 
+async def test_a_clock_that_is_set_back_prolongs_no_wait(place: Place) -> None:
+    jumping = Jumping()
+    async with opened(place, clock=jumping.clock) as store:
+        await put(store, "soon", due=jumping.now + 30)
+        key = await put(store, "put off")
+        await store.move(key, "a", due=jumping.now + 20)
+        jumping.now -= 86_400
+        await tidied(store)
+        assert await store.take("a", 9) == []
+        jumping.now += 25
+        assert texts(await store.take("a", 9)) == ["put off"]
+        jumping.now += 10
+        assert texts(await store.take("a", 9)) == ["soon"]
+
+
 class TestGroups:
     async def test_one_of_a_group_is_out_at_a_time_in_order(self, place: Place) -> None:
         async with opened(place) as store:

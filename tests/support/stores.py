@@ -71,6 +71,7 @@ async def tidied(store: AnyStore) -> None:
         await store._writes().submit(lambda db, told: store._writing.tidy(db, told, until))
     else:
         await store._tidy()
+        await store._beat()
 
 
 def message(text: str = "hello", **fields: Any) -> Envelope:
