@@ -142,7 +142,7 @@ class Body:
         charset = parse_content_type(self.content_type).charset
         try:
             return self.raw.decode(charset)
-        except (UnicodeDecodeError, LookupError) as e:
+        except (UnicodeError, LookupError) as e:
             raise BadMessage(f"the body is not valid {charset}") from e
 
     def written_as(self, content_type: str) -> Body:

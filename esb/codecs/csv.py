@@ -20,7 +20,7 @@ class CsvCodec:
         """The rows. Raises BadMessage, naming the row, when one has too few or too many values."""
         try:
             text = raw.decode(content_type.charset).removeprefix("\ufeff")
-        except (UnicodeDecodeError, LookupError) as e:
+        except (UnicodeError, LookupError) as e:
             raise BadMessage(f"the body is not valid {content_type.charset}") from e
         rows: list[list[str]] = []
         reader = csv.reader(io.StringIO(text, newline=""), strict=True)

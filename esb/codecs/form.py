@@ -29,7 +29,7 @@ class FormCodec:
                 encoding=content_type.charset,
                 errors="strict",
             )
-        except (UnicodeDecodeError, LookupError) as e:
+        except (UnicodeError, LookupError) as e:
             raise BadMessage(f"the form is not valid {content_type.charset}") from e
         for name, value in pairs:
             if name not in fields:

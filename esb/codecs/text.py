@@ -19,7 +19,7 @@ class TextCodec:
         """The text, without a byte order mark. Raises BadMessage if it is not in its charset."""
         try:
             return raw.decode(content_type.charset).removeprefix("\ufeff")
-        except (UnicodeDecodeError, LookupError) as e:
+        except (UnicodeError, LookupError) as e:
             raise BadMessage(f"the body is not valid {content_type.charset}") from e
 
     def encode(self, data: Any, content_type: ContentType) -> bytes:
