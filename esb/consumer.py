@@ -22,7 +22,7 @@ from esb.adapter import Health
 from esb.clock import REAL, Clock
 from esb.durable import DEAD, Done, Failure, Move, Receipt, Store, Stored, Superseded, Unit
 from esb.envelope import Envelope, Outcome
-from esb.errors import EsbError, Permanent, RouteFailure, Transient
+from esb.errors import EsbError, Permanent, RouteFailure, Transient, Unavailable
 from esb.options import Range
 from esb.step import Step
 
@@ -74,6 +74,7 @@ class Consumer:
         self._running: dict[asyncio.Task[None], Stored] = {}
         self._dispatcher: asyncio.Task[None] | None = None
         self._trouble = ""
+        self._hopeless = False  # the store takes nothing more, so nothing can be finished
 
     @property
     def channel(self) -> str:
@@ -97,14 +98,15 @@ class Consumer:
             dispatcher.cancel()
             await asyncio.gather(dispatcher, return_exceptions=True)
         if self._running:
-            await asyncio.wait(self._running, timeout=grace)
+            await asyncio.wait(self._running, timeout=0 if self._hopeless else grace)
         unfinished = dict(self._running)
         for task in unfinished:
             task.cancel()
         await asyncio.gather(*unfinished, return_exceptions=True)
-        for stored in (*unfinished.values(), *self._ahead):
-            await self._put_back(stored)
+        back = (*unfinished.values(), *self._ahead)
         self._ahead.clear()
+        # At once: a store that is away keeps each of them waiting.
+        await asyncio.gather(*map(self._put_back, back))
 
     def health(self) -> Health:
         """Whether messages are taken now."""
@@ -206,6 +208,7 @@ class Consumer:
             except EsbError as e:
                 failures += 1
                 self._trouble = e.detail
+                self._hopeless = isinstance(e, Unavailable) and e.for_good
                 if isinstance(e, Permanent):
                     # What the run changed cannot be stored, now or later.
                     aside = self._failed(stored, attempt, e)

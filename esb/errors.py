@@ -17,6 +17,7 @@
         ├── Unreachable           no connection was made, so nothing was sent
         │   └── CircuitOpen       it failed too often to be asked at all for now
         ├── InProgress            somebody else is at work on the same
+        ├── Unavailable           the bus itself cannot do its part: its store is away
         ├── TimedOut              no answer in time, and sending again is safe
         └── Overloaded            a limit of the bus or of the far side (429, 503)
 
@@ -227,6 +228,17 @@ class InProgress(Transient):
     used up."""
 
     code = "in-progress"
+
+
+class Unavailable(Transient):
+    """The bus itself cannot do its part now: its store cannot be written, or read. `for_good`: not
+    until the process starts again."""
+
+    code = "unavailable"
+
+    def __init__(self, detail: str, *, for_good: bool = False) -> None:
+        super().__init__(detail)
+        self.for_good = for_good
 
 
 class TimedOut(Transient):

@@ -26,6 +26,7 @@ from esb.errors import (
     TimedOut,
     TooLarge,
     Transient,
+    Unavailable,
     Unreachable,
     UnsupportedMedia,
 )
@@ -57,6 +58,7 @@ _STATUS: Final[tuple[tuple[type[EsbError], int, str], ...]] = (
     (OutcomeUnknown, 504, "The service did not answer; what it did is unknown"),
     (Unreachable, 503, "The service cannot be reached"),
     (TimedOut, 504, "The service did not answer in time"),
+    (Unavailable, 503, "Not available now"),
     (InProgress, 409, "The same is being worked on"),
     (Overloaded, 503, "Overloaded"),
     (Transient, 502, "The service failed"),

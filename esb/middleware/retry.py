@@ -26,6 +26,7 @@ from esb.errors import (
     Rejected,
     TimedOut,
     Transient,
+    Unavailable,
     Unreachable,
 )
 from esb.middleware.metrics import RETRIES
@@ -37,7 +38,7 @@ log = structlog.get_logger("esb.retry")
 _KINDS: dict[str, type[EsbError]] = {
     kind.code: kind
     for kind in (
-        *(Transient, Unreachable, CircuitOpen, InProgress, TimedOut, Overloaded),
+        *(Transient, Unreachable, CircuitOpen, InProgress, Unavailable, TimedOut, Overloaded),
         *(Rejected, Fault, BadReply, OutcomeUnknown),
     )
 }

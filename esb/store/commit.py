@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 import apsw
 import structlog
 
-from esb.errors import EsbError, Overloaded, RouteFailure, TooLarge, Transient
+from esb.errors import EsbError, Overloaded, RouteFailure, TooLarge, Unavailable
 from esb.store.writing import FULL, RETRY_AFTER, Effects
 
 T = TypeVar("T")
@@ -122,7 +122,7 @@ class GroupCommit:
     def _enqueue(self, job: _Job) -> None:
         with self._changed:
             if self._closing:
-                raise Transient("the store is closed")
+                raise Unavailable("the store is closed")
             self._pending.append(job)
             if len(self._pending) >= self._wanted:
                 self._changed.notify()
@@ -202,7 +202,7 @@ class GroupCommit:
             case apsw.TooBigError():
                 return TooLarge("the message is larger than the store can hold")
             case apsw.BusyError() | apsw.LockedError():
-                return Transient("the store is locked by another program")
+                return Unavailable("the store is locked by another program")
             case apsw.IOError() if getattr(cause, "extendedresult", 0) in _FSYNC_FAILED:
                 self.fail("a write to the disk was not confirmed")
             case apsw.CorruptError() | apsw.NotADBError():
@@ -212,7 +212,7 @@ class GroupCommit:
             case _:
                 log.error("the store failed to write a message", exc_info=cause)
                 return RouteFailure("the message cannot be stored")
-        error = Transient("the store cannot be written")
+        error = Unavailable("the store cannot be written", for_good=bool(self.failure))
         return error.noted(self.failure) if self.failure else error
 
     def _count_pages(self, _db: apsw.Connection, _name: str, pages: int) -> int:

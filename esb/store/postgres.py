@@ -48,7 +48,7 @@ from esb.durable import (
     Usage,
     subscription,
 )
-from esb.errors import EsbError, Overloaded, TooLarge, Transient
+from esb.errors import EsbError, Overloaded, TooLarge, Unavailable
 from esb.store.files import StoreUnusable
 from esb.store.reading import DAMAGED, remains, verified
 from esb.store.room import Room
@@ -219,7 +219,7 @@ class PostgresStore(Store):
         it and did not come back in time."""
         unit = Unit.of([self.prepare(change) for change in changes], self._clock.time())
         if self._units is None:
-            raise Transient("the store is not open")
+            raise Unavailable("the store is not open")
         return await self._units.submit(unit)
 
     async def take(self, channel: str, limit: int, *, in_order: bool = False) -> list[Stored]:
@@ -265,7 +265,7 @@ class PostgresStore(Store):
         answer = None
         if row["answer"] is not None:
             if record.digest(row["answer"]) != row["digest"]:
-                raise Transient("the answer that was given before is damaged")
+                raise Unavailable("the answer that was given before is damaged")
             answer = record.decode(row["answer"])
         return Claim(row["answer_state"], row["crashes"], answer)
 
@@ -442,7 +442,7 @@ class PostgresStore(Store):
     async def _fetch(self, query: str, *values: Any) -> list[asyncpg.Record]:
         """Rows. Raises Transient beside what `translated` makes of an error."""
         if self._pool is None:
-            raise Transient("the store is not open")
+            raise Unavailable("the store is not open")
         try:
             async with self._pool.acquire(timeout=CONNECT_TIMEOUT) as connection:
                 return await connection.fetch(query, *values)

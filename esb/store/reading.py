@@ -15,7 +15,7 @@ from esb import record
 from esb.clock import Clock
 from esb.durable import DEAD, Failure, Receipt, Stored
 from esb.envelope import Body, Envelope
-from esb.errors import Transient
+from esb.errors import Unavailable
 from esb.store.writing import unpack
 
 T = TypeVar("T")
@@ -161,10 +161,10 @@ class Reading:
             return await asyncio.wrap_future(reading)
         except (apsw.CorruptError, apsw.NotADBError) as e:
             self._file_damaged()
-            raise Transient("the store's file is damaged") from e
+            raise Unavailable("the store's file is damaged") from e
         except apsw.Error as e:
             log.warning("the store could not be read", error=str(e))
-            raise Transient("the store cannot be read") from e
+            raise Unavailable("the store cannot be read") from e
 
 
 def used(db: apsw.Connection) -> int:

@@ -36,7 +36,7 @@ from esb.durable import (
     Usage,
     subscription,
 )
-from esb.errors import EsbError, TooLarge, Transient
+from esb.errors import EsbError, TooLarge, Transient, Unavailable
 from esb.store import schema
 from esb.store.commit import SYNCHRONOUS, GroupCommit
 from esb.store.files import StoreUnusable, lock, snapshot, sync_folder
@@ -316,12 +316,12 @@ class SqliteStore(Store):
 
     def _writes(self) -> GroupCommit:
         if self._threads is None:
-            raise Transient("the store is not open")
+            raise Unavailable("the store is not open")
         return self._threads[0]
 
     def _reads(self) -> Reading:
         if self._threads is None:
-            raise Transient("the store is not open")
+            raise Unavailable("the store is not open")
         return self._threads[1]
 
     # --- in the writing thread -------------------------------------------------------------------

@@ -25,7 +25,7 @@ import structlog
 from esb import record
 from esb.clock import Clock
 from esb.durable import Change, Confirm, Done, Move, Publish, Put, Release, Superseded
-from esb.errors import EsbError, Overloaded, RouteFailure, TooLarge, Transient
+from esb.errors import EsbError, Overloaded, RouteFailure, TooLarge, Unavailable
 from esb.store.writing import FULL, OVERHEAD, RETRY_AFTER, pack
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ class Units:
         """The keys of what was put, once the unit is on the disk. It fails with Superseded,
         Overloaded, RouteFailure, or Transient when nothing can be written."""
         if self._closing:
-            raise Transient("the store is closed")
+            raise Unavailable("the store is closed")
         future: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
         self._pending.append((unit, future))
         self._some.set()
@@ -275,9 +275,9 @@ def is_lost(error: Exception) -> bool:
     )
 
 
-def unreachable(cause: Exception) -> Transient:
+def unreachable(cause: Exception) -> Unavailable:
     """The error of a store that does not answer."""
-    return Transient("the store does not answer").noted(str(cause) or repr(cause))
+    return Unavailable("the store does not answer").noted(str(cause) or repr(cause))
 
 
 def translated(cause: Exception) -> EsbError:
@@ -293,7 +293,7 @@ def translated(cause: Exception) -> EsbError:
         return TooLarge("the message is larger than the store can hold")
     if state[:2] in MAY_PASS:
         log.warning("the store could not be used", error=str(cause))
-        return Transient("the store cannot be used").noted(str(cause))
+        return Unavailable("the store cannot be used").noted(str(cause))
     log.error("the store failed to write a message", exc_info=cause)
     return RouteFailure("the message cannot be stored")
 

@@ -12,7 +12,7 @@ import pytest
 from pydantic import ValidationError
 from support.contract import Arrived, QueueFarSide, QueueSourceContract, SinkContract, SinkFarSide
 from support.fake_build import FakeBuild
-from support.stores import message, opened
+from support.stores import broken_disk, message, opened
 from support.waiting import until
 
 from esb.adapter import Sink, Source
@@ -373,6 +373,22 @@ async def test_while_the_store_cannot_write_the_message_is_held_not_repeated(
     await reader.stop(5)
     assert step.texts == ["x"]
     assert failing.refusals == 0
+
+
+async def test_a_stop_waits_for_nothing_that_a_failed_store_will_never_take(tmp_path: Path) -> None:
+    path = tmp_path / "bus.db"
+    async with opened(path) as store:
+        step = Collecting()
+        reader = source(store)
+        await send(store, "x")
+        with broken_disk(f"{path}-wal", loses=True):
+            with pytest.raises(Transient):
+                await send(store, "lost")
+            await reader.start(step)
+            await until(lambda: not reader.health().up)
+            await asyncio.wait_for(reader.stop(600), 30)
+    async with opened(path) as store:
+        assert [one.envelope.body.text for one in await store.take(channel("q"), 9)] == ["x"]
 
 
 async def test_a_store_that_cannot_be_read_shows_and_passes(store: SqliteStore) -> None:
