@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from support.stores import message, opened
 from support.waiting import Jumping, until
 
 from esb.consumer import Consumer
-from esb.durable import DEAD, Unit
+from esb.durable import DEAD, Change, Unit
 from esb.envelope import Envelope, Outcome
 from esb.errors import (
     BadReply,
@@ -385,6 +385,31 @@ async def test_a_step_that_ends_as_if_it_were_cancelled_has_failed(store: Sqlite
     await worker.start(step)
     await until(lambda: _is_empty(store))
     await worker.stop(5)
+
+
+async def test_what_is_given_back_does_not_wait_for_each_other(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, commit, all_of_them = asyncio.Event(), store.commit, asyncio.Barrier(3)
+
+    async def step(envelope: Envelope) -> Envelope:
+        begun.set()
+        await asyncio.Event().wait()
+        return envelope
+
+    async def together(changes: Sequence[Change]) -> list[int]:
+        await all_of_them.wait()
+        return await commit(changes)
+
+    for text in "abc":
+        await store.put("queue:in", message(text))
+    worker = Consumer(store, "queue:in", route="r", concurrency=3)
+    await worker.start(step)
+    await begun.wait()
+    monkeypatch.setattr(store, "commit", together)
+    async with asyncio.timeout(10):
+        await worker.stop(0)
+    assert len(await store.take("queue:in", 9)) == 3
 
 
 # --- parking --------------------------------------------------------------------------------------
