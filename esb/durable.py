@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from datetime import datetime
 from typing import Final, Literal, Protocol, Self
@@ -19,7 +19,7 @@ import msgspec
 import structlog
 
 from esb.envelope import Envelope
-from esb.errors import EsbError
+from esb.errors import EsbError, Unavailable
 
 log = structlog.get_logger("esb.store")
 
@@ -498,6 +498,9 @@ _giving_up: Final[set[asyncio.Task[None]]] = set()
 async def _given_up(store: Store, releases: Sequence[Release]) -> None:
     while True:
         await asyncio.sleep(GIVE_UP_AGAIN)
-        with suppress(EsbError):
+        try:
             await store.commit(releases)
             return
+        except EsbError as e:
+            if isinstance(e, Unavailable) and e.for_good:
+                return
