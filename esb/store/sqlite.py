@@ -347,6 +347,9 @@ class SqliteStore(Store):
         for channel, more in effects.counts.items():
             self._counts[channel] += more
         self._ring(effects.rung)
+        if effects.freed:
+            away, self._writing.turned_away = self._writing.turned_away, set()
+            self._ring(away)
 
     def _ring(self, channels: set[str]) -> None:
         for channel in channels:

@@ -59,9 +59,11 @@ class Effects:
 
     rung: set[str] = field(default_factory=set)  # channels where something may now be due
     counts: Counter[str] = field(default_factory=Counter)  # messages more or less, by channel
+    freed: bool = False  # whether who was turned away may have a turn now
 
     def add(self, other: Effects) -> None:
         self.rung |= other.rung
+        self.freed |= other.freed
         for channel, more in other.counts.items():
             self.counts[channel] += more
 
@@ -179,7 +181,7 @@ class Writing:
             ),
         )
         effects.rung.add(move.channel)
-        self._ring_turned_away(effects)
+        effects.freed = True
         if not stays:
             effects.counts[move.channel] += 1
             self._left_channel(db, effects, was_in, group)
@@ -197,7 +199,7 @@ class Writing:
         self, db: apsw.Connection, effects: Effects, channel: str, group: str
     ) -> None:
         effects.counts[channel] -= 1
-        self._ring_turned_away(effects)
+        effects.freed = True
         if group:
             # The one that is free may be younger than one that came back from the dead letters.
             db.execute(
@@ -257,6 +259,7 @@ class Writing:
 
     def give_back(self, db: apsw.Connection, effects: Effects, hold: int, keys: list[int]) -> None:
         """What was taken for nobody is free again."""
+        effects.freed = True
         for key in keys:
             rows = db.execute(
                 "UPDATE message SET hold = 0 WHERE key = ? AND hold = ? RETURNING channel",
@@ -296,11 +299,6 @@ class Writing:
         when = datetime.fromtimestamp(self._clock.time(), UTC)
         failure = Failure(code, detail, channel, "", attempts, when)
         self._move(db, effects, Move(key, DEAD, attempts=attempts, failure=failure))
-
-    def _ring_turned_away(self, effects: Effects) -> None:
-        if self.turned_away:
-            effects.rung |= self.turned_away
-            self.turned_away = set()
 
     # --- claims
 

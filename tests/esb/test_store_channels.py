@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -26,6 +28,7 @@ from esb.durable import (
     Stored,
     subscription,
 )
+from esb.errors import RouteFailure
 from esb.store import SqliteStore
 
 
@@ -176,6 +179,28 @@ async def test_in_order_waits_for_what_is_in_anybodys_hand(place: Place) -> None
         await store.commit((Done(first.key, first.hold),))
         await asyncio.wait_for(waiting, 10)
         assert texts(await store.take("a", 1, in_order=True)) == ["2"]
+
+
+async def test_who_waits_for_a_turn_hears_of_it_though_another_commit_fails(
+    tmp_path: Path,
+) -> None:
+    async with opened(tmp_path / "bus.db") as store:
+        await put(store, "1")
+        await put(store, "2")
+        [first] = await store.take("a", 1)
+        assert await store.take("a", 1, in_order=True) == []
+        waiting = asyncio.create_task(store.wait("a", 60))
+        await until(lambda: "a" in store._bells)
+        together = threading.Event()
+        store._writes().post(lambda db, told: together.wait(10))
+        settling = asyncio.create_task(store.commit((Done(first.key, first.hold),)))
+        failing = asyncio.create_task(put(store, "no", channel="b", group="\ud800"))
+        await asyncio.sleep(0)
+        together.set()
+        await settling
+        with pytest.raises(RouteFailure):
+            await failing
+        await asyncio.wait_for(waiting, 10)
 
 
 class TestExpiry:
