@@ -176,6 +176,18 @@ class Expanded:
     at: tuple[str | int, ...] = ()
 
 
+def keeps_order(build: Build, *path: str | int) -> None:
+    """Record a mistake if the route of a source that keeps messages in order, as its option at
+    `path` says, answers before its steps run: from the store they run side by side."""
+    if build.durable:
+        build.problem(
+            "with `accept: durable` the order is lost, because what is stored runs side by side",
+            *path,
+            key=True,
+            hint="leave out `accept`: this source keeps each message until its steps are through",
+        )
+
+
 # --- what an adapter is given --------------------------------------------------------------------
 
 Expression = Callable[[Envelope], Any]

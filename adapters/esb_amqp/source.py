@@ -14,7 +14,7 @@ from weakref import WeakValueDictionary
 
 import structlog
 
-from esb.adapter import Build, Expression, Health
+from esb.adapter import Build, Expression, Health, keeps_order
 from esb.durable import Unit
 from esb.envelope import Envelope
 from esb.errors import BadMessage, EsbError, Permanent, Transient
@@ -61,6 +61,8 @@ class AmqpSource:
         self._stopping = asyncio.Event()
         self._failures: OrderedDict[str, Backoff] = OrderedDict()
         self._key: Expression | None = None
+        if options.order:
+            keeps_order(build, "order")
         if isinstance(options.order, KeyOrder):
             self._key = build.expression(options.order.by, "order", "by")
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()

@@ -17,15 +17,7 @@ from esb.adapter import Build
 from esb.clock import REAL
 from esb.durable import Confirm, Unit
 from esb.envelope import Body, Envelope, Headers
-from esb.errors import (
-    BadMessage,
-    BadReply,
-    EsbError,
-    Fault,
-    InProgress,
-    OutcomeUnknown,
-    Rejected,
-)
+from esb.errors import BadMessage, Denied, EsbError, InProgress, Permanent
 from esb.options import Duration, Options
 from esb_web import Request, Response
 from esb_web.problems import KeyReused
@@ -34,8 +26,8 @@ HEADER: Final = "idempotency-key"
 AGAIN: Final = "idempotency-replayed"
 _KEY: Final = re.compile(r'"([\x20-\x21\x23-\x7e]{1,255})"|([\x21\x23-\x7e]{1,255})')
 _ASK_AGAIN: Final = 1.0
-_FINAL: Final = (Fault, Rejected, BadReply, OutcomeUnknown)
-"""Errors that are an answer: the request had its effect, or may have had it."""
+_NO_EFFECT: Final = (BadMessage, Denied)
+"""Errors that are no answer, because the request was refused before it had any effect."""
 
 
 class IdempotencyKey(Options):
@@ -89,7 +81,9 @@ class Once:
                 )
             try:
                 response = await run()
-            except _FINAL as e:
+            except _NO_EFFECT:
+                raise
+            except Permanent as e:
                 response = refuse(e)
             unit.add(Confirm(self._scope, value, until, _kept(response, asked)))
             await unit.commit()

@@ -10,13 +10,15 @@ Both are in the bus's store, or on RabbitMQ if the section `queues` says so.
 
 from __future__ import annotations
 
-from esb.adapter import Adapter, Build, Role, Sink, Source
+from esb.adapter import Adapter, Build, Role, Sink, Source, keeps_order
 from esb_queue import broker, stored
 from esb_queue.options import NAME, Queues, QueueSink, QueueSource, TopicSink, TopicSource, section
 
 
 def queue_source(options: QueueSource, build: Build) -> Source:
     """What takes messages from a queue."""
+    if options.order:
+        keeps_order(build, "order")
     queues = _queues(build)
     if queues.on is None:
         return stored.queue_source(options, build)
@@ -38,6 +40,8 @@ def topic_source(options: TopicSource, build: Build) -> Source:
         raise build.problem(
             "the name of this route cannot be that of a subscription", hint="subscription: ..."
         )
+    if options.order:
+        keeps_order(build, "order")
     queues = _queues(build)
     if queues.on is None:
         return stored.topic_source(options, name, build)

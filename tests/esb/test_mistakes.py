@@ -398,3 +398,13 @@ def test_check_writes_json_for_programs(folder: Path) -> None:
     assert set(found) == {"file", "line", "column", "code", "message", "hint"}
     assert (found["line"], found["column"], found["code"]) == (3, 12, "unknown-adapter")
     assert found["hint"] == "did you mean 'queue'?"
+
+
+@pytest.mark.parametrize(
+    "source", ["queue: {name: a, order: true}", "amqp: {queue: a, order: true}"]
+)
+def test_an_order_that_acceptance_would_lose_is_a_mistake(tmp_path: Path, source: str) -> None:
+    text = f"routes: {{r: {{from: {{{source}}}, accept: durable}}}}"
+    [found] = load_text(text, tmp_path).diagnostics
+    assert "the order is lost" in found.message
+    assert "leave out `accept`" in found.hint
