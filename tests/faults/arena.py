@@ -24,7 +24,7 @@ from support.receiver import Controlled, backend, consumer
 from support.sender import Load, sender
 
 from faults.judge import Allowance, Dead, Evidence, Verdict, judge
-from faults.places import ENGINES, PLACES, Place
+from faults.places import ENGINES, PLACES, Place, on_broker
 
 MIX = ("deliver",) * 21 + ("filter", "reject", "busy")
 FATES = {"durable": MIX, "queue": MIX, "ordered": ("deliver",) * 23 + ("reject",), "amqp-out": MIX}
@@ -176,7 +176,7 @@ class Arena:
                 await self.proxy.open()
                 self._stack.push_async_callback(self.proxy.close)
                 far = f"http://127.0.0.1:{self.proxy.port}"
-            if set(self.flows) & set(AMQP_FLOWS):
+            if self._brokered:
                 await self._open_broker()
             self.project = project(
                 self.flows,
@@ -224,6 +224,10 @@ class Arena:
         got = self.folder / "got-amqp"
         self._stack.enter_context(consumer(got, "incoming", *self.nodes))
         self.watch = Watch(self.sent_ledger, self.got_ledger, got)
+
+    @property
+    def _brokered(self) -> bool:
+        return self._engine == "rabbitmq" or bool(set(self.flows) & set(AMQP_FLOWS))
 
     # --- the bus ----------------------------------------------------------------------------------
 
@@ -381,9 +385,11 @@ class Arena:
         await asyncio.to_thread(self._read_dead)
         counts = self.place.counts()
         waiting = self.place.waiting()
-        if set(self.flows) & set(AMQP_FLOWS):
+        if self._brokered:
             async with outside_view(self.nodes[0]) as view:
-                waiting += await view.ready("outgoing") + await view.ready("incoming")
+                own = on_broker(self.flows) if self._engine == "rabbitmq" else ()
+                for queue in ("outgoing", "incoming", *own):
+                    waiting += await view.ready(queue)
         return Evidence(
             sent=list(read(self.sent_ledger, "IAFU")),
             got=[*read(self.got_ledger, "DRW"), *read(self.folder / "got-amqp", "D")],

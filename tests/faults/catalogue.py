@@ -21,7 +21,7 @@ from support.ledger import read
 from support.processes import request
 from support.receiver import MODES
 
-from faults.arena import AMQP_FLOWS, HTTP_FLOWS, PREFETCH, Arena
+from faults.arena import AMQP_FLOWS, HTTP_FLOWS, Arena
 from faults.judge import Evidence, Verdict
 from faults.places import PostgresServer
 
@@ -286,6 +286,7 @@ class Poison(Fault):
     about = "messages that kill the process as often as they are tried"
     rounds = 5
     sabotage = "poison"
+    engines = ("store",)  # on a broker a sender in doubt leaves copies that go on killing
     flows = ("queue",)
 
     async def happen(self, arena: Arena, rounds: int) -> int:
@@ -581,8 +582,7 @@ class BrokerGoes(Fault):
     """The broker dies, or stops, and comes back."""
 
     rounds = 10
-    engines = ("store",)
-    flows = AMQP_FLOWS
+    flows = (*AMQP_FLOWS, "queue", "ordered")
 
     def __init__(self, how: Literal["kill9", "stop"]) -> None:
         self.name = f"broker-{how}"
@@ -604,7 +604,7 @@ class BrokerGoes(Fault):
                 await arena.more("D", count=40)
                 arena.recovery = max(arena.recovery, time.monotonic() - begun)
                 # What it had handed out, it hands out again; the receiver's share too.
-                arena.allowance.duplicates += PREFETCH + 50
+                arena.allowance.duplicates += arena.in_hand + 50
                 arena.kills += self._hard
                 done += 1
         return done
@@ -622,8 +622,7 @@ class NodesGo(Fault):
     name = "cluster-rolling"
     about = "SIGKILL of one node after the other of a RabbitMQ of three, with quorum queues"
     rounds = 9
-    engines = ("store",)
-    flows = AMQP_FLOWS
+    flows = (*AMQP_FLOWS, "queue", "ordered")
     clustered = True
 
     async def happen(self, arena: Arena, rounds: int) -> int:
@@ -640,7 +639,7 @@ class NodesGo(Fault):
                 arena.recovery = max(arena.recovery, time.monotonic() - begun)
                 await asyncio.to_thread(arena.cluster.settle)
                 await arena.more("D", count=40)
-                arena.allowance.duplicates += PREFETCH + 50
+                arena.allowance.duplicates += arena.in_hand + 50
                 done += 1
         return done
 
@@ -916,6 +915,7 @@ class Copies(Fault):
     name = "copies"
     about = "each message is sent 100 times at once to a route with skip_seen, with SIGKILLs"
     rounds = 10
+    engines = ("store",)
     flows = ("once",)
     at_once = 100
 
@@ -945,6 +945,7 @@ class Backlog(Fault):
     name = "backlog"
     about = "a million messages wait in a queue: memory stays flat, a crash is soon over"
     rounds = 1000
+    engines = ("store",)
     flows = ("durable",)
     routes: ClassVar[Mapping[str, Any]] = {
         "bulk": {

@@ -6,7 +6,7 @@ from __future__ import annotations
 import random
 import sqlite3
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -153,5 +153,17 @@ def _mark(ident: str) -> bytes:
 PLACES: dict[str, Callable[[Path], Place]] = {"sqlite": SqliteFile, "postgres": PostgresServer}
 """Stores by the name they have on the command line."""
 
-ENGINES: dict[str, Mapping[str, Any]] = {"store": {}}
+ENGINES: dict[str, Mapping[str, Any]] = {
+    "store": {},
+    "rabbitmq": {
+        "queues": {"on": {"connection": "rabbit"}, "each": {"line": {"one_reader": True}}},
+    },
+}
 """Engines of the bus's own queues, by name: what a project adds to choose one."""
+
+
+def on_broker(flows: Sequence[str]) -> Iterator[str]:
+    """Where the broker keeps what these flows send to the bus's own queues."""
+    for flow, queue in (("queue", "work"), ("ordered", "line")):
+        if flow in flows:
+            yield from (f"esb.queue.{queue}{lane}" for lane in ("", ":keyed", ":urgent"))
