@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
@@ -59,7 +60,8 @@ async def test_a_stall_of_our_own_is_no_silence_of_the_broker() -> None:
         assert not wire.closed.done()
         speaking.clear()
         async with asyncio.timeout(10):
-            assert await wire.closed == "nothing heard for 2 s"
+            # Rounded, and a busy machine looks late.
+            assert re.fullmatch(r"nothing heard for [2-9] s", await wire.closed)
         with contextlib.suppress(OSError, EOFError):
             await listening
 
