@@ -17,6 +17,7 @@ SHORT = [
     if place in fault.places and place in fault.short_places
     for engine in ENGINES
     if engine in fault.engines
+    if engine == "store" or (fault.name, place) == ("kill9", "sqlite")
 ]
 
 

@@ -330,6 +330,7 @@ class SyncFails(Fault):
 
     rounds = 10
     places = ("sqlite",)
+    engines = ("store",)  # a broker goes on taking
 
     def __init__(self, error: str) -> None:
         self.name = f"fsync-{error.lower()}"
@@ -390,6 +391,7 @@ class DiskFull(Fault):
     about = "the store's disk runs full and is freed again, without a restart"
     rounds = 5
     places = ("sqlite",)
+    engines = ("store",)
     disk = 24
 
     def lacks(self) -> str:
