@@ -76,4 +76,5 @@ def all_scenarios() -> list[Scenario]:
         _direct("direct-500", "DirectProxy, 500 B", 500),
         _direct("direct-10k", "DirectProxy, 10 KB", 10 * 1024),
         _taking("durable-accept", "Durable accept, then HTTP, 500 B", "stored"),
+        _taking("queue-to-http", "HTTP to a queue of the bus, then HTTP, 500 B", "stored"),
     ]
