@@ -135,6 +135,8 @@ class Arena:
         self.dice = random.Random(seed)
         self.flows = flows
         self.allowance = Allowance()
+        if engine == "rabbitmq":
+            self.allowance.apart = ("amqp-out", "queue", "ordered")
         self.kills = 0
         self.starts = 0
         self.recovery = 0.0

@@ -12,8 +12,9 @@ from typing import Any
 
 from support.ledger import sha256
 
-HONEST_DOUBT = frozenset({"outcome-unknown", "bad-reply"})
-"""Codes of dead letters that say of themselves that the far side may have taken the message."""
+HONEST_DOUBT = frozenset({"outcome-unknown", "bad-reply", "poison"})
+"""Codes of dead letters that say of themselves that the far side may have taken the message; what
+the bus died with each time, it may have died with when all was done."""
 
 _SHOWN = 5
 
