@@ -49,6 +49,10 @@ AHEAD_OF_KEYS: Final = 1000
 AHEAD_OF_OTHERS: Final = 10
 """So many urgent messages may be at hand besides, so that there is one when a turn comes."""
 
+NO_LIMIT: Final = 1_000_000
+"""Deliveries of a message. Without any limit a quorum queue puts what is given back behind all
+others, and by RabbitMQ 4's own, of 20, it would drop it."""
+
 _PLAIN = re.compile(r"[\x21-\x7e]{1,200}")
 
 
@@ -423,7 +427,11 @@ def _topic(on: Broker, name: str, lane: Lane) -> str:
 
 
 def _declaration(lane: Lane, one_reader: bool) -> dict[str, Any]:
-    return {"type": "quorum", "single_active_consumer": one_reader or lane is KEYED}
+    return {
+        "type": "quorum",
+        "single_active_consumer": one_reader or lane is KEYED,
+        "delivery_limit": NO_LIMIT,
+    }
 
 
 def _queue_declaration(queues: Queues, name: str, lane: Lane) -> dict[str, Any]:
