@@ -48,6 +48,8 @@ def settle_before_step() -> None:
     from esb_amqp import source
 
     class Deaf:
+        is_open = True
+
         async def _nothing(self, *_: Any) -> None:
             pass
 
