@@ -312,6 +312,7 @@ class Arena:
         listen, admin = lasting_ports(2)
         project = {**self.project, "listen": {"port": listen}, "admin": {"port": admin}}
         self.write(project, "second.yaml")
+        self.starts += 1  # what it counts is not in the first one's metrics
         command = [str(Path(sys.executable).parent / "esb"), "run", "second.yaml"]
         with Process([*command, "--log-level", "warning"], cwd=self.folder) as other:
             other.wait_for(f"http://127.0.0.1:{listen}/readyz")
