@@ -20,6 +20,7 @@ PROJECT = Path(__file__).parents[2]
 PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"
 SCENARIOS = {
     "soap-as-rest", "amqp-to-http", "http-to-amqp", "direct-500", "direct-10k", "durable-accept",
+    "queue-to-http",
 }  # fmt: skip
 COSTS = {"rate", "cpu", "busy", "others", "memory", "start"}
 LATENCIES = {"p50", "p99", "p999"}
