@@ -10,6 +10,7 @@ The attributes are those of CloudEvents 1.0 (section 3.1). Two rules hold everyw
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import time
@@ -17,11 +18,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from enum import Enum
 from functools import lru_cache
-from typing import Any, Final, Protocol
+from pathlib import Path
+from typing import Any, BinaryIO, Final, Protocol
 
 import msgspec
 
-from esb.errors import BadMessage, UnsupportedMedia
+from esb.errors import BadMessage, Permanent, TooLarge, Unavailable, UnsupportedMedia
 
 HeaderValue = str | bytes | int | float | bool | None | datetime | list[Any] | dict[str, Any]
 """A scalar, bytes, or (AMQP) a table. HTTP and SOAP carry `str` only."""
@@ -92,23 +94,62 @@ def codec_for(content_type: str) -> Codec:
 
 _UNSET: Final = object()
 
+MAX_WHOLE: Final = 64 * 1024 * 1024
+"""Bytes of a file that may be read into memory as a whole, if nobody says otherwise."""
+
+
+class _File(msgspec.Struct, frozen=True):
+    """Where the bytes of a body lie, and how many there are."""
+
+    path: Path
+    size: int
+    max_whole: int
+
+    def open(self) -> BinaryIO:
+        try:
+            return self.path.open("rb")
+        except OSError as e:
+            raise _unreadable(self.path, e) from e
+
+    def read(self) -> bytes:
+        with self.open() as stream:
+            try:
+                raw = stream.read(self.max_whole + 1)
+            except OSError as e:
+                raise _unreadable(self.path, e) from e
+        if len(raw) > self.max_whole:
+            raise TooLarge(
+                f"the body has {self.size} bytes; at most {self.max_whole} are read as a whole"
+            ).noted("a `split` with `stream` reads it piece by piece")
+        return raw
+
+
+def _unreadable(path: Path, error: OSError) -> Permanent | Unavailable:
+    if isinstance(error, FileNotFoundError):
+        return Permanent("the file with the body is gone").noted(str(path))
+    return Unavailable("the file with the body cannot be read now").noted(f"{path}: {error}")
+
 
 class Body:
     """Content in its bytes, its data, or both; each is made from the other at most once.
 
     Data is plain: None, bool, int, float, Decimal, str, bytes, list, dict; an lxml element for
-    XML. It is shared by everyone who holds the body: never change it in place.
+    XML. It is shared by everyone who holds the body: never change it in place. The bytes may lie in
+    a file (EIP: Claim Check), which is read when somebody asks for them; `open` reads it as a
+    stream.
     """
 
-    __slots__ = ("_data", "_raw", "content_type")
+    __slots__ = ("_data", "_file", "_raw", "content_type")
 
     content_type: str
     _raw: bytes | None
     _data: Any
+    _file: _File | None
 
     def __init__(self, raw: bytes | None, content_type: str, data: Any = _UNSET) -> None:
         self._raw = raw
         self._data = data
+        self._file = None
         self.content_type = content_type
 
     @classmethod
@@ -116,19 +157,55 @@ class Body:
         """A body from plain data, written as `content_type` when somebody asks for its bytes."""
         return cls(None, content_type, data)
 
+    @classmethod
+    def from_file(cls, path: Path, content_type: str, *, max_whole: int = MAX_WHOLE) -> Body:
+        """A body that lies in a file, which stays there and as it is while the body is in use.
+
+        max_whole: up to this size in bytes it may be read into memory as a whole. Raises Permanent
+        when there is no such file, Unavailable when it cannot be looked at.
+        """
+        body = cls(None, content_type)
+        try:
+            body._file = _File(path, path.stat().st_size, max_whole)
+        except OSError as e:
+            raise _unreadable(path, e) from e
+        return body
+
+    def open(self) -> BinaryIO:
+        """The bytes as a stream, from their beginning; whoever opens it closes it.
+
+        A file is not read whole. Raises as `raw` does, except for the size.
+        """
+        if self._raw is None and self._file is not None:
+            return self._file.open()
+        return io.BytesIO(self.raw)
+
+    def typed(self, content_type: str) -> Body:
+        """The same bytes under another content type, not read or parsed for it."""
+        body = Body(self._raw if self._file is not None else self.raw, content_type)
+        body._file = self._file
+        return body
+
     @property
     def raw(self) -> bytes:
-        """The bytes: those that came, or the data written by its codec."""
+        """The bytes: those that came, or the data written by its codec.
+
+        Raises EsbError when the data cannot be written; of a file TooLarge when it is too large to
+        be read whole, Permanent or Unavailable when it cannot be read.
+        """
         if self._raw is None:
-            codec = codec_for(self.content_type)
-            self._raw = codec.encode(self._data, parse_content_type(self.content_type))
+            if self._file is not None:
+                self._raw = self._file.read()
+            else:
+                codec = codec_for(self.content_type)
+                self._raw = codec.encode(self._data, parse_content_type(self.content_type))
         return self._raw
 
     @property
     def data(self) -> Any:
         """The parsed content. Raises BadMessage or UnsupportedMedia when it cannot be read."""
         if self._data is _UNSET:
-            raw = self._raw or b""
+            raw = self.raw if self._file is not None else self._raw or b""
             if not raw and not self.content_type:
                 self._data = None
             else:
@@ -153,6 +230,8 @@ class Body:
     @property
     def is_empty(self) -> bool:
         """No bytes and no data; reading this never parses or writes anything."""
+        if self._file is not None:
+            return not self._file.size
         return not self._raw and (self._data is _UNSET or self._data is None)
 
     @property
@@ -163,10 +242,12 @@ class Body:
     @property
     def is_written(self) -> bool:
         """Whether `raw` is at hand without writing."""
-        return self._raw is not None
+        return self._raw is not None or self._file is not None
 
     def __repr__(self) -> str:
-        size = f"{len(self._raw)} bytes" if self._raw is not None else "data"
+        size = "data"
+        if self._raw is not None or self._file is not None:
+            size = f"{self._file.size if self._file else len(self._raw or b'')} bytes"
         return f"<Body {self.content_type or 'untyped'} {size}>"
 
 

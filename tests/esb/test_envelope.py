@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,7 +24,14 @@ from esb.envelope import (
     parse_content_type,
     register_codec,
 )
-from esb.errors import BadMessage, RouteFailure, UnsupportedMedia
+from esb.errors import (
+    BadMessage,
+    Permanent,
+    RouteFailure,
+    TooLarge,
+    Unavailable,
+    UnsupportedMedia,
+)
 
 names = st.from_regex(r"\A[A-Za-z][A-Za-z0-9-]{0,8}\Z")
 values = st.text(st.characters(exclude_characters="\r\n\0")) | st.integers() | st.binary()
@@ -204,6 +212,61 @@ def test_empty_bodies() -> None:
     assert Body.of(None).is_empty
     for body in (Body.of(0), Body.of(""), Body.of([]), Body(b"x", "")):
         assert not body.is_empty
+
+
+def test_a_body_in_a_file_is_read_when_it_is_asked_for(tmp_path: Path, counting: Counting) -> None:
+    file = tmp_path / "body"
+    file.write_bytes(b"from a file")
+    body = Body.from_file(file, "application/x-counting")
+    assert not body.is_parsed
+    assert body.is_written
+    assert not body.is_empty
+    assert repr(body) == "<Body application/x-counting 11 bytes>"
+    with body.open() as stream:
+        assert stream.read(4) == b"from"
+    assert body.data == "from a file"
+    file.unlink()  # what was read stays
+    assert [body.raw, body.open().read()] == [b"from a file"] * 2
+    assert counting.decoded == 1
+    file.touch()
+    assert Body.from_file(file, "").is_empty
+
+
+def test_a_large_file_is_read_as_a_stream_only(tmp_path: Path) -> None:
+    file = tmp_path / "body"
+    file.write_bytes(b"x" * 11)
+    body = Body.from_file(file, "text/plain", max_whole=10)
+    for read in (lambda: body.raw, lambda: body.data, lambda: body.text):
+        with pytest.raises(TooLarge, match="has 11 bytes; at most 10"):
+            read()
+    with body.open() as stream:
+        assert len(stream.read()) == 11
+
+
+def test_a_file_that_is_gone_cannot_come_back(tmp_path: Path) -> None:
+    file = tmp_path / "secret" / "body"
+    with pytest.raises(Permanent) as found:
+        Body.from_file(file, "text/plain")
+    file.parent.mkdir()
+    file.write_bytes(b"x")
+    body = Body.from_file(file, "text/plain")
+    file.unlink()
+    with pytest.raises(Permanent) as later:
+        _ = body.raw
+    for error in (found.value, later.value):
+        assert "secret" not in str(error)
+        assert "secret" in error.notes[0]
+    file.mkdir()
+    with pytest.raises(Unavailable):
+        body.open()
+
+
+def test_a_body_can_be_opened_and_named_anew_whatever_it_is_made_of(tmp_path: Path) -> None:
+    file = tmp_path / "body"
+    file.write_bytes(b'"a"')
+    for body in (Body(b'"a"', "x/y"), Body.of("a"), Body.from_file(file, "x/y")):
+        named = body.typed("application/json")
+        assert [named.data, named.open().read(), body.open().read()] == ["a", b'"a"', b'"a"']
 
 
 @pytest.mark.parametrize(
