@@ -9,8 +9,8 @@ it sends to channels, what it marks as seen, and what becomes of the message it 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar, Token
 from datetime import datetime
 from typing import Final, Literal, Protocol, Self
@@ -25,6 +25,11 @@ log = structlog.get_logger("esb.store")
 
 DEAD: Final = "dead"
 """The channel of dead letters (EIP: Dead Letter Channel)."""
+
+
+KEPT: Final = "kept:"
+"""How channels begin that nobody takes messages from. What expires there is forgotten; anywhere
+else it becomes a dead letter."""
 
 
 def accept_channel(route: str) -> str:
@@ -89,6 +94,16 @@ class Stored(msgspec.Struct, frozen=True):
     group: str = ""
 
 
+class Entry(msgspec.Struct, frozen=True):
+    """What a store knows of a message without reading it; fields as in Stored. id: the
+    envelope's."""
+
+    key: int
+    id: str
+    group: str
+    stored: float
+
+
 class Receipt(msgspec.Struct, frozen=True):
     """What is left of a message that is through, for those who ask what became of it. outcome: of
     its last run ("message", "reply", "accepted", "filtered"); finished: a Unix time."""
@@ -118,7 +133,7 @@ class Put(msgspec.Struct, frozen=True):
     """A message goes into a channel.
 
     due, expires: Unix times; not handed out before the one, a dead letter after the other (0: at
-        once; never).
+        once; never). In a channel that begins with KEPT it is forgotten instead.
     priority: the higher comes first.
     group: messages of one channel and group are handed out one after the other, in the order they
         were put, the next when the one before has left the channel; "" for none.
@@ -186,10 +201,12 @@ class Confirm(msgspec.Struct, frozen=True):
 
 
 class Release(msgspec.Struct, frozen=True):
-    """What was claimed was not done: the next may try."""
+    """What was claimed was not done: the next may try. done: also if it was confirmed, because it
+    has been undone or may be done once more."""
 
     scope: str
     value: str
+    done: bool = False
 
 
 Change = Put | Publish | Done | Move | Confirm | Release
@@ -242,8 +259,12 @@ class Store(Protocol):
         """
         ...
 
-    async def wait(self, channel: str, timeout: float) -> None:
-        """Return when something may be due in `channel`, at the latest after `timeout` seconds."""
+    async def wait(self, channel: str, timeout: float, *, news: bool = False) -> None:
+        """Return when something may be due in `channel`, at the latest after `timeout` seconds.
+
+        news: whatever is due there, only when something has come since the call. It listens as
+        soon as it runs for the first time.
+        """
         ...
 
     async def claim(self, scope: str, value: str, until: float) -> Claim:
@@ -264,8 +285,20 @@ class Store(Protocol):
         """(topic, name) of each subscription, of one topic or of all."""
         ...
 
-    async def browse(self, channel: str, *, limit: int = 100, after: int = 0) -> list[Stored]:
-        """Messages of a channel in the order of their keys, from the one after key `after`."""
+    async def browse(
+        self, channel: str, *, limit: int = 100, after: int = 0, group: str = ""
+    ) -> list[Stored]:
+        """Messages of a channel, or of one group there, in the order of their keys, from the one
+        after key `after`."""
+        ...
+
+    async def entries(self, channel: str, *, limit: int, after: int = 0) -> list[Entry]:
+        """What is known, without reading them, of messages of a channel that have a group: of up to
+        `limit` in the order of their keys, from the one after key `after`.
+
+        Where several processes put messages, one may come to light after another whose key is
+        later. So some that were there before may be told again, besides the limit.
+        """
         ...
 
     async def get(self, key: int) -> Stored | None:
@@ -397,6 +430,12 @@ class Unit:
         """To be committed with the rest."""
         self._changes += changes
 
+    def added(self) -> Iterator[Change]:
+        """What the run has changed so far, as this part of it sees that."""
+        if self._within is not None:
+            yield from self._within.added()
+        yield from self._changes
+
     def settle(self, change: Done | Move) -> None:
         """What becomes of the message that was taken. The first word counts: what is further in
         knows better."""
@@ -454,6 +493,19 @@ def unit_on(store: Store | None) -> Unit | None:
     unit = _current.get()
     # A task that was begun in a run and outlives it still sees the unit, which nobody commits now.
     return unit if unit is not None and unit.store is store and not unit.over else None
+
+
+@asynccontextmanager
+async def part() -> AsyncIterator[None]:
+    """What runs here changes the store with the run that it is part of, if it gets to the end; what
+    raises leaves nothing. Without a run around it, it is as if it stood alone."""
+    around = _current.get()
+    if around is None or around.over:
+        yield
+        return
+    async with Unit(around.store, within=around) as unit:
+        yield
+        await unit.commit()
 
 
 async def change(store: Store, *changes: Change) -> None:

@@ -12,7 +12,9 @@
     │   ├── Fault                 the far side answered with a typed fault
     │   ├── Rejected              the far side refused the message (a 4xx, an unroutable publish)
     │   ├── BadReply              the far side answered something unreadable
-    │   └── OutcomeUnknown        sent, no answer came, and sending again is not safe
+    │   ├── OutcomeUnknown        sent, no answer came, and sending again is not safe
+    │   ├── NotUndone             part of what belongs together is done and cannot be undone
+    │   └── Expired               it came too late to be of use
     └── Transient                 may work later, after `retry_after` seconds if it says so
         ├── Unreachable           no connection was made, so nothing was sent
         │   └── CircuitOpen       it failed too often to be asked at all for now
@@ -29,9 +31,9 @@ besides (an address, what the far side said) goes into a note: see `EsbError.not
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Final, Self
 
 
 class EsbError(Exception):
@@ -200,6 +202,19 @@ class OutcomeUnknown(Permanent):
     code = "outcome-unknown"
 
 
+class NotUndone(Permanent):
+    """Part of what belongs together is done, the rest failed, and undoing failed, too: somebody has
+    to look."""
+
+    code = "not-undone"
+
+
+class Expired(Permanent):
+    """The message came too late to be of use."""
+
+    code = "expired"
+
+
 class Transient(EsbError):
     """May work later. `retry_after` is what the far side asked for, in seconds."""
 
@@ -251,3 +266,26 @@ class Overloaded(Transient):
     """A limit of the bus or of the far side was reached."""
 
     code = "overloaded"
+
+
+def _below(kind: type[EsbError]) -> Iterator[type[EsbError]]:
+    for inner in kind.__subclasses__():
+        yield inner
+        yield from _below(inner)
+
+
+KINDS: Final[Mapping[str, type[EsbError]]] = {
+    kind.code: kind for kind in _below(EsbError) if kind is not ConfigError
+}
+"""What a message may fail with, by code. A code stands for the kinds below it, too."""
+
+
+def one_of(names: Iterable[str | int]) -> Callable[[EsbError], bool]:
+    """Whether an error is of one of these kinds, or one of these numbers is its status."""
+    names = frozenset(names)
+    kinds = tuple(kind for code, kind in KINDS.items() if code in names)
+
+    def asked(error: EsbError) -> bool:
+        return isinstance(error, kinds) or error.status in names
+
+    return asked

@@ -8,7 +8,7 @@ Backoff    "1s", "1s..60s"                 -> Range(first, longest)
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from random import random
 from typing import Annotated, Any
 
@@ -116,6 +116,26 @@ Backoff = Annotated[
     BeforeValidator(parse_backoff),
     WithJsonSchema({"type": "string", "examples": ["1s..60s"]}),
 ]
+
+
+def error_name(names: Collection[str]) -> Callable[[Any], Any]:
+    """The check of what names an error: its code, one of `names`, or the HTTP status of an answer.
+    See `esb.errors.one_of`."""
+
+    def check(value: Any) -> Any:
+        if isinstance(value, str) and value in names:
+            return value
+        if type(value) is int and 300 <= value <= 599:
+            return value
+        raise ValueError(f"an error is a status from 300 to 599 or one of: {', '.join(names)}")
+
+    return check
+
+
+def error_name_schema(names: Collection[str]) -> dict[str, Any]:
+    """The JSON Schema of the same."""
+    return {"anyOf": [{"enum": [*names]}, {"type": "integer", "minimum": 300, "maximum": 599}]}
+
 
 # Raw parts: validated by the step or adapter they name, which only the loader knows. `x-esb` says
 # which definition of the whole schema stands there; pydantic knows no `$ref` that is not its own.

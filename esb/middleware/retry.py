@@ -28,37 +28,24 @@ from esb.errors import (
     Transient,
     Unavailable,
     Unreachable,
+    one_of,
 )
 from esb.middleware.metrics import RETRIES
-from esb.options import Backoff, Duration, Options, Range
+from esb.options import Backoff, Duration, Options, Range, error_name, error_name_schema
 from esb.step import Middleware, Step
 
 log = structlog.get_logger("esb.retry")
 
-_KINDS: dict[str, type[EsbError]] = {
-    kind.code: kind
+# Where a further try may help.
+_KINDS = tuple(
+    kind.code
     for kind in (
         *(Transient, Unreachable, CircuitOpen, InProgress, Unavailable, TimedOut, Overloaded),
         *(Rejected, Fault, BadReply, OutcomeUnknown),
     )
-}
+)
 
-
-def _on(value: Any) -> Any:
-    if (isinstance(value, str) and value in _KINDS) or (type(value) is int and 300 <= value <= 599):
-        return value
-    raise ValueError(
-        f"what is tried again is a status from 300 to 599 or one of: {', '.join(_KINDS)}"
-    )
-
-
-On = Annotated[
-    Any,
-    AfterValidator(_on),
-    WithJsonSchema(
-        {"anyOf": [{"enum": list(_KINDS)}, {"type": "integer", "minimum": 300, "maximum": 599}]}
-    ),
-]
+On = Annotated[Any, AfterValidator(error_name(_KINDS)), WithJsonSchema(error_name_schema(_KINDS))]
 
 
 class RetryOptions(Options):
@@ -129,8 +116,7 @@ def retrying(
     process for `park_after` first, or all that a broker has would move into the store while its far
     side is away.
     """
-    kinds = tuple(_KINDS[on] for on in options.on if on in _KINDS)
-    statuses = frozenset(options.on) - _KINDS.keys()
+    wanted = one_of(options.on)
     in_process = RETRIES.labels(route, "in-process")
     on_disk = RETRIES.labels(route, "parked")
 
@@ -200,8 +186,7 @@ def retrying(
                 refused = isinstance(error, CircuitOpen | InProgress)
                 untried = refused and store is not None
                 error.attempts = attempt - untried
-                again = isinstance(error, kinds) or error.status in statuses
-                if not untried and (attempt >= options.attempts or not again):
+                if not untried and (attempt >= options.attempts or not wanted(error)):
                     raise error
                 delay = pause(error, attempt, untried)
                 if options.within is not None and clock.time() + delay > since + options.within:

@@ -115,7 +115,7 @@ CREATE TYPE settle AS (  -- goes_to is null: it is forgotten
 CREATE TYPE confirm AS (
     scope text, value text, until double precision, digest bytea, answer bytea
 );
-CREATE TYPE release AS (scope text, value text);
+CREATE TYPE release AS (scope text, value text, done boolean);
 CREATE TYPE place AS (channel text, grp text);
 
 -- What callers see of a message.
@@ -290,7 +290,8 @@ BEGIN
     END IF;
     IF cardinality(_released) > 0 THEN
         DELETE FROM claim c USING unnest(_released) r
-        WHERE c.scope = r.scope AND c.value = r.value AND c.state = 'claimed' AND c.owner = _me;
+        WHERE c.scope = r.scope AND c.value = r.value
+          AND (c.state = 'claimed' AND c.owner = _me OR c.state = 'confirmed' AND r.done);
     END IF;
 
     INSERT INTO unit (id, keys, rung) VALUES (_unit, make.keys, make.rung);

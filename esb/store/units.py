@@ -100,7 +100,7 @@ class Unit:
                 what = (change.scope, indexed(change.value), change.until)
                 self.confirmed.append((*what, digest, answer))
             case Release():
-                self.released.append((change.scope, indexed(change.value)))
+                self.released.append((change.scope, indexed(change.value), change.done))
 
     def _put(
         self, put: Put | Publish, channel: str, attempts: int, failure: Any

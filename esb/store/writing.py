@@ -16,6 +16,7 @@ from esb import record
 from esb.clock import Clock
 from esb.durable import (
     DEAD,
+    KEPT,
     MOST_CRASHES,
     Change,
     Claim,
@@ -107,8 +108,8 @@ class Writing:
                 self._confirm(db, change)
             case Release():
                 db.execute(
-                    "DELETE FROM claim WHERE scope = ? AND value = ? AND state = ?",
-                    (change.scope, change.value, CLAIMED),
+                    "DELETE FROM claim WHERE scope = ? AND value = ? AND state IN (?, ?)",
+                    (change.scope, change.value, CLAIMED, CONFIRMED if change.done else CLAIMED),
                 )
 
     # --- messages
@@ -296,6 +297,9 @@ class Writing:
         code: str,
         detail: str,
     ) -> None:
+        if channel.startswith(KEPT):
+            self._done(db, effects, Done(key))
+            return
         when = datetime.fromtimestamp(self._clock.time(), UTC)
         failure = Failure(code, detail, channel, "", attempts, when)
         self._move(db, effects, Move(key, DEAD, attempts=attempts, failure=failure))
@@ -349,7 +353,7 @@ class Writing:
     # --- what is over
 
     def tidy(self, db: apsw.Connection, effects: Effects, receipts_until: float) -> int:
-        """Bury expired messages, forget old claims and receipts: some of each. Returns how many."""
+        """Bury or forget expired messages, forget old claims and receipts: some of each. Returns how many."""
         now = self._clock.time()
         schema.rebase(db, now, effects.rung)
         most = 1000

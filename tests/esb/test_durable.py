@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
@@ -15,11 +16,13 @@ from esb.durable import (
     Done,
     Move,
     Put,
+    Release,
     Store,
     Superseded,
     Unit,
     at_once,
     change,
+    part,
     unit_on,
 )
 from esb.envelope import Body, Envelope
@@ -193,6 +196,22 @@ async def test_a_tap_is_not_part_of_the_run(store: Store) -> None:
     assert await store.counts() == {"tap": 1}
 
 
+async def test_a_part_that_raises_leaves_nothing(store: Store) -> None:
+    async def step(envelope: Envelope) -> Envelope:
+        async with part():
+            await sending(store, "kept")(envelope)
+        with contextlib.suppress(Transient):
+            async with part():
+                await sending(store, "lost", error=Transient("no"))(envelope)
+        unit = unit_on(store)
+        assert unit is not None
+        assert [c.channel for c in unit.added() if isinstance(c, Put)] == ["kept"]
+        return envelope
+
+    await transactional(store)(step)(message())
+    assert await store.counts() == {"kept": 1}
+
+
 async def test_a_task_that_outlives_its_run_changes_the_store_by_itself(store: Store) -> None:
     over = asyncio.Event()
 
@@ -227,6 +246,14 @@ class TestClaims:
         assert claim.answer.body.text == "answer"
         assert (await store.claim("s", "other", 9e9)).state == "new"
         assert (await store.claim("other", "v", 9e9)).state == "new"
+
+    async def test_what_is_done_can_be_free_again(self, store: Store) -> None:
+        await store.claim("s", "v", 9e9)
+        await store.commit((Confirm("s", "v", 9e9),))
+        await store.commit((Release("s", "v"),))
+        assert (await store.claim("s", "v", 9e9)).state == "done"
+        await store.commit((Release("s", "v", done=True),))
+        assert (await store.claim("s", "v", 9e9)).state == "new"
 
     async def test_a_claim_outlives_the_try_it_was_made_in(self, store: Store) -> None:
         async with Unit(store) as unit:
