@@ -14,6 +14,7 @@ from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from pydantic import BaseModel
 
+from esb.clock import Clock
 from esb.durable import Store
 from esb.envelope import Body, Envelope
 from esb.options import Options
@@ -58,6 +59,17 @@ class Source(Protocol):
 
     def health(self) -> Health:
         """Whether messages can arrive now."""
+
+
+@runtime_checkable
+class Pausing(Protocol):
+    """A Source that callers come to. While its route is stopped by those who run the bus, it is to
+    tell them to come back later; for any other source `stop` is enough."""
+
+    async def pause(self, grace: float) -> None:
+        """As `stop`, but whoever calls from now on is refused for a while, until `start` or `stop`.
+        It need not have been started."""
+        ...
 
 
 @runtime_checkable
@@ -225,6 +237,10 @@ class Build(Protocol):
     durable: bool
     """Whether it answers once the message is stored, before its steps run."""
 
+    @property
+    def clock(self) -> Clock:
+        """What to tell the time by, and to wait with; not the real one in tests of routes."""
+
     def problem(
         self, message: str, *path: str | int, code: str = "value", hint: str = "", key: bool = False
     ) -> BuildFailed:
@@ -259,6 +275,17 @@ class Build(Protocol):
 
     def steps(self, raw: Sequence[Any], *path: str | int) -> Step:
         """Compile inner steps."""
+
+    def subroute(self, name: str, *path: str | int) -> Step:
+        """The route without `from:` called `name`, with its own policies around it."""
+
+    def continuation(self, name: str, source: Source, step: Step) -> None:
+        """Make `source` and `step` a route of their own, "<route>/<name>", with the policies of
+        this one: for what a step puts aside in the store, to go on with it later."""
+
+    def channel(self, name: str, *, outside: bool = False) -> None:
+        """Say which channel the endpoint being built reads or feeds: "queue orders". outside:
+        others may read and feed it as well."""
 
     def made(self) -> Build:
         """The Build for options that are made here, of those in the YAML: what is wrong with them

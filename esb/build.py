@@ -8,10 +8,12 @@ import re
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel, RootModel, TypeAdapter, ValidationError
 
@@ -31,15 +33,18 @@ from esb.adapter import (
     Validator,
 )
 from esb.bus import Shared
+from esb.clock import REAL, Clock
 from esb.durable import Store
-from esb.errors import Diagnostic
+from esb.envelope import Envelope
+from esb.errors import Diagnostic, RouteFailure
 from esb.expressions import ExpressionError, compile_expression, compile_text
 from esb.middleware.breaker import Breaker
 from esb.middleware.endpoint import EndpointPolicies, Guard, GuardedCaller, GuardedSink
 from esb.middleware.limit import Bulkhead
-from esb.route import StepPolicies, step_policies
+from esb.outline import Channel, Kind, Part
+from esb.route import OF_CALLERS, RouteOptions, StepPolicies, step_policies, subroute
 from esb.schemas import SchemaError, compile_json_schema, compile_xsd
-from esb.step import Step, identity, pipeline
+from esb.step import Step, Watch, identity, pipeline
 from esb.steps import STEPS
 from esb.store import open_store
 from esb.strict_yaml import READING, Document, Mark, References, YamlPath, read_yaml
@@ -56,8 +61,15 @@ POLICIES = tuple(EndpointPolicies.model_fields)
 class Load:
     """What one load shares between all files: adapters, connections, claims, diagnostics."""
 
-    def __init__(self, shared: Shared, references: References, root: Path | None) -> None:
+    def __init__(
+        self,
+        shared: Shared,
+        references: References,
+        root: Path | None,
+        clock: Clock = REAL,
+    ) -> None:
         self.shared = shared
+        self.clock = clock
         self.references = references
         self.root = (root or Path.cwd()).resolve()
         self.diagnostics: list[Diagnostic] = []
@@ -66,6 +78,9 @@ class Load:
         self.policies: dict[str, EndpointPolicies] = {}  # of connections, by their names
         self.claims: dict[str, str] = {}
         self.store_uses = 0  # how often a part asked for the store
+        self.routes: dict[str, Builder] = {}  # every route's place, also before it is built
+        self.subroutes: dict[str, Subroute] = {}
+        self.continuations: list[Continuation] = []
         self.adapter_points = entry_points_by_name("esb.adapters")
         self.section_points = entry_points_by_name("esb.sections")
         self._adapters: dict[str, Adapter] = {}
@@ -96,6 +111,26 @@ class Load:
         return self.settings[name]
 
 
+@dataclass
+class Subroute:
+    """A route without `from:` while it is built, and after. step: None as long as it is built, and
+    if it cannot be. store_uses: whether it asked for the store."""
+
+    options: RouteOptions | None = None
+    step: Step | None = None
+    store_uses: int = 0
+
+
+@dataclass
+class Continuation:
+    """A route that a step of another goes on in: see `Build.continuation`."""
+
+    place: Builder
+    name: str
+    source: Source
+    step: Step
+
+
 class Builder:
     """`esb.adapter.Build` for one place in a document."""
 
@@ -107,7 +142,11 @@ class Builder:
         self.durable = False
         self.fixed = False
         self.files: set[Path] = set()
+        self.runs: set[str] = set()  # the sub-routes it calls
         self.inside: YamlPath = ()  # the place within the route
+        self.given: Any = None  # a route that a section made
+        self.part = Part("route", route)
+        self.watch = Watch(route)
 
     # --- places
 
@@ -116,13 +155,29 @@ class Builder:
         inner = Builder(
             self.load, self.document, self.path if self.fixed else (*self.path, *path), self.route
         )
-        inner.durable, inner.fixed, inner.files = self.durable, self.fixed, self.files
+        inner.durable, inner.fixed = self.durable, self.fixed
+        inner.files, inner.runs = self.files, self.runs
         inner.inside = (*self.inside, *path)
+        inner.part, inner.watch = self.part, self.watch
         return inner
 
     def begin(self, route: str) -> None:
         """A route begins at this place."""
-        self.route, self.inside, self.files = route, (), set(self.files)
+        self.route, self.inside, self.files, self.runs = route, (), set(self.files), set()
+        self.watch = Watch(route)
+        self.part = Part("route", route)
+        self._locate(self.part)
+
+    def outlined(self, kind: Kind, name: str, direction: str = "") -> None:
+        """From here on this is the place of a part of its own."""
+        part = Part(kind, name, self.where, direction=direction)
+        self._locate(part)
+        self.part.parts.append(part)
+        self.part = part
+
+    def _locate(self, part: Part) -> None:
+        part.file = self.document.file
+        part.line, part.column = self.mark((), key=True)
 
     @property
     def where(self) -> str:
@@ -137,6 +192,11 @@ class Builder:
         for key in self.path:
             value = value[key]
         return value
+
+    @property
+    def raw(self) -> Any:
+        """The route that begins at this place, as it is written or as a section made it."""
+        return self.data if self.given is None else self.given
 
     def mapping(self, key: str) -> dict[str, Any]:
         """The mapping under `key`, empty if absent or (a problem) no mapping."""
@@ -256,17 +316,17 @@ class Builder:
             self.problem("steps are a list", *path, code="type", hint="put '- ' before each step")
             return identity
         compiled: list[tuple[str, Step]] = []
+        outer = self.at(*path)
+        outer.outlined("steps", outer.where[len(self.where) :].lstrip("."))
         for i, item in enumerate(raw):
-            place = self.at(*path, i)
             try:
-                verb, step = place.step(item)
+                compiled.append(outer.at(i).step(item))
             except BuildFailed:
                 continue
-            compiled.append((place.at(verb).where, step))
-        return pipeline(compiled)
+        return pipeline(compiled, self.watch)
 
     def step(self, item: Any) -> tuple[str, Step]:
-        """One item of a list of steps: its verb and what it does."""
+        """One item of a list of steps: its place and what it does."""
         if isinstance(item, str):
             if item not in STEPS:
                 raise self.problem(
@@ -304,15 +364,18 @@ class Builder:
             raise BuildFailed
         verb = known[0]
         place = self.at(verb)
+        place.outlined("step", verb)
         role = STEPS[verb]
         uses = self.load.store_uses
-        step = role.make(place.validate(role.options, item[verb]), place)
         policies = {key: item[key] for key in item if key in _POLICIES}
+        place.part.policies = policies
+        place.part.options = options = place.validate(role.options, item[verb])
+        step = role.make(options, place)
         if policies:
             store = self.store if self.load.store_uses > uses else None
             valid = self.validate(StepPolicies, policies)
-            step = step_policies(step, valid, self.route, store)
-        return verb, step
+            step = step_policies(step, valid, self.route, store, self.clock)
+        return place.where, step
 
     def endpoint(self, raw: Any, direction: str, *path: str | int) -> Any:
         """Build the endpoint `{adapter: options}` in a direction: source, sink or caller."""
@@ -327,14 +390,21 @@ class Builder:
                 f"'{verbs[direction]}' cannot use {name}", name, code="adapter", key=True,
                 hint=f"{name} can be used with {' and '.join(can)}",
             )  # fmt: skip
+        inner.outlined("source" if direction == "source" else "endpoint", name, direction)
         options = inner.connect(name, raw[name])
         also = ["connection"] if adapter.connection is not None else []
+        own: dict[str, Any] = {}
+        if direction != "source":
+            options, own = split_policies(options)
+            also += POLICIES
+            guard = place.guard(name, inner.validate(EndpointPolicies, own), raw[name])
+        inner.part.policies = own
+        inner.part.options = valid = inner.validate(role.options, options, also=also)
+        made = role.make(valid, inner)
         if direction == "source":
-            return role.make(inner.validate(role.options, options, also=also), inner)
-        options, own = split_policies(options)
-        guard = place.guard(name, inner.validate(EndpointPolicies, own), raw[name])
-        made = role.make(inner.validate(role.options, options, also=[*also, *POLICIES]), inner)
-        return GuardedSink(made, guard) if direction == "sink" else GuardedCaller(made, guard)
+            return made
+        guarded = GuardedSink if direction == "sink" else GuardedCaller
+        return guarded(made, guard, self.watch, inner.where)
 
     def guard(self, adapter: str, own: EndpointPolicies, raw: Any) -> Guard:
         """What stands around the endpoint at this place: policies of its own, else those of its
@@ -352,8 +422,13 @@ class Builder:
             # The first part is what people read where it is down.
             return self.shared((f"{kind} of {of}", options), lambda: make(options, of))
 
-        bulkhead = shared("concurrency", lambda most, of: Bulkhead(most, what="the service"))
-        breaker = shared("circuit_breaker", lambda options, of: Breaker(options, name=of))
+        clock = self.clock
+        bulkhead = shared(
+            "concurrency", lambda most, of: Bulkhead(most, what="the service", clock=clock)
+        )
+        breaker = shared(
+            "circuit_breaker", lambda options, of: Breaker(options, name=of, clock=clock)
+        )
         key = (f"endpoint {name}", adapter, bulkhead, breaker)
         return self.shared(key, lambda: Guard(name, adapter, bulkhead=bulkhead, breaker=breaker))
 
@@ -410,6 +485,77 @@ class Builder:
         if not owner:
             raise BuildFailed("the connection itself is wrong")
         return {**base, **{k: v for k, v in options.items() if k != "connection"}}
+
+    def subroute(self, name: str, *path: str | int) -> Step:
+        there = self.load.routes.get(name)
+        hint = ""
+        if there is None:
+            hint = did_you_mean(name, [n for n, place in self.load.routes.items() if place.is_sub])
+        elif not there.is_sub:
+            hint = "it has its own messages: only a route without `from` is called by name"
+        if there is None or hint:
+            missing = "there is no sub-route" if there is None else "this is no sub-route:"
+            raise self.problem(f"{missing} '{name}'", *path, code="unknown-route", hint=hint)
+        place = self.at(*path)
+        place.outlined("subroute", name)
+        self.runs.add(name)
+        sub = there.built()
+        self.load.store_uses += sub.store_uses
+        if sub.step is not None:
+            return sub.step
+        # It is being built, so it runs itself, or somebody it runs does.
+        self.load.store_uses += 1
+
+        async def again(envelope: Envelope) -> Envelope:
+            if sub.step is None:
+                raise BuildFailed("a part that could not be compiled was run")
+            depth = _depth.get()
+            if depth >= MOST_DEPTH:
+                raise RouteFailure(f"sub-route '{name}' runs itself without an end")
+            token = _depth.set(depth + 1)
+            try:
+                return await sub.step(envelope)
+            finally:
+                _depth.reset(token)
+
+        return again
+
+    @property
+    def is_sub(self) -> bool:
+        """Whether the route at this place is called by name."""
+        return isinstance(self.raw, dict) and "from" not in self.raw
+
+    def built(self) -> Subroute:
+        """The sub-route at this place, built when it is first asked for."""
+        subroutes = self.load.subroutes
+        if self.route in subroutes:
+            return subroutes[self.route]
+        sub = subroutes[self.route] = Subroute()
+        uses = self.load.store_uses
+        try:
+            sub.options = options = self.validate(RouteOptions, self.raw)
+            for key in sorted(options.model_fields_set - {*OF_CALLERS, "from_"}):
+                self.problem(
+                    f"a sub-route has no '{key}'", key, key=True,
+                    hint="it belongs to the routes that run it",
+                )  # fmt: skip
+            step = self.steps(options.steps, "steps")
+            sub.store_uses = int(self.load.store_uses > uses)
+            store = self.store if sub.store_uses else None
+            sub.step = subroute(self.route, options, step, store, self.clock)
+        except BuildFailed:
+            sub.step = _never
+        return sub
+
+    def continuation(self, name: str, source: Source, step: Step) -> None:
+        self.load.continuations.append(Continuation(self, name, source, step))
+
+    def channel(self, name: str, *, outside: bool = False) -> None:
+        self.part.channels.append(Channel(name, outside))
+
+    @property
+    def clock(self) -> Clock:
+        return self.load.clock
 
     def made(self) -> Builder:
         inner = self.at()
@@ -538,14 +684,26 @@ class Builder:
         self.load.store_uses += 1
         options = self.load.settings["store"]
         place = options.url or options.path
-        return self.shared(("store", place), lambda: open_store(options, self.load.root))
+        return self.shared(
+            ("store", place), lambda: open_store(options, self.load.root, self.clock)
+        )
 
     def fingerprint(self) -> str:
-        """Changes when the route, its files or what it shares by name changes."""
-        parts = [repr(self.data), repr(self.load.connections), repr(self.load.settings)]
-        for file in sorted(self.files):
-            parts.append(f"{file}:{file.stat().st_mtime_ns}")
+        """Changes when the route, its files, what it runs or what it shares by name changes."""
+        parts = [repr(self.load.connections), repr(self.load.settings)]
+        todo, seen = [self], {self.route}
+        while todo:
+            place = todo.pop()
+            parts.append(repr(place.data))
+            parts += [f"{file}:{file.stat().st_mtime_ns}" for file in sorted(place.files)]
+            new = sorted(place.runs - seen)
+            seen.update(new)
+            todo += [self.load.routes[name] for name in new]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+MOST_DEPTH: Final = 100
+_depth: ContextVar[int] = ContextVar("depth of sub-routes", default=0)
 
 
 def _never(envelope: Any) -> Any:

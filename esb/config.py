@@ -19,6 +19,7 @@ from esb.adapter import Adapter, BuildFailed, Section, Sink, Source
 from esb.build import (
     POLICIES,
     Builder,
+    Continuation,
     Load,
     did_you_mean,
     option_names,
@@ -26,10 +27,11 @@ from esb.build import (
     split_policies,
 )
 from esb.bus import Shared
+from esb.clock import REAL, Clock
 from esb.errors import ConfigError, Diagnostic
 from esb.middleware.endpoint import EndpointPolicies
 from esb.options import Options
-from esb.route import Route, RouteOptions, assemble
+from esb.route import Called, Route, RouteOptions, assemble
 from esb.store import StoreOptions
 from esb.strict_yaml import Document, References, read_yaml
 
@@ -72,14 +74,16 @@ def load(
     environ: Mapping[str, str] | None = os.environ,
     root: Path | None = None,
     extra: Mapping[str, Any] | None = None,
+    clock: Clock = REAL,
 ) -> Project:
     """Load YAML files, and the *.yaml and *.yml of folders.
 
     shared: the running bus's registry, when routes are reloaded. environ: what `${NAME}` stands
     for; None leaves references unresolved. root: the folder no file reference may leave; the
     working directory if left out. extra: a document of plain data loaded beside the files.
+    clock: what the routes tell the time by.
     """
-    loader = _Loader(shared or Shared(), References(environ), root)
+    loader = _Loader(shared or Shared(), References(environ), root, clock)
     for path in paths:
         loader.add(path)
     if extra is not None:
@@ -115,11 +119,18 @@ def load_endpoint(
 class _Loader:
     """The sequence of one load: files, connections, settings, sections, routes."""
 
-    def __init__(self, shared: Shared, references: References, root: Path | None) -> None:
-        self.common = Load(shared, references, root)
+    def __init__(
+        self,
+        shared: Shared,
+        references: References,
+        root: Path | None,
+        clock: Clock = REAL,
+    ) -> None:
+        self.common = Load(shared, references, root, clock)
         self.documents: list[Document] = []
         self.project = Project(settings=self.common.settings, diagnostics=self.common.diagnostics)
-        self.names: dict[str, str] = {}
+        self.dead: dict[str, Sink] = {}  # where dead letters go, by the names of routes
+        self.places: list[Builder] = []  # of the project's routes, in their order
         self.sections: dict[str, Section] = {}
 
     # --- files
@@ -165,6 +176,12 @@ class _Loader:
             for name, section in self.sections.items():
                 if section.expand is not None and name in top.data:
                     self._expand(name, section, top.at(name))
+        for place in list(self.common.routes.values()):
+            self._route(place)
+        for more in self.common.continuations:
+            self._continue(more)
+        self._all_run()
+        self._fingerprints()
         self.project.diagnostics.sort()
         return self.project
 
@@ -259,10 +276,10 @@ class _Loader:
             top.problem(f"'{name}' cannot be loaded: {e}", name, code="adapter", key=True)
 
     def _routes(self, top: Builder) -> None:
-        for name, raw in top.mapping("routes").items():
+        for name in top.mapping("routes"):
             place = top.at("routes", name)
             place.begin(name)
-            self._route(name, raw, place)
+            self._name(place)
 
     def _expand(self, name: str, section: Section, place: Builder) -> None:
         expand = section.expand
@@ -276,24 +293,36 @@ class _Loader:
             inner = place.at(*route.at)
             inner.begin(route.name)
             inner.fixed = True
-            self._route(route.name, route.route, inner)
+            inner.given = route.route
+            self._name(inner)
 
-    def _route(self, name: str, raw: Any, place: Builder) -> None:
-        here = f"{place.document.file}:{place.mark((), key=True).line}"
-        if name in self.names:
+    def _name(self, place: Builder) -> None:
+        """A route begins at this place: its name is taken before any route is built, so that each
+        may run any other."""
+        there = self.common.routes.setdefault(place.route, place)
+        if there is not place:
+            at = f"{there.document.file}:{there.mark((), key=True).line}"
             place.problem(
-                f"route '{name}' exists already, at {self.names[name]}", code="duplicate", key=True
+                f"route '{place.route}' exists already, at {at}", code="duplicate", key=True
             )
-            return
-        self.names[name] = here
-        try:
-            options = place.validate(RouteOptions, raw)
-            place.durable = options.accept == "durable"
-            self.project.routes.append(self._build(name, options, place))
-        except BuildFailed:
-            return
 
-    def _build(self, name: str, options: RouteOptions, place: Builder) -> Route:
+    def _route(self, place: Builder) -> None:
+        with contextlib.suppress(BuildFailed):
+            if place.is_sub:
+                sub = place.built()
+                if sub.options is not None and sub.step is not None:
+                    self._add(place, Route(place.route, sub.options, [(Called(), sub.step)],
+                                           outline=place.part, watch=place.watch))  # fmt: skip
+                return
+            options = place.validate(RouteOptions, place.raw)
+            place.durable = options.accept == "durable"
+            self._add(place, self._build(options, place))
+
+    def _add(self, place: Builder, route: Route) -> None:
+        self.project.routes.append(route)
+        self.places.append(place)
+
+    def _build(self, options: RouteOptions, place: Builder) -> Route:
         failed: BuildFailed | None = None
         source: Source | None = None
         dead: Sink | None = None
@@ -306,7 +335,7 @@ class _Loader:
         changes_store = self.common.store_uses > uses
         try:
             if options.dead_letter is not None:
-                dead = place.sink(options.dead_letter, "dead_letter")
+                dead = self.dead[place.route] = place.sink(options.dead_letter, "dead_letter")
         except BuildFailed as e:
             failed = e
         key = None
@@ -315,7 +344,38 @@ class _Loader:
         if source is None or failed:
             raise failed or BuildFailed
         return assemble(
-            name, options, source=source, step=step, dead_sink=dead,
+            place.route, options, source=source, step=step, dead_sink=dead,
             store=lambda: place.store, changes_store=changes_store, business_key=key,
-            fingerprint=place.fingerprint(),
+            outline=place.part, watch=place.watch, clock=place.clock,
         )  # fmt: skip
+
+    def _continue(self, more: Continuation) -> None:
+        """A route for what a step put aside: with the policies of the route that the step is in,
+        where that has them."""
+        parent = self.common.routes[more.place.route]
+        name = f"{parent.route}/{more.name}"
+        with contextlib.suppress(BuildFailed):
+            options = parent.validate(RouteOptions, parent.raw)
+            own = {"accept": None, "business_key": None}
+            self._add(parent, assemble(
+                name, options.model_copy(update=own), source=more.source, step=more.step,
+                dead_sink=self.dead.get(parent.route), store=lambda: parent.store,
+                changes_store=True,
+                outline=more.place.part, watch=parent.watch, clock=parent.clock,
+            ))  # fmt: skip
+
+    def _all_run(self) -> None:
+        """A route that has no source and that nobody runs was meant to have one of them."""
+        places = self.common.routes
+        run = {name for place in places.values() for name in place.runs - {place.route}}
+        for name, place in places.items():
+            if place.is_sub and name not in run:
+                place.problem(
+                    f"route '{name}' has no 'from', and no other route runs it",
+                    code="unreachable", key=True,
+                    hint=f"from: {{...}}, or elsewhere: - run: {name}",
+                )  # fmt: skip
+
+    def _fingerprints(self) -> None:
+        for place, route in zip(self.places, self.project.routes, strict=True):
+            route.fingerprint = place.fingerprint()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Literal
 
 from pydantic import Field
 
-from esb.adapter import Admitting, Expression, Health, Sink, Source
+from esb.adapter import Admitting, Expression, Health, Pausing, Sink, Source
+from esb.clock import REAL, Clock
 from esb.consumer import Consumer
 from esb.durable import Store
 from esb.middleware.accept import accept_channel, accepted, accepting
@@ -20,7 +21,8 @@ from esb.middleware.timeout import timed
 from esb.middleware.trace import traced
 from esb.middleware.transaction import transactional
 from esb.options import Duration, Options, RawSink, RawSource, RawSteps
-from esb.step import Middleware, Step, pipeline, wrap
+from esb.outline import Part
+from esb.step import Middleware, Step, Watch, pipeline, wrap
 
 
 class StepPolicies(Options):
@@ -34,7 +36,13 @@ class RouteOptions(Options):
     """One route."""
 
     description: str = Field("", description="What the route is for.")
-    from_: RawSource = Field(alias="from", description="Where messages come from: one adapter.")
+    from_: RawSource = Field(
+        None,
+        alias="from",
+        description="Where messages come from: one adapter. A route without it is a sub-route: the "
+        "step `run` of others calls it by its name, and only `retry`, `timeout` and `concurrency` "
+        "may stand beside its steps.",
+    )
     steps: RawSteps = Field(default_factory=list, description="What is done, in this order.")
     retry: RetryOptions | None = Field(
         None,
@@ -68,17 +76,58 @@ class RouteOptions(Options):
 
 
 def step_policies(
-    step: Step, policies: StepPolicies, route: str, store: Store | None = None
+    step: Step,
+    policies: StepPolicies,
+    route: str,
+    store: Store | None = None,
+    clock: Clock = REAL,
 ) -> Step:
     """A step with its own policies around it. store: what it may change."""
     layers: list[Middleware] = []
     if policies.retry is not None:
-        layers.append(retrying(policies.retry, route=route))
+        layers.append(retrying(policies.retry, route=route, clock=clock))
     if policies.timeout is not None:
-        layers.append(timed(policies.timeout))
+        layers.append(timed(policies.timeout, clock=clock))
     if store is not None and layers:
         layers.append(transactional(store))
     return wrap(step, *layers)
+
+
+OF_CALLERS = ("retry", "timeout", "concurrency", "description", "steps")
+"""What a sub-route may have; the rest is its callers' business."""
+
+
+def subroute(
+    name: str, options: RouteOptions, step: Step, store: Store | None = None, clock: Clock = REAL
+) -> Step:
+    """The steps of a sub-route with its policies around them. store: what they may change."""
+    layers: list[Middleware] = []
+    if options.timeout is not None:
+        layers.append(timed(options.timeout, clock=clock))
+    if options.retry is not None:
+        layers.append(retrying(options.retry, route=name, clock=clock))
+    if options.concurrency is not None:
+        layers.append(limited(options.concurrency, route=name, clock=clock))
+    if store is not None and layers:
+        layers.append(transactional(store))
+    return wrap(step, *layers)
+
+
+class Called:
+    """The source of a sub-route: messages come from the steps that run it."""
+
+    waits = True
+    where = "called by name"
+
+    async def start(self, step: Step) -> None:
+        """Nothing to start."""
+
+    async def stop(self, grace: float) -> None:
+        """Nothing to stop: what is in it is in flight in its callers."""
+
+    def health(self) -> Health:
+        """It is there."""
+        return Health(True)
 
 
 def assemble(
@@ -91,14 +140,17 @@ def assemble(
     store: Callable[[], Store],
     changes_store: bool = False,
     business_key: Expression | None = None,
-    fingerprint: str = "",
+    outline: Part | None = None,
+    watch: Watch | None = None,
+    clock: Clock = REAL,
 ) -> Route:
     """Put the middleware around a route's steps: the one place that says in which order.
 
     The outermost comes first. `accept: durable` parts the source from the rest: it answers as soon
     as the message is on the disk, and what is stored runs from there. store: called only if the
     route needs one, which one whose callers wait mostly does not. changes_store: whether a step
-    may send to it. business_key: compiled from the options.
+    may send to it. business_key: compiled from the options. outline, watch: those that came of
+    building the steps.
     """
     durable = options.accept == "durable"
     stopping = asyncio.Event()
@@ -111,31 +163,33 @@ def assemble(
         entrance.append(keyed(business_key))
     if dead_sink is not None or not waits:
         keep = None if waits else store()
-        layers.append(dead_letters(route=name, sink=dead_sink, store=keep, waits=waits))
+        layers.append(
+            dead_letters(route=name, sink=dead_sink, store=keep, waits=waits, clock=clock)
+        )
     if business_key is not None:
         layers.append(keyed(business_key))
     if options.timeout is not None:
-        layers.append(timed(options.timeout))
+        layers.append(timed(options.timeout, clock=clock))
     if retry is not None:
         # Who waits for an answer is better served by the next try than by one that is put off.
         kept, stops = (None, None) if waits else (store(), stopping)
-        layers.append(retrying(retry, route=name, store=kept, stopping=stops))
+        layers.append(retrying(retry, route=name, store=kept, stopping=stops, clock=clock))
     if options.concurrency is not None:
-        layers.append(limited(options.concurrency, route=name))
+        layers.append(limited(options.concurrency, route=name, clock=clock))
     if changes_store:
         layers.append(transactional(store()))
     if isinstance(source, Admitting):
         step = pipeline([("from", source.admit), ("steps", step)])
     whole = wrap(step, *layers)
     if waits:
-        return Route(name, options, [(source, whole)], fingerprint, stopping)
+        return Route(name, options, [(source, whole)], stopping, outline, watch)
     entry = whole
     if durable:
         entry = wrap(accepting(route=name, store=store()), *entrance)
     at_once = options.concurrency or 10
-    aside = [make(store(), name, concurrency=at_once) for make in (accepted, parked)]
+    aside = [make(store(), name, concurrency=at_once, clock=clock) for make in (accepted, parked)]
     sources = [(source, entry), *((one, whole) for one in aside)]
-    return Route(name, options, sources, fingerprint, stopping)
+    return Route(name, options, sources, stopping, outline, watch)
 
 
 class Route:
@@ -143,6 +197,9 @@ class Route:
 
     The first source is the one in YAML. A route nobody waits for has two more: what was accepted
     durably or is replayed from the dead letters, and what was parked between two tries.
+
+    fingerprint: changes when the route does, or anything it is made from; filled in by the load.
+    outline: its parts. watch: where somebody may look at its steps.
     """
 
     def __init__(
@@ -150,14 +207,21 @@ class Route:
         name: str,
         options: RouteOptions,
         sources: Sequence[tuple[Source, Step]],
-        fingerprint: str,
-        stopping: asyncio.Event,
+        stopping: asyncio.Event | None = None,
+        outline: Part | None = None,
+        watch: Watch | None = None,
     ) -> None:
         self.name = name
         self.options = options
-        self.fingerprint = fingerprint
+        self.fingerprint = ""
+        self.outline = outline or Part("route", name)
+        self.watch = watch or Watch(name)
         self._sources = sources
-        self._stopping = stopping  # for those inside who wait
+        self._stopping = stopping or asyncio.Event()  # for those inside who wait
+        self.running = False
+        self._begun = False
+        self._ended = False
+        self._turn = asyncio.Lock()
 
     @property
     def source(self) -> Source:
@@ -170,17 +234,38 @@ class Route:
         return self._sources[0][1]
 
     async def start(self) -> None:
-        """Take messages, what was put aside first."""
-        for source, step in reversed(self._sources):
-            await source.start(step)
+        """Take messages, what was put aside first. Nothing new for one that does so already, and
+        not after `stop`."""
+        async with self._turn:
+            if self.running or self._ended:
+                return
+            self.running = self._begun = True
+            self._stopping.clear()
+            for source, step in reversed(self._sources):
+                await source.start(step)
+
+    async def pause(self, grace: float) -> None:
+        """Stop until the next `start`: where callers come to a source, they are told to come back
+        later. Also for one that was not started."""
+        async with self._turn:
+            running, self.running = self.running, False
+            self._stopping.set()
+            await _all(
+                source.pause(grace) if isinstance(source, Pausing) else source.stop(grace)
+                for source, _ in self._sources
+                if running or isinstance(source, Pausing)
+            )
 
     async def stop(self, grace: float) -> None:
-        """Stop taking, finish what is in flight within `grace` seconds, give back the rest."""
+        """Stop taking for good, finish what is in flight within `grace` seconds, give back the
+        rest. A second call with less grace hurries the first."""
+        self._ended, self.running = True, False
         self._stopping.set()
-        stopping = [source.stop(grace) for source, _ in self._sources]
-        for result in await asyncio.gather(*stopping, return_exceptions=True):
-            if isinstance(result, BaseException):
-                raise result
+        await _all(
+            source.stop(grace)
+            for source, _ in self._sources
+            if self._begun or isinstance(source, Pausing)
+        )
 
     @property
     def channels(self) -> set[str]:
@@ -202,3 +287,9 @@ class Route:
     def health(self) -> Health:
         """Whether messages can arrive."""
         return self.source.health()
+
+
+async def _all(stops: Iterable[Awaitable[None]]) -> None:
+    for result in await asyncio.gather(*stops, return_exceptions=True):
+        if isinstance(result, BaseException):
+            raise result

@@ -7,6 +7,8 @@ the message and carries the reply, raising refuses it.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from time import perf_counter
+from typing import NamedTuple
 
 from esb.envelope import Envelope, Outcome
 from esb.errors import EsbError
@@ -22,21 +24,73 @@ async def identity(envelope: Envelope) -> Envelope:
     return envelope
 
 
-def pipeline(steps: Sequence[tuple[str, Step]]) -> Step:
+class Seen(NamedTuple):
+    """What one step did to one message.
+
+    place: of the step or, below it, of its endpoint: "steps[1].send", "steps[1].send.http".
+    after: the envelope it returned; None if it raised `error`.
+    begun: on the clock of `time.perf_counter`; seconds: how long it took.
+    """
+
+    place: str
+    before: Envelope
+    after: Envelope | None
+    error: BaseException | None
+    begun: float
+    seconds: float
+
+
+class Watch:
+    """Where somebody may look at what the steps of a route do: `observer` is called after each.
+
+    It is called in the run of the message, so that what a run has set in its context is there. It
+    must be quick and must not raise.
+    """
+
+    __slots__ = ("observer", "route")
+
+    def __init__(self, route: str = "") -> None:
+        self.route = route
+        self.observer: Callable[[Seen], None] | None = None
+
+    async def step(self, place: str, step: Step, envelope: Envelope) -> Envelope:
+        """Run a step, and tell the observer that there was when it began."""
+        observer = self.observer
+        after: Envelope | None = None
+        error: BaseException | None = None
+        begun = perf_counter()
+        try:
+            after = await step(envelope)
+            return after
+        except BaseException as e:
+            error = e
+            raise
+        finally:
+            if observer is not None:
+                seconds = perf_counter() - begun
+                observer(Seen(place, envelope, after, error, begun, seconds))
+            del error  # or the frame and the traceback would hold each other
+
+
+def pipeline(steps: Sequence[tuple[str, Step]], watch: Watch | None = None) -> Step:
     """Pipes and Filters: run named steps one after the other, each on the result of the last.
 
     A filtered message skips the rest. An error on its way out learns which step raised it
-    (`EsbError.step`, the innermost name wins).
+    (`EsbError.step`, the innermost name wins). watch: who may look on.
     """
     if not steps:
         return identity
     compiled = tuple(steps)
+    watch = watch or Watch()
 
     async def run(envelope: Envelope) -> Envelope:
         current = ""
         try:
-            for current, step in compiled:  # noqa: B007 - read when a step raises
-                envelope = await step(envelope)
+            for current, step in compiled:
+                if watch.observer is None:
+                    envelope = await step(envelope)
+                else:
+                    envelope = await watch.step(current, step, envelope)
                 if envelope.outcome in _STOPPED:
                     return envelope
         except EsbError as e:

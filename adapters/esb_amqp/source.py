@@ -53,6 +53,7 @@ class AmqpSource:
         self._route = build.route
         self._store = build.store
         self.where = f"amqp queue {options.queue}"
+        build.channel(self.where, outside=True)
         settings, tls = options.settings(build)
         link = shared_link(build, "in", settings, tls)
         self._lane = Lane(link, f"queue '{options.queue}'", self._consume)

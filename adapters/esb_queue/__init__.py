@@ -17,6 +17,7 @@ from esb_queue.options import NAME, Queues, QueueSink, QueueSource, TopicSink, T
 
 def queue_source(options: QueueSource, build: Build) -> Source:
     """What takes messages from a queue."""
+    build.channel(f"queue {options.name}")
     if options.order:
         keeps_order(build, "order")
     queues = _queues(build)
@@ -27,6 +28,8 @@ def queue_source(options: QueueSource, build: Build) -> Source:
 
 def queue_sink(options: QueueSink, build: Build) -> Sink:
     """What puts messages into a queue."""
+    if "{{" not in options.name:
+        build.channel(f"queue {options.name}")
     queues = _queues(build)
     if queues.on is None:
         return stored.StoredQueueSink(options, build, queues)
@@ -42,6 +45,7 @@ def topic_source(options: TopicSource, build: Build) -> Source:
         )
     if options.order:
         keeps_order(build, "order")
+    build.channel(f"topic {options.name}")
     queues = _queues(build)
     if queues.on is None:
         return stored.topic_source(options, name, build)
@@ -50,6 +54,7 @@ def topic_source(options: TopicSource, build: Build) -> Source:
 
 def topic_sink(options: TopicSink, build: Build) -> Sink:
     """What publishes messages to a topic."""
+    build.channel(f"topic {options.name}")
     queues = _queues(build)
     if queues.on is None:
         return stored.StoredTopicSink(options, build)

@@ -21,6 +21,7 @@ from esb.middleware.breaker import Breaker, BreakerOptions
 from esb.middleware.limit import Bulkhead
 from esb.middleware.metrics import ENDPOINT_CALLS, ENDPOINT_SECONDS
 from esb.options import Options
+from esb.step import Watch
 
 T = TypeVar("T")
 
@@ -140,26 +141,42 @@ class Guard:
 
 
 class GuardedSink:
-    """A Sink behind its guard."""
+    """A Sink behind its guard. place: in its route, for `watch`."""
 
-    def __init__(self, sink: Sink, guard: Guard) -> None:
+    def __init__(self, sink: Sink, guard: Guard, watch: Watch, place: str) -> None:
         self._send = sink.send
         self._guard = guard
+        self._watch = watch
+        self._place = place
 
     async def send(self, envelope: Envelope) -> None:
         """As the sink's own."""
+        if self._watch.observer is None:
+            await self._guard(self._send, envelope)
+        else:
+            await self._watch.step(self._place, self._taken, envelope)
+
+    async def _taken(self, envelope: Envelope) -> Envelope:
         await self._guard(self._send, envelope)
+        return envelope
 
 
 class GuardedCaller:
-    """A RequestReply behind its guard."""
+    """A RequestReply behind its guard. place: in its route, for `watch`."""
 
-    def __init__(self, caller: RequestReply, guard: Guard) -> None:
+    def __init__(self, caller: RequestReply, guard: Guard, watch: Watch, place: str) -> None:
         self._call = caller.call
         self._guard = guard
+        self._watch = watch
+        self._place = place
 
     async def call(self, envelope: Envelope) -> Envelope:
         """As the caller's own."""
+        if self._watch.observer is None:
+            return await self._guard(self._call, envelope)
+        return await self._watch.step(self._place, self._answered, envelope)
+
+    async def _answered(self, envelope: Envelope) -> Envelope:
         return await self._guard(self._call, envelope)
 
 

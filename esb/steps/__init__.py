@@ -1,28 +1,20 @@
-"""The verbs of a route: one file each, named as in YAML, each with a `step: Role`."""
+"""The verbs of a route: one file each, named as in YAML, each with a `step: Role`.
+
+A file whose name is a word of Python's ends in an underscore (`try_.py` is `try`); one that begins
+with an underscore is no verb.
+"""
 
 from __future__ import annotations
 
+from importlib import import_module
+from pkgutil import iter_modules
 from typing import Any
 
 from esb.adapter import Role
 from esb.step import Step
-from esb.steps import (
-    call,
-    choose,
-    copy_to,
-    filter,
-    log,
-    send,
-    set,
-    skip_seen,
-    split,
-    transform,
-    validate,
-)
 
 STEPS: dict[str, Role[Any, Step]] = {
-    module.__name__.rpartition(".")[2]: module.step
-    for module in (
-        *(call, choose, copy_to, filter, log, send, set, skip_seen, split, transform, validate),
-    )
+    name.rstrip("_"): import_module(f"{__name__}.{name}").step
+    for name in sorted(module.name for module in iter_modules(__path__))
+    if not name.startswith("_")
 }

@@ -7,7 +7,6 @@ from decimal import Decimal
 from pydantic import Field
 
 from esb.adapter import Build, Role
-from esb.clock import REAL
 from esb.durable import Confirm, unit_on
 from esb.envelope import Envelope, Outcome
 from esb.errors import BadMessage, InProgress, RouteFailure
@@ -40,7 +39,7 @@ def make(options: SkipSeenOptions, build: Build) -> Step:
     it unhandled. Raises InProgress while a copy is being handled, BadMessage without a value.
     """
     value_of = build.expression(options.by, "by")
-    store = build.store
+    store, clock = build.store, build.clock
     scope = f"seen:{options.scope or build.route}"
 
     async def skip_seen(envelope: Envelope) -> Envelope:
@@ -48,7 +47,7 @@ def make(options: SkipSeenOptions, build: Build) -> Step:
         unit = unit_on(store)
         if unit is None:
             raise RouteFailure("skip_seen is outside of every run")
-        until = REAL.time() + options.window
+        until = clock.time() + options.window
         claim = await unit.claim(scope, value, until, by=envelope.id)
         if claim.state == "done":
             return envelope.replace(outcome=Outcome.FILTERED)

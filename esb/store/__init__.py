@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Self
 
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
+from esb.clock import REAL, Clock
 from esb.options import Duration, Options, Size
 from esb.store.files import InUse, StoreUnusable
 from esb.store.reading import DAMAGED
@@ -72,7 +73,9 @@ class StoreOptions(Options):
         return self
 
 
-def open_store(settings: StoreOptions, folder: Path = Path()) -> SqliteStore | PostgresStore:
+def open_store(
+    settings: StoreOptions, folder: Path = Path(), clock: Clock = REAL
+) -> SqliteStore | PostgresStore:
     """The store of a project in `folder`. It is a Resource: `open` it before use."""
     if settings.url is None:
         return SqliteStore(
@@ -80,6 +83,7 @@ def open_store(settings: StoreOptions, folder: Path = Path()) -> SqliteStore | P
             max_size=settings.max_size,
             min_free=settings.min_free,
             receipts=settings.receipts,
+            clock=clock,
         )
     from esb.store.postgres import PostgresStore  # its driver is an extra
 
@@ -88,6 +92,7 @@ def open_store(settings: StoreOptions, folder: Path = Path()) -> SqliteStore | P
         max_size=settings.max_size,
         receipts=settings.receipts,
         lease=settings.lease,
+        clock=clock,
     )
 
 

@@ -37,7 +37,7 @@ MISTAKES: dict[str, tuple[str, str, str]] = {
             step: #!
               - log: hello
         """),
-    "route without a source": ("missing-key", "'from' is missing", """
+    "route without a source": ("unreachable", "has no 'from', and no other route runs it", """
         routes:
           a: #!
             steps: [{log: hello}]
@@ -206,7 +206,7 @@ MISTAKES: dict[str, tuple[str, str, str]] = {
             from: {queue: "q} #!
             steps: []
         """),
-    "no space behind a colon": ("missing-key|unknown-key", "'from:", """
+    "no space behind a colon": ("unreachable|unknown-key", "'from:'|from: {", """
         routes:
           a: #!
             from:{queue: q} #!

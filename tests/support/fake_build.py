@@ -10,6 +10,7 @@ from typing import Any
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from esb.adapter import BuildFailed
+from esb.clock import REAL
 from esb.envelope import Envelope
 from esb.step import Step, identity
 
@@ -20,6 +21,7 @@ class FakeBuild:
     route = "test"
     where = "steps[0].send.http"
     durable = False
+    clock = REAL
 
     def __init__(self, folder: Path | None = None, store: Any = None, **sections: Any) -> None:
         self.folder = folder or Path()
@@ -28,6 +30,9 @@ class FakeBuild:
         self.claims: set[str] = set()
         self.store = store
         self.sinks: dict[str, Any] = {}
+
+    def channel(self, name: str, *, outside: bool = False) -> None:
+        """What an endpoint reads or feeds is of no interest here."""
 
     def problem(
         self, message: str, *path: str | int, code: str = "value", hint: str = "", key: bool = False
