@@ -59,7 +59,7 @@ class _Target:
             if by_queue
             else build.text(options.routing_key, "routing_key")
         )
-        where = f"queue {options.queue}" if by_queue else f"exchange {options.exchange or 'default'}"
+        where = f"queue {options.queue}" if by_queue else f"exchange {options.exchange}"
         if "{{" not in where:
             build.channel(f"amqp {where}", outside=True)
         self._by_queue = by_queue
