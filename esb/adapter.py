@@ -83,6 +83,17 @@ class Admitting(Protocol):
         ...
 
 
+@runtime_checkable
+class Rehearsing(Protocol):
+    """A Source that can be tried without anybody outside: for tests of routes."""
+
+    async def rehearse(self, given: Envelope) -> Envelope:
+        """As if `given` had come in: a reply to it with what its sender is told, and what the
+        protocol says besides as params "reply" ({"status": 202}). It was started, and what it
+        shares with others is not open. Raises ValueError for what cannot come in here."""
+        ...
+
+
 class Sink(Protocol):
     """Message endpoint, outbound, one-way: `send` in YAML."""
 
@@ -105,7 +116,11 @@ class RequestReply(Protocol):
 
 @runtime_checkable
 class Resource(Protocol):
-    """Something that endpoints share: a server, a pool, a connection (see `Build.shared`)."""
+    """Something that endpoints share: a server, a pool, a connection (see `Build.shared`).
+
+    One that reaches nothing beyond the store may say so with an attribute `inside = True`: then it
+    is opened in tests of routes as well.
+    """
 
     async def open(self) -> None:
         """Called once before any source starts. A far side that is away is no error."""
@@ -240,6 +255,16 @@ class Build(Protocol):
     @property
     def clock(self) -> Clock:
         """What to tell the time by, and to wait with; not the real one in tests of routes."""
+
+    @property
+    def rehearsal(self) -> bool:
+        """Whether this is built for a test of routes, in which nothing may reach beyond the bus."""
+
+    def stand_in(self) -> RequestReply | None:
+        """In a test of routes, what plays the far side of the endpoint being built: it is called
+        with what would go out, whose params "sent" hold what the protocol says besides ({"method":
+        "PUT"}), and returns what comes back, or raises. None: there is a far side. An endpoint that
+        does not ask is played as a whole."""
 
     def problem(
         self, message: str, *path: str | int, code: str = "value", hint: str = "", key: bool = False

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from pydantic import BaseModel, RootModel, TypeAdapter, ValidationError
 
@@ -58,6 +58,30 @@ POLICIES = tuple(EndpointPolicies.model_fields)
 """Keys that may stand among the options of any endpoint of `send` and `call`."""
 
 
+class StandIn(Protocol):
+    """In the place of one endpoint, or of its far side."""
+
+    async def call(self, envelope: Envelope) -> Envelope:
+        """As that of a RequestReply."""
+        ...
+
+    def instead(self, made: Any, *, taken: bool) -> Any:
+        """What stands where the endpoint was `made`. taken: that asked for this."""
+        ...
+
+
+class Stage(Protocol):
+    """What tests of routes put in the place of all that is outside."""
+
+    def stand_in(self, place: Builder, raw: Any) -> StandIn:
+        """For the endpoint at this place, with these options."""
+        ...
+
+    def store(self) -> Store:
+        """For the project's."""
+        ...
+
+
 class Load:
     """What one load shares between all files: adapters, connections, claims, diagnostics."""
 
@@ -67,9 +91,11 @@ class Load:
         references: References,
         root: Path | None,
         clock: Clock = REAL,
+        stage: Stage | None = None,
     ) -> None:
         self.shared = shared
         self.clock = clock
+        self.stage = stage
         self.references = references
         self.root = (root or Path.cwd()).resolve()
         self.diagnostics: list[Diagnostic] = []
@@ -147,6 +173,8 @@ class Builder:
         self.given: Any = None  # a route that a section made
         self.part = Part("route", route)
         self.watch = Watch(route)
+        self.played: StandIn | None = None
+        self.taken = False
 
     # --- places
 
@@ -400,7 +428,11 @@ class Builder:
             guard = place.guard(name, inner.validate(EndpointPolicies, own), raw[name])
         inner.part.policies = own
         inner.part.options = valid = inner.validate(role.options, options, also=also)
+        if self.load.stage is not None:
+            inner.played = self.load.stage.stand_in(inner, raw[name])
         made = role.make(valid, inner)
+        if inner.played is not None:
+            made = inner.played.instead(made, taken=inner.taken)
         if direction == "source":
             return made
         guarded = GuardedSink if direction == "sink" else GuardedCaller
@@ -557,6 +589,14 @@ class Builder:
     def clock(self) -> Clock:
         return self.load.clock
 
+    @property
+    def rehearsal(self) -> bool:
+        return self.load.stage is not None
+
+    def stand_in(self) -> RequestReply | None:
+        self.taken = True
+        return self.played
+
     def made(self) -> Builder:
         inner = self.at()
         inner.fixed = True
@@ -682,6 +722,8 @@ class Builder:
     @property
     def store(self) -> Store:
         self.load.store_uses += 1
+        if self.load.stage is not None:
+            return self.shared(("store",), self.load.stage.store)
         options = self.load.settings["store"]
         place = options.url or options.path
         return self.shared(

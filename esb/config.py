@@ -21,6 +21,7 @@ from esb.build import (
     Builder,
     Continuation,
     Load,
+    Stage,
     did_you_mean,
     option_names,
     shown_path,
@@ -32,8 +33,11 @@ from esb.errors import ConfigError, Diagnostic
 from esb.middleware.endpoint import EndpointPolicies
 from esb.options import Options
 from esb.route import Called, Route, RouteOptions, assemble
+from esb.redaction import secret_values
 from esb.store import StoreOptions
+from esb.store.traces import open_traces
 from esb.strict_yaml import Document, References, read_yaml
+from esb.tracing import TraceOptions, Tracing
 
 
 class AdminOptions(Options):
@@ -47,7 +51,11 @@ class AdminOptions(Options):
     enabled: bool = Field(True, description="Whether it listens at all.")
 
 
-SETTINGS: dict[str, type[Options]] = {"store": StoreOptions, "admin": AdminOptions}
+SETTINGS: dict[str, type[Options]] = {
+    "store": StoreOptions,
+    "admin": AdminOptions,
+    "trace": TraceOptions,
+}
 _CORE_KEYS = ("routes", "connections", *SETTINGS)
 
 
@@ -75,15 +83,16 @@ def load(
     root: Path | None = None,
     extra: Mapping[str, Any] | None = None,
     clock: Clock = REAL,
+    stage: Stage | None = None,
 ) -> Project:
-    """Load YAML files, and the *.yaml and *.yml of folders.
+    """Load YAML files, and the *.yaml and *.yml of folders but those of tests.
 
     shared: the running bus's registry, when routes are reloaded. environ: what `${NAME}` stands
     for; None leaves references unresolved. root: the folder no file reference may leave; the
     working directory if left out. extra: a document of plain data loaded beside the files.
-    clock: what the routes tell the time by.
+    clock: what the routes tell the time by. stage: what plays all that is outside, in tests.
     """
-    loader = _Loader(shared or Shared(), References(environ), root, clock)
+    loader = _Loader(shared or Shared(), References(environ), root, clock, stage)
     for path in paths:
         loader.add(path)
     if extra is not None:
@@ -125,8 +134,9 @@ class _Loader:
         references: References,
         root: Path | None,
         clock: Clock = REAL,
+        stage: Stage | None = None,
     ) -> None:
-        self.common = Load(shared, references, root, clock)
+        self.common = Load(shared, references, root, clock, stage)
         self.documents: list[Document] = []
         self.project = Project(settings=self.common.settings, diagnostics=self.common.diagnostics)
         self.dead: dict[str, Sink] = {}  # where dead letters go, by the names of routes
@@ -137,7 +147,10 @@ class _Loader:
 
     def add(self, path: Path) -> None:
         if path.is_dir():
-            found = sorted(p for p in path.rglob("*") if p.suffix in (".yaml", ".yml"))
+            found = sorted(
+                p for p in path.rglob("*")
+                if p.suffix in (".yaml", ".yml") and not p.stem.endswith(".test")
+            )  # fmt: skip
             if not found:
                 self.common.diagnose(
                     str(path), None, "file", "there is no *.yaml file in this folder"
@@ -182,6 +195,8 @@ class _Loader:
             self._continue(more)
         self._all_run()
         self._fingerprints()
+        if self.project.routes:
+            self._tracing().secrets |= secret_values(self.common.references.resolved)
         self.project.diagnostics.sort()
         return self.project
 
@@ -311,6 +326,7 @@ class _Loader:
             if place.is_sub:
                 sub = place.built()
                 if sub.options is not None and sub.step is not None:
+                    self._tracing().watch(place.watch)
                     self._add(place, Route(place.route, sub.options, [(Called(), sub.step)],
                                            outline=place.part, watch=place.watch))  # fmt: skip
                 return
@@ -347,6 +363,9 @@ class _Loader:
             place.route, options, source=source, step=step, dead_sink=dead,
             store=lambda: place.store, changes_store=changes_store, business_key=key,
             outline=place.part, watch=place.watch, clock=place.clock,
+            recorder=self._tracing().recorder(
+                place.route, place.watch, options.trace, source.where
+            ),
         )  # fmt: skip
 
     def _continue(self, more: Continuation) -> None:
@@ -362,7 +381,20 @@ class _Loader:
                 dead_sink=self.dead.get(parent.route), store=lambda: parent.store,
                 changes_store=True,
                 outline=more.place.part, watch=parent.watch, clock=parent.clock,
+                recorder=self._tracing().recorder(
+                    name, parent.watch, options.trace, more.source.where
+                ),
             ))  # fmt: skip
+
+    def _tracing(self) -> Tracing:
+        """What looks on at the messages of all routes, where somebody wants that."""
+        common, settings = self.common, self.common.settings
+
+        def make() -> Tracing:
+            traces = open_traces(settings["store"], common.root, common.clock)
+            return Tracing(settings["trace"], traces, clock=common.clock)
+
+        return common.shared.get("traces", make)
 
     def _all_run(self) -> None:
         """A route that has no source and that nobody runs was meant to have one of them."""

@@ -22,6 +22,7 @@ class FakeBuild:
     where = "steps[0].send.http"
     durable = False
     clock = REAL
+    rehearsal = False
 
     def __init__(self, folder: Path | None = None, store: Any = None, **sections: Any) -> None:
         self.folder = folder or Path()
@@ -30,6 +31,9 @@ class FakeBuild:
         self.claims: set[str] = set()
         self.store = store
         self.sinks: dict[str, Any] = {}
+
+    def stand_in(self) -> None:
+        """There is a far side."""
 
     def channel(self, name: str, *, outside: bool = False) -> None:
         """What an endpoint reads or feeds is of no interest here."""
