@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import structlog
@@ -21,13 +21,16 @@ log = structlog.get_logger("esb.bus")
 class Shared:
     """What endpoints have in common, one object by key (see `Build.shared`).
 
-    It outlives a reload: a load marks what it asks for, and what no load in use asked for is
-    closed once the routes that used it have stopped.
+    It outlives a reload: each load marks what it asks for. What the last good load did not ask for
+    is closed once the routes that were made before it have stopped.
     """
 
     def __init__(self) -> None:
         self.objects: dict[object, Any] = {}
         self._asked: set[object] = set()
+        self._before: set[object] = set()
+        self._loading = False
+        self._leases: list[set[object]] = []  # of loads whose routes have not all stopped
         self._open: list[object] = []
 
     def get(self, key: object, make: Callable[[], T]) -> T:
@@ -39,12 +42,26 @@ class Shared:
         return found
 
     def begin(self) -> None:
-        """A load begins: forget what the last one asked for."""
-        self._asked = set()
+        """A load begins. Nothing is closed until its routes run or it is rolled back: it may still
+        ask for what nobody uses any more."""
+        self._before, self._asked, self._loading = self._asked, set(), True
 
     def roll_back(self) -> None:
         """The load failed: drop what only it made. Nothing of that is open yet."""
         self.objects = {key: self.objects[key] for key in self._open}
+        self._asked, self._loading = self._before, False
+
+    def lease(self) -> set[object]:
+        """The routes of the load run. What those before them use stays open until `end`."""
+        lease, self._before, self._loading = self._before, set(), False
+        self._leases.append(lease)
+        return lease
+
+    async def end(self, lease: set[object]) -> None:
+        """The routes of a lease have stopped: close what nobody uses any more."""
+        self._leases = [one for one in self._leases if one is not lease]
+        if not self._loading:
+            await self._close(keep=self._asked.union(*self._leases))
 
     async def open(self, prepare: Callable[[Any], None]) -> None:
         """Open the resources that are new, in the order they were made."""
@@ -56,10 +73,13 @@ class Shared:
                 await thing.open()
             self._open.append(key)
 
-    async def close(self, *, unused_only: bool = False) -> None:
-        """Close resources in reverse order."""
+    async def close(self) -> None:
+        """Close all resources, in reverse order."""
+        await self._close(keep=set())
+
+    async def _close(self, keep: set[object]) -> None:
         for key in reversed(list(self._open)):
-            if (unused_only and key in self._asked) or key not in self._open:
+            if key in keep or key not in self._open:
                 continue  # the latter: somebody else closes it, while this one waited
             self._open.remove(key)
             thing = self.objects.pop(key)
@@ -81,13 +101,29 @@ def _readable(key: object) -> str:
 
 
 class Bus:
-    """Runs routes. `grace`: seconds that messages in flight get to finish in `stop`."""
+    """Runs routes.
 
-    def __init__(self, routes: Iterable[Route], shared: Shared, *, grace: float = 25.0) -> None:
+    grace: seconds that messages in flight get to finish in `stop`. stopped: names of routes that
+    do not run until somebody starts them. faults: what is wrong with what lies in the project's
+    files, so that something older runs; filled in by who reloads.
+    """
+
+    def __init__(
+        self,
+        routes: Iterable[Route],
+        shared: Shared,
+        *,
+        grace: float = 25.0,
+        stopped: Iterable[str] = (),
+    ) -> None:
         self.routes = {route.name: route for route in routes}
-        self._started: list[Route] = []  # also those that a reload is about to replace
+        self._started: list[Route] = []  # also those that are on their way out
+        self._leaving: set[asyncio.Task[None]] = set()
+        self._changing = asyncio.Lock()
         self.shared = shared
         self.grace = grace
+        self.stopped = set(stopped) & self.routes.keys()
+        self.faults: Sequence[str] = ()
         self.state = "new"
         self.started = 0.0
 
@@ -106,32 +142,81 @@ class Bus:
         self._serve()
 
     async def replace(self, routes: Iterable[Route]) -> dict[str, list[str]]:
-        """Put new routes in the place of the old ones; messages in flight finish on the old ones.
+        """Put new routes in the place of the old ones: messages in flight finish on the old ones,
+        in the background (see `settled`).
 
         A route whose fingerprint did not change runs on untouched. Returns the names that were
-        added, changed and removed. Raises EsbError if the bus does not run, or stops meanwhile.
+        added, changed and removed. Raises EsbError if the bus does not run, or stops meanwhile, or
+        if a new one cannot start: then the old ones run on.
         """
-        new = {route.name: route for route in routes}
-        old = self.routes
-        kept = {n for n, r in new.items() if n in old and old[n].fingerprint == r.fingerprint}
-        changes = {
-            "added": sorted(new.keys() - old.keys()),
-            "changed": sorted((new.keys() & old.keys()) - kept),
-            "removed": sorted(old.keys() - new.keys()),
-        }
-        self._must_run()
-        await self.shared.open(self._prepare)
-        self._must_run()
-        starting = [route for name, route in new.items() if name not in kept]
-        leaving = [route for name, route in old.items() if name not in kept]
-        # The new ones first, so that there is no moment at which nobody takes messages.
-        await self._start(starting)
-        self._serve()
-        self.routes = {name: old[name] if name in kept else route for name, route in new.items()}
-        await asyncio.gather(*(route.stop(self.grace) for route in leaving))
-        self._started = [route for route in self._started if route not in leaving]
-        await self.shared.close(unused_only=True)
-        return changes
+        async with self._changing:
+            new = {route.name: route for route in routes}
+            old = self.routes
+            kept = {n for n, r in new.items() if n in old and old[n].fingerprint == r.fingerprint}
+            changes = {
+                "added": sorted(new.keys() - old.keys()),
+                "changed": sorted((new.keys() & old.keys()) - kept),
+                "removed": sorted(old.keys() - new.keys()),
+            }
+            self._must_run()
+            await self.shared.open(self._prepare)
+            self._must_run()
+            starting = [route for name, route in new.items() if name not in kept]
+            leaving = [route for name, route in old.items() if name not in kept]
+            # The new ones first, so that there is no moment at which nobody takes messages.
+            try:
+                await self._start(starting)
+            except BaseException:
+                await self._take_back(starting, leaving)
+                raise
+            self._serve()
+            self.routes = {n: old[n] if n in kept else route for n, route in new.items()}
+            self.stopped &= self.routes.keys()
+            task = asyncio.create_task(self._leave(leaving, self.shared.lease()))
+            self._leaving.add(task)
+            task.add_done_callback(self._leaving.discard)
+            return changes
+
+    async def settled(self) -> None:
+        """Return when every message that is in a replaced route is through."""
+        while self._leaving:
+            await asyncio.wait(self._leaving)
+
+    async def _leave(self, routes: list[Route], lease: set[object]) -> None:
+        await self._stop(routes, self.grace)
+        self._started = [route for route in self._started if route not in routes]
+        await self.shared.end(lease)
+
+    async def _take_back(self, starting: list[Route], leaving: list[Route]) -> None:
+        """A new route could not start. What the new ones took over goes back to the old ones."""
+        await self._stop(starting, 0)
+        self._started = [route for route in self._started if route not in starting]
+        for route in leaving:
+            if route.running:
+                await route.pause(self.grace)
+                await route.start()
+
+    async def stop_route(self, name: str) -> None:
+        """Stop a route until `start_route`: it takes nothing more, and what is in it is finished
+        within the grace time. It stays stopped when it is replaced. Raises KeyError for a name
+        that no route has, EsbError if the bus does not run."""
+        async with self._changing:
+            self._must_run()
+            routes = self._with_continuations(name)
+            self.stopped.update(route.name for route in routes)
+        # Not while it holds up others: this may take the whole grace time.
+        await asyncio.gather(*(route.pause(self.grace) for route in routes))
+
+    async def start_route(self, name: str) -> None:
+        """Start a route that was stopped. Raises as `stop_route` does."""
+        async with self._changing:
+            self._must_run()
+            routes = self._with_continuations(name)
+            self.stopped.difference_update(route.name for route in routes)
+        await asyncio.gather(*(route.start() for route in routes))
+
+    def _with_continuations(self, name: str) -> list[Route]:
+        return [self.routes[name], *(r for n, r in self.routes.items() if n.startswith(f"{name}/"))]
 
     def drain(self) -> None:
         """Tell callers to come back later, from now on; whatever has begun goes on."""
@@ -144,10 +229,8 @@ class Bus:
         close what is shared."""
         self.drain()
         grace = self.grace if grace is None else grace
-        stopping = [route.stop(grace) for route in self._started]
-        for result in await asyncio.gather(*stopping, return_exceptions=True):
-            if isinstance(result, Exception):
-                log.error("a route did not stop cleanly", exc_info=result)
+        await self._stop(self._started, grace)
+        await self.settled()
         await self.shared.close()
         self.state = "stopped"
 
@@ -158,7 +241,14 @@ class Bus:
     async def _start(self, routes: Iterable[Route]) -> None:
         routes = list(routes)
         self._started += routes
-        await asyncio.gather(*(route.start() for route in routes))
+        starts = (r.pause(0) if r.name in self.stopped else r.start() for r in routes)
+        await asyncio.gather(*starts)
+
+    async def _stop(self, routes: Iterable[Route], grace: float) -> None:
+        stopping = [route.stop(grace) for route in routes]
+        for result in await asyncio.gather(*stopping, return_exceptions=True):
+            if isinstance(result, Exception):
+                log.error("a route did not stop cleanly", exc_info=result)
 
     def healthz(self) -> tuple[bool, dict[str, Any]]:
         """Liveness: the process runs and its event loop turns."""
@@ -169,14 +259,20 @@ class Bus:
 
         A far side that is away is shown and does not make the bus unready: the other routes work.
         """
-        routes = {name: route.health() for name, route in self.routes.items()}
+        running = {n: route for n, route in self.routes.items() if n not in self.stopped}
+        routes = {name: route.health() for name, route in running.items()}
         waiting = {name: health.detail for name, health in routes.items() if not health.up}
         resources = self.shared.health()
         shared = {n: h.detail for n, h in resources.items() if not h.up}
         warnings = {n: h.detail for n, h in resources.items() if h.up and h.detail}
         ready = self.state == "running"
-        status = self.state if not ready else ("degraded" if waiting or shared else "ok")
-        details: dict[str, Any] = {"status": status, "routes": len(routes)}
+        degraded = waiting or shared or self.faults
+        status = self.state if not ready else ("degraded" if degraded else "ok")
+        details: dict[str, Any] = {"status": status, "routes": len(self.routes)}
+        if self.faults:
+            details["not_loaded"] = list(self.faults)
+        if self.stopped:
+            details["stopped"] = sorted(self.stopped)
         if waiting:
             details["waiting"] = waiting
         if shared:

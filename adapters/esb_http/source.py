@@ -253,6 +253,12 @@ class HttpSource:
         left a 503."""
         await asyncio.gather(*(self._server.retire(site, grace) for site in self._sites()))
 
+    async def pause(self, grace: float) -> None:
+        """Tell callers to come back later; what became of messages is told as ever."""
+        if self._monitor is not None:
+            self._server.mount(self._monitor.site)
+        await self._server.pause(self._site, grace)
+
     def health(self) -> Health:
         """That of the listener."""
         return self._server.health()

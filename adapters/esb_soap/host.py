@@ -284,6 +284,10 @@ class SoapHost:
         """Serve it no longer; requests in flight get their answers within `grace` seconds."""
         await self._server.retire(self._site, grace)
 
+    async def pause(self, grace: float) -> None:
+        """Tell callers to come back later."""
+        await self._server.pause(self._site, grace)
+
     def health(self) -> Health:
         """That of the listener."""
         return self._server.health()

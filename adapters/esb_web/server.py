@@ -13,7 +13,7 @@ import re
 import ssl
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote_to_bytes
@@ -30,6 +30,7 @@ from esb.errors import (
     OutcomeUnknown,
     Overloaded,
     TooLarge,
+    Unavailable,
     UnsupportedMedia,
 )
 from esb_web.client import credential_file
@@ -49,6 +50,9 @@ _SMALL: Final = 64 * 1024
 
 _BACK_AFTER: Final = {"starting": 1.0, "stopping": 5.0}
 """Seconds after which to come back (Retry-After), by what the bus is doing."""
+
+_PAUSED: Final = 30.0
+"""Seconds after which to come back to a route that an operator stopped."""
 
 _OVERTIME: Final = 1.0
 """Seconds after the deadline in which the route's own error may still come: it says more."""
@@ -122,6 +126,7 @@ class WebServer:
         self._bound = options.port
         self._bus = "starting"  # or "running", "stopping"
         self._active: dict[Site, set[asyncio.Task[Any]]] = {}
+        self._paused: dict[Site, Site] = {}  # what answers in the place of a site
         self._running = 0
         self._held = 0  # bytes of large bodies in memory
         self._base = options.base_path.encode()
@@ -152,17 +157,37 @@ class WebServer:
         Raises ValueError if its path is none.
         """
         self.sites.add(site)
+        self._paused.pop(site, None)
         self.version += 1
 
     def unmount(self, site: Site) -> None:
         """Serve it no longer, except where another site took its place already."""
         self.sites.remove(site)
+        if (stand_in := self._paused.pop(site, None)) is not None:
+            self.sites.remove(stand_in)
         self.version += 1
 
     async def retire(self, site: Site, grace: float) -> None:
         """Unmount and wait until its requests are answered, for `grace` seconds at most; those
         left are then cancelled and answered with 503. For `Source.stop`."""
         self.unmount(site)
+        await self._finish(site, grace)
+
+    async def pause(self, site: Site, grace: float) -> None:
+        """As `retire`, but whoever calls from now on is told to come back later: a 404 would be
+        final. It need not be mounted. For `Pausing.pause`."""
+        if site not in self._paused:
+
+            async def away(request: Request) -> Response:
+                return _refusal(site, _Paused(), request.headers, request.raw_path)
+
+            stand_in = replace(site, handler=away)
+            self.sites.add(stand_in)
+            self._paused[site] = stand_in
+            self.version += 1
+        await self._finish(site, grace)
+
+    async def _finish(self, site: Site, grace: float) -> None:
         tasks = self._active.get(site)
         if tasks:
             await asyncio.wait(set(tasks), timeout=grace)
@@ -499,6 +524,14 @@ class _Away(Overloaded):
 
     def __init__(self, doing: str) -> None:
         super().__init__(f"the bus is {doing}", retry_after=_BACK_AFTER[doing])
+
+
+class _Paused(Unavailable):
+    """Those who run the bus stopped the route."""
+
+    def __init__(self) -> None:
+        super().__init__("this is stopped for a while")
+        self.retry_after = _PAUSED
 
 
 class _Misdirected(NoSuchOperation):

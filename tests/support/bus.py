@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import textwrap
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,12 @@ def load_text(
 
 @contextlib.asynccontextmanager
 async def running(
-    text: str, folder: Path, *, environ: Mapping[str, str] | None = None, grace: float = 10.0
+    text: str,
+    folder: Path,
+    *,
+    environ: Mapping[str, str] | None = None,
+    grace: float = 10.0,
+    stopped: Sequence[str] = (),
 ) -> AsyncIterator[Bus]:
     """A started bus; it listens on a port of its own unless the text says where.
 
@@ -41,7 +46,7 @@ async def running(
     file = folder / "routes.yaml"
     file.write_text(text)
     project = load([file], environ=environ or {}, root=folder, shared=shared).check()
-    bus = Bus(project.routes, shared, grace=grace)
+    bus = Bus(project.routes, shared, grace=grace, stopped=stopped)
     await bus.start()
     try:
         yield bus
