@@ -34,9 +34,12 @@ from esb.adapter import Health
 from esb.clock import REAL, Clock
 from esb.durable import (
     DEAD,
+    KEPT,
     MOST_CRASHES,
     Change,
     Claim,
+    Done,
+    Entry,
     Failure,
     Move,
     Publish,
@@ -75,6 +78,8 @@ WAIT_FOR_SERVER: Final = 30.0
 COMMAND_TIMEOUT: Final = 30.0
 KEEP_GIVING_BACK: Final = 60.0
 READERS: Final = 4
+LATE: Final = 5.0
+"""Seconds after which a commit that has begun is seen by everybody."""
 OLDEST: Final = 130000
 SUSPECT: Final = MOST_CRASHES - 1
 
@@ -82,6 +87,14 @@ MIGRATIONS: Final = (Path(__file__).with_name("postgres_1.sql").read_text(),)
 """Each brings the database from the format before to the next; the table `format` counts them.
 Never change one that was released: add another."""
 
+_ENTRIES = (
+    "(SELECT key, id, grp, stored FROM message WHERE channel = $1 AND grp <> ''"
+    "  AND key > $2 ORDER BY key LIMIT $3)"
+    " UNION ALL (SELECT key, id, grp, stored FROM message WHERE channel = $1 AND grp <> ''"
+    "  AND key <= $2 AND key >= (SELECT min(keys[1]) FROM unit"
+    "   WHERE at > now() - make_interval(secs => $4)))"
+    " ORDER BY key"
+)
 _LOCK = 0x657362  # of migrations
 _SETTINGS = {
     "application_name": "esb",
@@ -239,13 +252,13 @@ class PostgresStore(Store):
                 self._give_back(number)
                 raise
 
-    async def wait(self, channel: str, timeout: float) -> None:
-        """See `Store.wait`."""
+    async def wait(self, channel: str, timeout: float, *, news: bool = False) -> None:
+        """See `Store.wait`. Something that is due is taken for news at each heartbeat."""
         bell: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         bells = self._bells.setdefault(channel, set())
         bells.add(bell)  # before looking, so that what is put in between rings it
         try:
-            [[due]] = await self._fetch("SELECT next_due($1)", channel)
+            [[due]] = [[None]] if news else await self._fetch("SELECT next_due($1)", channel)
             if due is not None and channel not in self._turned_away:
                 timeout = min(timeout, due - self._clock.time())
             if timeout > 0:
@@ -297,16 +310,29 @@ class PostgresStore(Store):
         )
         return [(topic, name) for topic, name in rows]
 
-    async def browse(self, channel: str, *, limit: int = 100, after: int = 0) -> list[Stored]:
+    async def browse(
+        self, channel: str, *, limit: int = 100, after: int = 0, group: str = ""
+    ) -> list[Stored]:
         """See `Store.browse`."""
-        # Dead letters all lie on one level, where the index of turns has them by key.
-        level = "AND NOT m.blocked AND m.priority = 0 AND m.due = 0" if channel == DEAD else ""
+        which, values = "", [channel, after, limit]
+        if group:
+            which = "AND m.grp = $4 AND m.grp <> ''"
+            values.append(indexed(group))
+        elif channel == DEAD:
+            # Dead letters all lie on one level, where the index of turns has them by key.
+            which = "AND NOT m.blocked AND m.priority = 0 AND m.due = 0"
         rows = await self._fetch(
             "SELECT * FROM lying WHERE key IN (SELECT m.key FROM message m"  # noqa: S608
-            f" WHERE m.channel = $1 {level} AND m.key > $2 ORDER BY m.key LIMIT $3) ORDER BY key",
-            *(channel, after, limit),
+            f" WHERE m.channel = $1 {which} AND m.key > $2 ORDER BY m.key LIMIT $3) ORDER BY key",
+            *values,
         )
         return [stored for row in rows for stored in self._read(row)]
+
+    async def entries(self, channel: str, *, limit: int, after: int = 0) -> list[Entry]:
+        """See `Store.entries`."""
+        late = LATE if self._others else 0.0
+        rows = await self._fetch(_ENTRIES, channel, after, limit, late)
+        return [Entry(*row) for row in rows]
 
     async def get(self, key: int) -> Stored | None:
         """See `Store.get`."""
@@ -492,11 +518,15 @@ class PostgresStore(Store):
     # --- what was read ---------------------------------------------------------------------------
 
     async def _sorted_out(self, rows: list[asyncpg.Record]) -> list[Stored]:
-        """Those of what was taken that may be handed out; the others are put where they belong."""
+        """Those of what was taken that may be handed out; the others are put where they belong, or
+        forgotten."""
         now = self._clock.time()
-        taken, aside = [], []
+        taken: list[Stored] = []
+        aside: list[Done | Move] = []
         for row in rows:
-            if 0 < row["expires"] <= now:
+            if 0 < row["expires"] <= now and row["channel"].startswith(KEPT):
+                aside.append(Done(row["key"], row["hold"]))
+            elif 0 < row["expires"] <= now:
                 detail = "nobody took the message before its time was over"
                 aside.append(self._burial(row, DEAD, "expired", detail))
             elif row["crashes"] >= MOST_CRASHES:
@@ -507,9 +537,9 @@ class PostgresStore(Store):
                     taken.append(_stored(row))
                 except record.Damaged as e:
                     aside.append(self._damage(row, e))
-        for move in aside:
+        for change in aside:
             with contextlib.suppress(Superseded):
-                await self.commit((move,))
+                await self.commit((change,))
         return taken
 
     def _read(self, row: asyncpg.Record) -> list[Stored]:

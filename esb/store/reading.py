@@ -13,7 +13,7 @@ import structlog
 
 from esb import record
 from esb.clock import Clock
-from esb.durable import DEAD, Failure, Receipt, Stored
+from esb.durable import DEAD, Entry, Failure, Receipt, Stored
 from esb.envelope import Body, Envelope
 from esb.errors import Unavailable
 from esb.store.writing import unpack
@@ -35,6 +35,14 @@ _DEAD = (
     "SELECT key FROM message WHERE channel = ? AND hold = 0 AND blocked = 0"
     " AND priority = 0 AND due = 0 AND key > ? ORDER BY key LIMIT ?"
 )
+_OF_GROUP = (
+    "SELECT key FROM message WHERE channel = ? AND grp = ? AND grp <> '' AND key > ?"
+    " ORDER BY key LIMIT ?"
+)
+_ENTRIES = "SELECT key, id, grp, stored FROM message {} WHERE channel = ? AND grp <> '' AND key > ?"
+# All of a channel by its own index; what is new by key, since that is at the end of the table.
+_ALL_ENTRIES = _ENTRIES.format("INDEXED BY message_by_group") + " ORDER BY key LIMIT ?"
+_NEW_ENTRIES = _ENTRIES.format("NOT INDEXED") + " ORDER BY key LIMIT ?"
 _BY_NAME = (
     "SELECT key FROM message WHERE id = ?1"
     " UNION SELECT key FROM message WHERE business_key = ?1 AND business_key <> ''"
@@ -90,12 +98,19 @@ class Reading:
         found = await self._told(self._thread.submit(self._read, key))
         return found[0] if found else None
 
-    async def some(self, channel: str, limit: int, after: int) -> list[Stored]:
-        """Messages of a channel by key."""
+    async def some(self, channel: str, limit: int, after: int, group: str) -> list[Stored]:
+        """Messages of a channel, or of a group there, by key."""
+        if group:
+            of_group = (channel, group, after, limit)
+            return await self._told(self._thread.submit(self._those, _OF_GROUP, of_group))
         if channel == DEAD:
             return await self._told(self._thread.submit(self._those, _DEAD, (DEAD, after, limit)))
         values = (channel, after, limit)
         return await self._told(self._thread.submit(self._those, _OF_CHANNEL, values))
+
+    async def entries(self, channel: str, limit: int, after: int) -> list[Entry]:
+        """What is known of messages of a channel that have a group, by key."""
+        return await self._told(self._thread.submit(self._entries, channel, limit, after))
 
     async def find(self, text: str, limit: int) -> tuple[list[Stored], list[Receipt]]:
         """Messages and receipts by id or business key."""
@@ -116,6 +131,11 @@ class Reading:
 
     def _those(self, sql: str, values: tuple[Any, ...]) -> list[Stored]:
         return self._each([cast(int, key) for (key,) in self._db.execute(sql, values).fetchall()])
+
+    def _entries(self, channel: str, limit: int, after: int) -> list[Entry]:
+        sql = _NEW_ENTRIES if after else _ALL_ENTRIES
+        rows = self._db.execute(sql, (channel, after, limit)).fetchall()
+        return [Entry(*row) for row in cast(Any, rows)]
 
     def _next_due(self, channel: str) -> float | None:
         soonest: float | None = None

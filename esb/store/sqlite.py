@@ -25,6 +25,7 @@ from esb.clock import REAL, Clock
 from esb.durable import (
     Change,
     Claim,
+    Entry,
     Failure,
     Move,
     Publish,
@@ -163,13 +164,13 @@ class SqliteStore(Store):
             taking.add_done_callback(self._give_back)
             raise
 
-    async def wait(self, channel: str, timeout: float) -> None:
+    async def wait(self, channel: str, timeout: float, *, news: bool = False) -> None:
         """See `Store.wait`."""
         bell: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         bells = self._bells.setdefault(channel, set())
         bells.add(bell)  # before looking, so that what is put in between rings it
         try:
-            due = await self._reads().next_due(channel)
+            due = None if news else await self._reads().next_due(channel)
             if due is not None and channel not in self._writing.turned_away:
                 timeout = min(timeout, due - self._clock.time())
             if timeout > 0:
@@ -214,9 +215,15 @@ class SqliteStore(Store):
         """See `Store.subscriptions`."""
         return await self._reads().subscriptions(topic)
 
-    async def browse(self, channel: str, *, limit: int = 100, after: int = 0) -> list[Stored]:
+    async def browse(
+        self, channel: str, *, limit: int = 100, after: int = 0, group: str = ""
+    ) -> list[Stored]:
         """See `Store.browse`."""
-        return await self._reads().some(channel, limit, after)
+        return await self._reads().some(channel, limit, after, group)
+
+    async def entries(self, channel: str, *, limit: int, after: int = 0) -> list[Entry]:
+        """See `Store.entries`."""
+        return await self._reads().entries(channel, limit, after)
 
     async def get(self, key: int) -> Stored | None:
         """See `Store.get`."""

@@ -353,7 +353,8 @@ class Writing:
     # --- what is over
 
     def tidy(self, db: apsw.Connection, effects: Effects, receipts_until: float) -> int:
-        """Bury or forget expired messages, forget old claims and receipts: some of each. Returns how many."""
+        """Bury or forget expired messages, forget old claims and receipts: some of each. Returns
+        how many."""
         now = self._clock.time()
         schema.rebase(db, now, effects.rung)
         most = 1000

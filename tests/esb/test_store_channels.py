@@ -17,6 +17,7 @@ from support.waiting import Jumping, until
 
 from esb.durable import (
     DEAD,
+    KEPT,
     MOST_CRASHES,
     Claim,
     Done,
@@ -152,6 +153,46 @@ class TestGroups:
             assert texts(await store.take("a", 9)) == ["a3"]
 
 
+class TestEntries:
+    async def test_a_group_is_read_alone_and_in_pages(self, place: Place) -> None:
+        async with opened(place) as store:
+            for text, group in (("a1", "a"), ("b1", "b"), ("a2", "a"), ("free", ""), ("a3", "a")):
+                await put(store, text, group=group)
+            await put(store, "elsewhere", channel="b", group="a")
+            first, second = await store.browse("a", group="a", limit=2)
+            assert texts([first, second]) == ["a1", "a2"]
+            assert texts(await store.browse("a", group="a", after=second.key)) == ["a3"]
+            assert await store.browse("a", group="c") == []
+
+    async def test_what_is_known_of_groups_without_reading_them(self, place: Place) -> None:
+        jumping = Jumping()
+        async with opened(place, clock=jumping.clock) as store:
+            for ident, group in (("1", "a"), ("2", ""), ("3", "b"), ("4", "a")):
+                await store.commit((Put("a", message(id=ident), group=group),))
+                jumping.now += 1
+            await store.commit((Put("b", message(id="5"), group="a"),))
+            one, three, four = await store.entries("a", limit=9)
+            assert [(e.id, e.group) for e in (one, three, four)] == [
+                ("1", "a"),
+                ("3", "b"),
+                ("4", "a"),
+            ]
+            assert four.stored - one.stored == 3
+            assert await store.entries("a", limit=2) == [one, three]
+            assert await store.entries("a", limit=2, after=three.key) == [four]
+            assert await store.entries("a", limit=2, after=four.key) == []
+
+    async def test_who_waits_for_news_hears_of_them_and_of_nothing_else(self, place: Place) -> None:
+        async with opened(place) as store:
+            await put(store, "due", group="a")
+            waiting = asyncio.ensure_future(store.wait("a", 60, news=True))
+            await asyncio.sleep(0)
+            await put(store, "elsewhere", channel="b")
+            assert not waiting.done()
+            await put(store, "new", group="a")
+            await asyncio.wait_for(waiting, 10)
+
+
 async def test_a_damaged_failure_stops_nobody(place: Place) -> None:
     async with opened(place) as store:
         for text in ("x", "y"):
@@ -223,6 +264,16 @@ class TestExpiry:
             jumping.now += 6
             await tidied(store)
             assert await store.counts() == {DEAD: 1}
+
+    async def test_what_is_only_kept_is_forgotten(self, place: Place) -> None:
+        jumping = Jumping()
+        async with opened(place, clock=jumping.clock) as store:
+            await put(store, "old", channel=f"{KEPT}a", expires=jumping.now + 5, group="a")
+            await put(store, "young", channel=f"{KEPT}a", expires=jumping.now + 50, group="a")
+            jumping.now += 6
+            await tidied(store)
+            assert await store.counts() == {f"{KEPT}a": 1}
+            assert texts(await store.browse(f"{KEPT}a", group="a")) == ["young"]
 
 
 class TestTopics:

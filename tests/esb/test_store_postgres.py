@@ -23,6 +23,7 @@ from support.proxy import Proxy, proxy
 from support.stores import message, opened, tidied
 from support.waiting import until
 
+from esb import record
 from esb.durable import DEAD, MOST_CRASHES, Confirm, Done, Put, Receipt, Release, Stored, Superseded
 from esb.errors import EsbError, RouteFailure, Transient
 from esb.store import DAMAGED, StoreOptions, StoreUnusable, open_store
@@ -110,6 +111,26 @@ class TestTwoBuses:
             await until(lambda: "a" in two._bells)
             await one.put("a", message())
             await asyncio.wait_for(waiting, 10)
+
+    async def test_learn_of_what_comes_to_light_behind_a_later_key(self, database_url: str) -> None:
+        async with opened(database_url) as one, opened(database_url):
+            await one._beat()
+            slow = await asyncpg.connect(database_url, server_settings={"search_path": "esb"})
+            commit = slow.transaction()
+            await commit.start()
+            written = record.encode(message(id="slow"))
+            row = ("a", 0.0, 0, None, 0, 0.0, "g", "slow", "", record.digest(written), written)
+            no_more: tuple[list[Any], ...] = ([], [], [], [], [])
+            await slow.execute(
+                "SELECT * FROM make(0, $1, 0, ARRAY[$2::put], $3, $4, $5, $6, $7)",
+                *(uuid.uuid4(), row, *no_more),
+            )
+            [key] = await one.commit((Put("a", message(id="fast"), group="h"),))
+            assert [entry.id for entry in await one.entries("a", limit=9)] == ["fast"]
+            await commit.commit()
+            await slow.close()
+            found = await one.entries("a", limit=9, after=key)
+            assert [entry.id for entry in found] == ["slow", "fast"]
 
     async def test_keep_the_order_of_a_group(self, database_url: str) -> None:
         async with opened(database_url) as one, opened(database_url) as two:
