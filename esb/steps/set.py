@@ -65,7 +65,7 @@ def make(options: SetOptions, build: Build) -> Step:
         if fields:
             data = envelope.body.data
             for path, value in fields:
-                data = _with_field(data, path, value(envelope))
+                data = with_field(data, path, value(envelope))
             content_type = options.content_type or envelope.content_type
             return changed.with_body(Body.of(data, content_type))
         if options.content_type:
@@ -94,14 +94,14 @@ def _header(value: Any) -> Any:
     return value
 
 
-def _with_field(data: Any, path: list[str], value: Any) -> Any:
+def with_field(data: Any, path: list[str], value: Any) -> Any:
     """A copy of `data` with one field changed; what is not on the path is shared."""
     if data is None:
         data = {}
     if not isinstance(data, dict):
         raise RouteFailure(f"there is no field '{path[0]}' to set: the body is no object there")
     if len(path) > 1:
-        value = _with_field(data.get(path[0]), path[1:], value)
+        value = with_field(data.get(path[0]), path[1:], value)
     return {**data, path[0]: value}
 
 

@@ -1,0 +1,115 @@
+"""Load balancer (no pattern of the EIP book): each message goes one of several equal ways."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Literal
+
+from pydantic import Field
+
+from esb.adapter import Build, Role
+from esb.durable import part
+from esb.envelope import Envelope
+from esb.errors import Transient
+from esb.options import Options, RawSteps
+from esb.step import Step
+
+
+class Way(Options):
+    steps: RawSteps = Field(description="What is done with a message that goes this way.")
+    weight: int = Field(
+        1, ge=0, le=1000, description="Its share, beside those of others; 0: only if others fail."
+    )
+
+
+class LoadBalanceOptions(Options):
+    """Share messages between several ways."""
+
+    to: dict[str, Way] = Field(description="Name: a way, `{a: {steps: [call: ...], weight: 3}}`.")
+    strategy: Literal["round_robin", "in_order", "sticky"] = Field(
+        "round_robin",
+        description="`round_robin`: each in its turn, by weight. `in_order`: the first, the others "
+        "only if it fails (failover). `sticky`: what has the same `by` goes the same way.",
+    )
+    by: str | None = Field(None, description="With `sticky`: an expression, `body.customer`.")
+    failover: bool = Field(
+        True,
+        description="Whether the next is tried where one fails with an error that may pass: it was "
+        "not reached, is overloaded, its circuit is open. Never after an unknown outcome.",
+    )
+
+
+@dataclass
+class _Way:
+    name: str
+    weight: int
+    step: Step
+    credit: int = 0
+
+
+def make(options: LoadBalanceOptions, build: Build) -> Step:
+    """The result of the way that took the message. Raises the last one's error if none did. What a
+    way that failed has sent to the bus's own queues is not sent.
+    """
+    if not options.to:
+        raise build.problem("there is no way to go", hint="to: {name: {steps: [...]}}")
+    ways = [
+        _Way(name, way.weight, build.steps(way.steps, "to", name, "steps"))
+        for name, way in options.to.items()
+    ]
+    if not any(way.weight for way in ways):
+        build.problem("no way has a weight above 0", "to", key=True)
+    order: Callable[[Envelope], Sequence[_Way]]
+    if (options.strategy == "sticky") != (options.by is not None):
+        raise build.problem("'by' belongs to 'strategy: sticky', and that needs it")
+    if options.by is not None:
+        key_of = build.expression(options.by, "by")
+        order = lambda envelope: ranked(ways, str(key_of(envelope)))  # noqa: E731
+    elif options.strategy == "in_order":
+        order = lambda envelope: ways  # noqa: E731
+    else:
+        order = lambda envelope: in_turn(ways)  # noqa: E731
+
+    async def load_balance(envelope: Envelope) -> Envelope:
+        last: Transient | None = None
+        for way in order(envelope):
+            try:
+                async with part():
+                    return await way.step(envelope)
+            except Transient as e:
+                if not options.failover:
+                    raise
+                last = e.noted(f"by way of {way.name}")
+        assert last is not None
+        raise last
+
+    return load_balance
+
+
+def in_turn(ways: Sequence[_Way]) -> list[_Way]:
+    """The way whose turn it is, then the others in the order of theirs (smooth weighted round
+    robin: turns of a heavy one are spread evenly)."""
+    total = sum(way.weight for way in ways)
+    for way in ways:
+        way.credit += way.weight
+    found = sorted(ways, key=lambda way: (way.weight > 0, way.credit), reverse=True)
+    found[0].credit -= total
+    return found
+
+
+def ranked(ways: Sequence[_Way], key: str) -> list[_Way]:
+    """The ways as a key prefers them (weighted rendezvous hashing): the same in every process, and
+    if one goes only its own keys move."""
+
+    def score(way: _Way) -> float:
+        digest = blake2b(f"{way.name}\0{key}".encode(), digest_size=8).digest()
+        share = (int.from_bytes(digest) + 1) / (2**64 + 1)
+        return way.weight / -math.log(share)
+
+    return sorted(ways, key=score, reverse=True)
+
+
+step = Role(LoadBalanceOptions, make)
