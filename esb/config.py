@@ -32,8 +32,8 @@ from esb.clock import REAL, Clock
 from esb.errors import ConfigError, Diagnostic
 from esb.middleware.endpoint import EndpointPolicies
 from esb.options import Options
-from esb.route import Called, Route, RouteOptions, assemble
 from esb.redaction import secret_values
+from esb.route import Called, Route, RouteOptions, assemble
 from esb.store import StoreOptions
 from esb.store.traces import open_traces
 from esb.strict_yaml import Document, References, read_yaml

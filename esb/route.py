@@ -23,6 +23,7 @@ from esb.middleware.transaction import transactional
 from esb.options import Duration, Options, RawSink, RawSource, RawSteps
 from esb.outline import Part
 from esb.step import Middleware, Step, Watch, pipeline, wrap
+from esb.tracing import Sampling
 
 
 class StepPolicies(Options):
@@ -72,6 +73,10 @@ class RouteOptions(Options):
         description="An expression that gives the name people look the message up by, such as "
         "`body.order.number`. It stays with the message on its way through the bus, and what "
         "became of one that was in the store is remembered under it (`esb find`).",
+    )
+    trace: Sampling | None = Field(
+        None,
+        description="Of which of its messages a trace is kept, if not as the section `trace` says.",
     )
 
 
@@ -142,6 +147,7 @@ def assemble(
     business_key: Expression | None = None,
     outline: Part | None = None,
     watch: Watch | None = None,
+    recorder: Middleware | None = None,
     clock: Clock = REAL,
 ) -> Route:
     """Put the middleware around a route's steps: the one place that says in which order.
@@ -150,14 +156,15 @@ def assemble(
     as the message is on the disk, and what is stored runs from there. store: called only if the
     route needs one, which one whose callers wait mostly does not. changes_store: whether a step
     may send to it. business_key: compiled from the options. outline, watch: those that came of
-    building the steps.
+    building the steps. recorder: the layer that may look on at whole runs.
     """
     durable = options.accept == "durable"
     stopping = asyncio.Event()
     waits = source.waits and not durable
     retry = options.retry if waits else options.retry or RetryOptions()
-    layers: list[Middleware] = [traced(name)]
-    entrance: list[Middleware] = [traced(f"{name}.accept")]
+    recorded = [recorder] if recorder is not None else []
+    layers: list[Middleware] = [*recorded, traced(name)]
+    entrance: list[Middleware] = [*recorded, traced(f"{name}.accept")]
     if business_key is not None:
         layers.append(keyed(business_key, required=False))
         entrance.append(keyed(business_key))

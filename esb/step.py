@@ -47,11 +47,25 @@ class Watch:
     must be quick and must not raise.
     """
 
-    __slots__ = ("observer", "route")
+    __slots__ = ("__weakref__", "_observers", "observer", "route")
 
     def __init__(self, route: str = "") -> None:
         self.route = route
         self.observer: Callable[[Seen], None] | None = None
+        self._observers: dict[str, Callable[[Seen], None]] = {}
+
+    def observe(self, who: str, observer: Callable[[Seen], None] | None) -> None:
+        """From now on `who` looks on, beside others, or (None) no longer does."""
+        self._observers.pop(who, None)
+        if observer is not None:
+            self._observers[who] = observer
+        observers = tuple(self._observers.values())
+
+        def tell_all(seen: Seen) -> None:
+            for one in observers:
+                one(seen)
+
+        self.observer = tell_all if len(observers) > 1 else next(iter(observers), None)
 
     async def step(self, place: str, step: Step, envelope: Envelope) -> Envelope:
         """Run a step, and tell the observer that there was when it began."""

@@ -99,6 +99,7 @@ class References:
 
     def __init__(self, environ: Mapping[str, str] | None) -> None:
         self.environ = environ
+        self.resolved: dict[str, str] = {}  # what came from outside, by what stands in the braces
 
     def resolve(self, reference: str, folder: Path) -> str:
         """The value of what stands between the braces. Raises ValueError with what is wrong."""
@@ -106,7 +107,9 @@ class References:
             if self.environ is None:
                 return "${" + reference + "}"
             try:
-                return (folder / reference[5:]).read_text().rstrip("\r\n")
+                text = (folder / reference[5:]).read_text().rstrip("\r\n")
+                self.resolved[reference] = text
+                return text
             except (OSError, UnicodeDecodeError) as e:
                 reason = getattr(e, "strerror", None) or "not readable as text"
                 raise ValueError(f"the file of ${{{reference}}} cannot be read: {reason}") from e
@@ -116,6 +119,8 @@ class References:
         if self.environ is None:
             return default if has_default else "${" + name + "}"
         value = self.environ.get(name, "")
+        if value:
+            self.resolved[name] = value
         if value or has_default:
             return value or default
         if name in self.environ:
