@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from esb.errors import Diagnostic
+from esb.indentation import culprit
 
 MAX_BYTES = 4 * 1024 * 1024
 MAX_DEPTH = 60
@@ -42,6 +43,11 @@ _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
 _UNCLOSED = re.compile(r"did not find expected ',' or '(.)'|found unexpected end of stream")
 """What libyaml says where it gave up looking for the end of a bracket or a quote."""
+
+_BLOCK = re.compile(r"did not find expected (key|'-' indicator|<document start>)")
+"""What it says where a line fits no block."""
+
+_NO_COLON = "could not find expected ':'"
 
 _SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -183,7 +189,13 @@ def _explain(e: yaml.YAMLError, text: str) -> tuple[Mark | None, str, str]:
         if not unclosed[1]:
             what = "quote that opens here is not closed"
         return Mark(opened.line + 1, opened.column + 1), f"the {what}", ""
+    if opened and e.problem and _NO_COLON in e.problem:
+        key = Mark(opened.line + 1, opened.column + 1)
+        return key, "this looks like a key, but no ': ' follows", "key: value"
     at = Mark(mark.line + 1, mark.column + 1) if mark else None
+    if at and e.problem and _BLOCK.search(e.problem) and (found := culprit(text, at.line)):
+        line = text.splitlines()[found.line - 1]
+        return Mark(found.line, len(line) - len(line.lstrip()) + 1), found.message, found.hint
     return at, *_explain_problem(e.problem or "not valid YAML", text, at)
 
 

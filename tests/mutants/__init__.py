@@ -1,0 +1,1 @@
+"""Slips that users make in route files, made by machine, and whether `esb check` finds them."""

@@ -1,0 +1,100 @@
+"""What `esb check` says of a slip, and the table that counts it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from esb.config import load
+from esb.errors import Diagnostic
+from mutants.slips import Slip
+
+PROJECT = Path(__file__).resolve().parents[2]
+FOLDERS = ("examples", "routes", "transforms")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """found: whether anything was reported; placed: whether at one of the right lines; alone:
+    whether nothing but that was. crashed: what the check died of, which is as bad as not found."""
+
+    file: str
+    slip: Slip
+    found: bool
+    placed: bool
+    alone: bool
+    said: tuple[Diagnostic, ...]
+    crashed: str = ""
+
+
+class Judge:
+    """A copy of the project's route files, in which one at a time is made wrong."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for name in FOLDERS:
+            shutil.copytree(PROJECT / name, folder / name)
+
+    def route_files(self) -> list[Path]:
+        """The files that slips are made in, relative to the project."""
+        found = [*self.folder.glob("examples/*/routes.yaml"), *self.folder.glob("routes/*.yaml")]
+        return sorted(path.relative_to(self.folder) for path in found)
+
+    def said(self, file: Path) -> tuple[Diagnostic, ...]:
+        """What the check says of the project that `file` is part of."""
+        whole = self.folder / (file.parts[0] if file.parts[0] == "routes" else file.parent)
+        return tuple(load([whole], environ={}, root=self.folder).diagnostics)
+
+    def judge(self, file: Path, slip: Slip) -> Verdict:
+        """Make the slip in `file`, or in the one that it names, and see what is said."""
+        wrong = self.folder / (slip.file or file)
+        right = wrong.read_text()
+        wrong.write_text(slip.text)
+        try:
+            said = self.said(file)
+        except Exception as e:  # noqa: BLE001 - whatever it is, it is to be counted
+            return Verdict(str(file), slip, False, False, False, (), repr(e))
+        finally:
+            wrong.write_text(right)
+        here = [one for one in said if Path(one.file).resolve() == wrong.resolve()]
+        at = [one for one in here if one.line in slip.lines]
+        return Verdict(str(file), slip, bool(said), bool(at), len(at) == len(said) > 0, said)
+
+
+@dataclass
+class Count:
+    """How many slips, and what became of them."""
+
+    slips: int = 0
+    found: int = 0
+    placed: int = 0
+    alone: int = 0
+
+    def add(self, verdict: Verdict) -> None:
+        """One more."""
+        self.slips += 1
+        self.found += verdict.found
+        self.placed += verdict.placed
+        self.alone += verdict.alone
+
+
+def counted(verdicts: Iterable[Verdict]) -> dict[str, Count]:
+    """The counts by class of slip, those of all under "all"."""
+    counts: dict[str, Count] = {}
+    whole = Count()
+    for verdict in verdicts:
+        counts.setdefault(verdict.slip.kind, Count()).add(verdict)
+        whole.add(verdict)
+    return {**dict(sorted(counts.items())), "all": whole}
+
+
+def table(counts: Mapping[str, Count]) -> Iterator[str]:
+    """The counts as a table in Markdown."""
+    yield "| slip | made | found | at its line | nothing else said |"
+    yield "| --- | ---: | ---: | ---: | ---: |"
+    for kind, count in counts.items():
+        cells = [count.found, count.placed, count.alone]
+        shown = " | ".join(f"{cell} ({cell / count.slips:.1%})" for cell in cells)
+        yield f"| {kind} | {count.slips} | {shown} |"
