@@ -277,8 +277,9 @@ class Build(Protocol):
     def text(self, source: str, *path: str | int) -> Text:
         """Compile plain text with `{{ }}`."""
 
-    def file(self, name: str, *path: str | int) -> Path:
-        """An existing file, relative to the YAML file, then to transforms/, inside the project."""
+    def file(self, name: str, *path: str | int, folder: str = "transforms") -> Path:
+        """An existing file, relative to the YAML file, then to a folder of the project; inside the
+        project."""
 
     def root(self, file: Path) -> Path:
         """The folder that nothing which `file` (one that `file()` found) refers to may leave."""

@@ -628,29 +628,30 @@ class Builder:
             self._problem_in_text(path, e.offset or 0, "expression", e.message, e.hint)
             return _never
 
-    def file(self, name: str, *path: str | int) -> Path:
+    def file(self, name: str, *path: str | int, folder: str = "transforms") -> Path:
         if "://" in name:
             raise self.problem(
                 f"{name} is no file, and loading touches no network", *path, code="missing-file",
                 hint="bring it into the project and name it there",
             )  # fmt: skip
-        folders = [self.document.folder, self.load.root / "transforms"]
+        folders = [self.document.folder, self.load.root / folder]
         inside = [self.load.root, self.document.folder]
-        for folder in folders:
-            found = (folder / name).resolve()
+        for place in folders:
+            found = (place / name).resolve()
             if found.is_file():
                 if not any(found.is_relative_to(root.resolve()) for root in inside):
                     raise self.problem(f"{name} lies outside the project", *path, code="file")
                 self.files.add(found)
                 return found
         near: list[str] = []
-        for folder in folders:
-            parent = (folder / name).parent
+        for place in folders:
+            parent = (place / name).parent
             if parent.is_dir():
                 near += [p.name for p in parent.iterdir() if p.is_file()]
+        where = f"{folder}/" if folder else "the project's own folder"
         close = difflib.get_close_matches(Path(name).name, near, n=1)
         hint = f"did you mean '{Path(name).with_name(close[0])}'?" if close else (
-            "it is looked for beside the YAML file, then in transforms/"
+            f"it is looked for beside the YAML file, then in {where}"
         )  # fmt: skip
         raise self.problem(f"there is no file {name}", *path, code="missing-file", hint=hint)
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
 from time import monotonic as _monotonic
 from time import time as _time
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -24,3 +27,15 @@ class Clock:
 
 
 REAL = Clock()
+
+
+def moment(value: Any) -> float:
+    """A point in time as data spells it, in seconds since 1970: a time, text as in ISO 8601 (UTC if
+    it names no offset), or such seconds. Raises ValueError if it is none of these."""
+    if isinstance(value, str):
+        value = datetime.fromisoformat(value)
+    if isinstance(value, datetime):
+        return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
+    if isinstance(value, int | float | Decimal) and not isinstance(value, bool):
+        return float(value)
+    raise ValueError("a time is text as in ISO 8601, or a number of seconds since 1970")

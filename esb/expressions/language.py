@@ -20,7 +20,9 @@ from esb.codecs.json import dumps
 from esb.envelope import Envelope, Headers
 from esb.errors import RouteFailure
 
-PARAMS: Final = ("path", "query", "reply", "http", "soap", "amqp", "queue", "cloudevents")
+PARAMS: Final = (
+    *("path", "query", "reply", "http", "soap", "amqp", "queue", "cloudevents", "error", "turn"),
+)
 """The groups of `Envelope.params` that can be named when nobody says which."""
 
 MESSAGE: Final[Mapping[str, Callable[[Envelope], Any]]] = {

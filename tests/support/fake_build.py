@@ -51,7 +51,7 @@ class FakeBuild:
         template = ImmutableSandboxedEnvironment().from_string(source)
         return lambda e: template.render(body=e.body.data if "body" in source else None, **e.params)
 
-    def file(self, name: str, *path: str | int) -> Path:
+    def file(self, name: str, *path: str | int, folder: str = "transforms") -> Path:
         if not (self.folder / name).is_file():
             raise self.problem(f"no file {name}", *path)
         return self.folder / name
