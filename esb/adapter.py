@@ -281,6 +281,10 @@ class Build(Protocol):
         """An existing file, relative to the YAML file, then to a folder of the project; inside the
         project."""
 
+    def data_folder(self, name: str) -> Path:
+        """A folder that is read or written while the bus runs, there or not: relative to where it
+        runs, as the path of its store is."""
+
     def root(self, file: Path) -> Path:
         """The folder that nothing which `file` (one that `file()` found) refers to may leave."""
 

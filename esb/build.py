@@ -655,6 +655,9 @@ class Builder:
         )  # fmt: skip
         raise self.problem(f"there is no file {name}", *path, code="missing-file", hint=hint)
 
+    def data_folder(self, name: str) -> Path:
+        return self.load.root / name
+
     def root(self, file: Path) -> Path:
         root = self.load.root
         return root if file.resolve().is_relative_to(root) else self.document.folder

@@ -11,6 +11,7 @@ import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Context, Decimal
+from importlib.metadata import entry_points
 from typing import Any, Final
 
 from jinja2.runtime import StrictUndefined, Undefined
@@ -21,9 +22,11 @@ from esb.envelope import Envelope, Headers
 from esb.errors import RouteFailure
 
 PARAMS: Final = (
-    *("path", "query", "reply", "http", "soap", "amqp", "queue", "cloudevents", "error", "turn"),
+    *("path", "query", "reply", "cloudevents", "error", "turn", "group", "sequence"),
+    *sorted({point.name for point in entry_points(group="esb.adapters")}),
 )
-"""The groups of `Envelope.params` that can be named when nobody says which."""
+"""The groups of `Envelope.params` that can be named when nobody says which: those of the engine,
+and of each adapter what it tells of its protocol, under its key in YAML."""
 
 MESSAGE: Final[Mapping[str, Callable[[Envelope], Any]]] = {
     name: operator.attrgetter(name)

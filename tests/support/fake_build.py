@@ -56,6 +56,9 @@ class FakeBuild:
             raise self.problem(f"no file {name}", *path)
         return self.folder / name
 
+    def data_folder(self, name: str) -> Path:
+        return self.folder / name
+
     def root(self, file: Path) -> Path:
         return self.folder
 

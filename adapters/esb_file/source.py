@@ -1,0 +1,461 @@
+"""`from: {file: ...}`: each file of a folder is a message (EIP: Polling Consumer, Event Message).
+
+That a file was handled is stored in one commit with what its message changed in the store; then the
+file is moved, deleted or left, as its route says. A process that dies in between finds on its next
+start that the file needs nothing but that. While it is handled it is claimed in the store, so that
+of several buses on one folder and one store exactly one takes it, and another one if that dies.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import blake2b
+from math import inf
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from esb.adapter import Build, Health, Text, keeps_order
+from esb.durable import MOST_CRASHES, Claim, Confirm, Release, Store, Unit, give_up
+from esb.envelope import MAX_WHOLE, Body, Envelope, Outcome
+from esb.errors import EsbError, Permanent, Transient, Unavailable
+from esb.step import Step
+from esb_file import place
+from esb_file.listing import Folder, Found, Listing, Watcher
+from esb_file.media import content_type
+from esb_file.options import DELETE, KEEP, SourceOptions
+
+log = structlog.get_logger("esb.file")
+
+READ_AT_ONCE: Final = 1024 * 1024
+"""Up to so many bytes a file is read when it is taken; a larger one stays where it is, and is read
+when a step asks."""
+
+REMEMBERED: Final = 7 * 86_400.0
+"""How long it is remembered that a file was handled: more than enough to move it."""
+REMEMBERED_KEPT: Final = 10 * 365 * 86_400.0
+"""The same of files that stay; it costs about 200 bytes each."""
+
+ASK_AGAIN: Final = 2.0
+"""Seconds until it is looked again whether another process is through with a file."""
+
+TURN: Final = "turn"
+
+
+@dataclass(slots=True)
+class _Known:
+    """A file that was looked at before. until: when to look at it again, on the clock that never
+    jumps. trouble: what is wrong with it."""
+
+    file: Found
+    in_hand: bool = False
+    until: float = 0.0
+    failures: int = 0
+    trouble: str = ""
+
+
+class FileTarget:
+    """Where files go that are through: a path below a folder, from text with {{ }}."""
+
+    def __init__(self, text: str, folder: Path, build: Build, *path: str | int) -> None:
+        fixed = text.partition("{{")[0].rpartition("/")[0]
+        if text.startswith("/"):
+            self.folder = Path(fixed or "/")
+            text = text[len(fixed) :].lstrip("/")
+            if self.folder.is_relative_to(folder):
+                build.problem(
+                    "a path of its own that leads into the folder that is read",
+                    *path,
+                    hint=f"{self.folder.relative_to(folder)}/",
+                )
+        else:
+            self.folder = folder
+        self.apart = "" if self.folder != folder else text.partition("/")[0]
+        self._keeps_path = not text or text.endswith("/")
+        self._text: Text = build.text(text, *path)
+
+    def path(self, file: Found, envelope: Envelope) -> str:
+        """Where the file goes, below `folder`. Raises RouteFailure."""
+        text = self._text(envelope)
+        return text + file.path if self._keeps_path else text
+
+
+class FileSource:
+    """A Source over the files of a folder."""
+
+    waits = False
+
+    def __init__(self, options: SourceOptions, build: Build) -> None:
+        folder = build.data_folder(options.folder)
+        self.where = f"folder {options.folder}"
+        build.channel(self.where, outside=True)
+        if options.order:
+            keeps_order(build, "order")
+        if options.then != KEEP:
+            # Two that do not move what they take may well read the same.
+            for pattern in options.glob:
+                build.claim(f"{folder}/{pattern}", "folder")
+        self._then = None
+        if options.then not in (DELETE, KEEP):
+            self._then = FileTarget(options.then, folder, build, "then")
+        self._failed = None
+        if options.failed is not None:
+            self._failed = FileTarget(options.failed, folder, build, "failed")
+        apart = frozenset(target.apart for target in (self._then, self._failed) if target)
+        marker = build.text(options.marker, "marker") if options.marker else None
+        self._folder = Folder(folder, options, marker, apart)
+        self._options = options
+        self._store: Store = build.store
+        self._clock = build.clock
+        self._route = build.route
+        self._scope = f"file:{build.route}"
+        self._at_once = 1 if options.order else options.concurrency
+        self._known: dict[str, _Known] = {}
+        self._poison: set[str] = set()
+        self._running: set[asyncio.Task[None]] = set()
+        self._dispatcher: asyncio.Task[None] | None = None
+        self._watcher: Watcher | None = None
+        self._watched = (0, 0)
+        self._changed = asyncio.Event()
+        self._trouble = "not looked at yet"
+        self._too_large = 0
+
+    async def start(self, step: Step) -> None:
+        """Begin to take files. A folder that is not there yet is waited for."""
+        self._known.clear()
+        self._dispatcher = asyncio.create_task(self._dispatch(step), name=f"esb {self.where}")
+
+    async def stop(self, grace: float) -> None:
+        """Take no more, let what is in the route finish for `grace` seconds, leave the rest where
+        it is."""
+        dispatcher, self._dispatcher = self._dispatcher, None
+        if dispatcher is not None:
+            dispatcher.cancel()
+            await asyncio.gather(dispatcher, return_exceptions=True)
+        if self._running:
+            await asyncio.wait(self._running, timeout=grace)
+        unfinished = tuple(self._running)
+        for task in unfinished:
+            task.cancel()
+        await asyncio.gather(*unfinished, return_exceptions=True)
+
+    def health(self) -> Health:
+        """Whether the folder can be read; and what is wrong with single files."""
+        if self._dispatcher is None:
+            return Health(False, "stopped")
+        if self._trouble:
+            return Health(False, self._trouble)
+        return Health(True, "; ".join(self._heed()))
+
+    def _heed(self) -> Iterable[str]:
+        troubles = [known for known in self._known.values() if known.trouble]
+        if troubles:
+            more = f" (and {len(troubles) - 1} more)" if len(troubles) > 1 else ""
+            yield f"{troubles[0].file.params['path']}: {troubles[0].trouble}{more}"
+        if self._too_large:
+            yield f"{self._too_large} larger than max_size"
+
+    async def admit(self, envelope: Envelope) -> Envelope:
+        """Refuses a file with which the process died again and again. Raises Permanent."""
+        if envelope.id in self._poison:
+            error = Permanent(f"the bus died {MOST_CRASHES} times in a row with this file in hand")
+            error.code = "poison"
+            raise error
+        return envelope
+
+    # --- looking
+
+    async def _dispatch(self, step: Step) -> None:
+        slots = asyncio.Semaphore(self._at_once)
+        try:
+            while True:
+                self._changed.clear()
+                began = self._clock.monotonic()
+                listing = await self._look()
+                took = self._clock.monotonic() - began
+                held_up = False
+                for file in listing.files:
+                    await slots.acquire()
+                    if not await self._take(step, file, slots):
+                        slots.release()
+                        held_up = self._options.order
+                    if held_up:
+                        break
+                if listing.more and not held_up:
+                    continue
+                # What is ever changing must not have us look all the time.
+                await self._clock.sleep(took)
+                await self._until_changed(listing.soon)
+        finally:
+            if self._watcher is not None:
+                self._watcher.stop()
+            self._watcher, self._watched = None, (0, 0)
+
+    async def _look(self) -> Listing:
+        now = self._clock.monotonic()
+        try:
+            listing = await asyncio.to_thread(self._folder.look, now, self._unwanted)
+        except (OSError, EsbError) as e:
+            if isinstance(e, EsbError):
+                told = e.detail
+            elif isinstance(e, FileNotFoundError):
+                told = "it is not there"
+            else:
+                told = e.strerror or str(e)
+            if told != self._trouble:
+                log.warning(
+                    "a folder cannot be read", route=self._route, folder=self.where, error=told
+                )
+            self._trouble = told
+            return Listing()
+        self._trouble, self._too_large = "", listing.too_large
+        for path in [p for p, k in self._known.items() if p not in listing.seen and not k.in_hand]:
+            del self._known[path]
+        if listing.folder != self._watched:
+            if self._watcher is not None:
+                self._watcher.stop()
+            self._watched = listing.folder
+            self._watcher = Watcher(self._folder.path, self._options.recursive, self._changed.set)
+        return listing
+
+    def _unwanted(self, file: Found) -> bool:
+        known = self._known.get(file.path)
+        if known is None:
+            return False
+        if known.in_hand:
+            return True
+        # In order, one that is to be tried again keeps its place, and the others wait behind it.
+        if self._options.order and known.until < inf:
+            return False
+        return known.file == file and known.until > self._clock.monotonic()
+
+    async def _until_changed(self, soon: float | None) -> None:
+        now = self._clock.monotonic()
+        waits = [self._options.poll if soon is None else min(soon, self._options.poll)]
+        waits += [k.until - now for k in self._known.values() if now < k.until < inf]
+        sleeping = asyncio.ensure_future(self._clock.sleep(min(waits)))
+        changed = asyncio.ensure_future(self._changed.wait())
+        try:
+            await asyncio.wait((sleeping, changed), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            sleeping.cancel()
+            changed.cancel()
+
+    # --- taking
+
+    async def _take(self, step: Step, file: Found, slots: asyncio.Semaphore) -> bool:
+        """Begin with a file, if it is ours to handle."""
+        known = self._known.setdefault(file.path, _Known(file))
+        if known.in_hand or (known.file == file and known.until > self._clock.monotonic()):
+            return False
+        if known.file != file:
+            known = self._known[file.path] = _Known(file)
+        known.in_hand = True
+        held: list[str] = []
+        try:
+            claim = await self._claim(file, held)
+            alone = claim.crashes >= MOST_CRASHES - 1
+            if claim.state != "busy" and alone and self._running:
+                # Else whoever of them is to blame would have this one blamed, too.
+                await asyncio.wait(self._running)
+        except BaseException as e:
+            known.in_hand = False
+            await self._give_up(held)
+            if not isinstance(e, EsbError):
+                raise
+            self._try_again(known, e)
+            return False
+        if claim.state == "busy":
+            known.in_hand = False
+            known.until = self._clock.monotonic() + ASK_AGAIN
+            await self._give_up(held)
+            return False
+
+        def finished(task: asyncio.Task[None]) -> None:
+            known.in_hand = False
+            self._running.discard(task)
+            slots.release()
+            if self._options.order:
+                self._changed.set()
+
+        task = asyncio.create_task(self._handle(step, known, claim, held))
+        self._running.add(task)
+        task.add_done_callback(finished)
+        if alone:
+            await asyncio.wait((task,))
+        return True
+
+    async def _claim(self, file: Found, held: list[str]) -> Claim:
+        """Claim a file, and in order the turn before it; what we then hold is added to `held`."""
+        claim = Claim("busy")
+        for value in (TURN, self._value(file)) if self._options.order else (self._value(file),):
+            claim = await self._store.claim(self._scope, value, self._until)
+            if claim.state == "busy":
+                break
+            if claim.state == "new":
+                held.append(value)
+        return claim
+
+    async def _give_up(self, held: list[str]) -> None:
+        if held:
+            await give_up(self._store, *((self._scope, value) for value in held))
+            held.clear()
+
+    @property
+    def _until(self) -> float:
+        kept = self._options.then == KEEP
+        return self._clock.time() + (REMEMBERED_KEPT if kept else REMEMBERED)
+
+    def _value(self, file: Found) -> str:
+        """What the file is claimed by, and the id of its message."""
+        facts = f"{self._route}\0{file.size}\0{file.modified}\0{file.changed}\0".encode()
+        return blake2b(facts + os.fsencode(file.path), digest_size=16).hexdigest()
+
+    # --- handling
+
+    async def _handle(self, step: Step, known: _Known, claim: Claim, held: list[str]) -> None:
+        file = known.file
+        try:
+            if claim.state == "done" and self._options.then == KEEP and self._failed is None:
+                known.until = inf
+                return
+            message = await asyncio.to_thread(self._read, file)
+            if message is None:
+                return  # it is another one by now, or gone
+            if claim.state == "new":
+                dead = await self._run(step, message, known, claim, held)
+            else:
+                dead = claim.answer is not None and claim.answer.outcome is Outcome.DEAD
+            if dead is not None:
+                await asyncio.to_thread(self._put_away, file, message, dead)
+                known.until, known.failures, known.trouble = inf, 0, ""
+        except (OSError, EsbError) as e:
+            self._try_again(known, e)
+        except Exception as e:
+            log.error("handling a file failed", route=self._route, file=file.path, exc_info=e)
+            self._try_again(known, e)
+        finally:
+            await self._give_up(held)
+
+    async def _run(
+        self, step: Step, message: Envelope, known: _Known, claim: Claim, held: list[str]
+    ) -> bool | None:
+        """Run the step and store that the file was handled; whether it failed for good, None if it
+        is to be tried again. Raises what the store raises."""
+        value = self._value(known.file)
+        if claim.crashes >= MOST_CRASHES:
+            self._poison.add(value)
+        async with Unit(self._store, in_order=self._options.order) as unit:
+            try:
+                result = await step(message)
+                dead = result.outcome is Outcome.DEAD
+            except (Exception, asyncio.CancelledError) as e:
+                task = asyncio.current_task()
+                if task is not None and task.cancelling():
+                    raise
+                if not self._hopeless(known.file, e):
+                    self._try_again(known, e)
+                    return None
+                about = {"route": self._route, "file": known.file.path}
+                log.warning("a file has failed for good", **about, error=_detail(e))
+                dead = True
+            answer = Envelope(outcome=Outcome.DEAD if dead else Outcome.MESSAGE)
+            unit.add(Confirm(self._scope, value, self._until, answer))
+            unit.add(*(Release(self._scope, other) for other in held if other != value))
+            await self._commit(unit, known)
+        self._poison.discard(value)
+        held.clear()
+        return dead
+
+    def _hopeless(self, file: Found, error: BaseException) -> bool:
+        """Whether a file goes where failed ones go, although no dead letter of it was written: that
+        one is impossible if it is too large to be stored as a message."""
+        if self._failed is None or not isinstance(error, EsbError):
+            return False
+        return isinstance(error, Permanent) or file.size > MAX_WHOLE
+
+    async def _commit(self, unit: Unit, known: _Known) -> None:
+        """Commit until it succeeds: else what the route did elsewhere would be done once more."""
+        failures = 0
+        while True:
+            try:
+                await unit.commit()
+                return
+            except Transient as e:
+                if isinstance(e, Unavailable) and e.for_good:
+                    raise
+                failures += 1
+                known.trouble = e.detail
+            await self._clock.sleep(self._options.backoff.delay(failures))
+
+    def _try_again(self, known: _Known, error: BaseException) -> None:
+        known.failures += 1
+        pause = self._options.backoff.delay(known.failures)
+        known.until = self._clock.monotonic() + pause
+        known.trouble = _detail(error)
+        log.info(
+            "a file is to be tried again",
+            route=self._route,
+            file=known.file.path,
+            seconds=round(pause, 1),
+            error=known.trouble,
+        )
+        self._changed.set()  # for whoever waits to wait no longer than that
+
+    # --- files; these run in threads
+
+    def _read(self, file: Found) -> Envelope | None:
+        """The message of a file; None if it is there no more. Raises OSError, EsbError."""
+        kind = content_type(file.path, self._options.content_type, self._options.charset)
+        if file.size > READ_AT_ONCE:
+            if self._folder.again(file) != file:
+                return None
+            body = Body.from_file(self._folder.path / file.path, kind)
+        else:
+            try:
+                raw, status = place.read(self._folder.path, file.path, READ_AT_ONCE)
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+            if self._folder.found(file.path, status) != file or len(raw) != file.size:
+                return None
+            body = Body(raw, kind)
+        params = file.params
+        return Envelope(
+            body=body,
+            id=self._value(file),
+            source=f"file:{self._options.folder}",
+            time=params["modified"],
+            subject=params["path"],
+            params={"file": params},
+        )
+
+    def _put_away(self, file: Found, message: Envelope, dead: bool) -> None:
+        """Do with a file that is through what the route says, unless another has its name by now.
+        Raises OSError, EsbError."""
+        if self._folder.again(file) != file:
+            return
+        folder = self._folder.path
+        target = self._failed if dead and self._failed is not None else self._then
+        if target is not None:
+            place.move(folder, file.path, target.folder, target.path(file, message))
+        elif self._options.then == DELETE:
+            place.delete(folder, file.path)
+        else:
+            return
+        marker = self._folder.marker_of(file)
+        if marker is not None:
+            with suppress(FileNotFoundError):
+                place.delete(folder, marker)
+
+
+def _detail(error: BaseException) -> str:
+    if isinstance(error, EsbError):
+        return error.detail
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return "internal error"
