@@ -1,51 +1,30 @@
 """The commands for those who run a bus: `esb dead`, `esb find`, `esb store`.
 
-They ask the admin API. Of a store that no bus is at work on they serve that API themselves, in this
-process and to themselves alone, so that there is one way in which everything is done.
+They ask the admin API (see `asking.py`).
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import json
 import shutil
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Protocol, TypeVar
-from urllib.parse import urlencode, urlsplit
+from typing import Annotated, Any
+from urllib.parse import urlencode
 
 import typer
 
-from esb import logs
-from esb.errors import ConfigError, EsbError
-from esb.terminal import fail, fail_with, plain, route_files, table
+from esb.asking import AsJson, Files, Url, run, told
+from esb.errors import EsbError
+from esb.terminal import fail, plain, route_files, table
 
-T = TypeVar("T")
-PATIENCE = 600.0
-"""Seconds within which an answer comes; many messages may be moved before it does."""
 LONGEST_SHOWN = 4000
 
 dead = typer.Typer(no_args_is_help=True, help="Dead letters: list, show, replay, drop.")
 store = typer.Typer(no_args_is_help=True, help="The store: info, check, backup, restore.")
 
-Url = Annotated[
-    str,
-    typer.Option(
-        "--url", help="The admin API of the bus; as the project says if left out.", metavar="URL"
-    ),
-]
-Files = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--project", "-p", help="The project's files or folders; routes/ if left out.",
-        show_default=False,
-    ),
-]  # fmt: skip
-AsJson = Annotated[bool, typer.Option("--json", help="Write JSON, for programs.")]
 InRoute = Annotated[
     str, typer.Option("--route", "-r", help="Those that failed in this route (or channel).")
 ]
@@ -59,231 +38,6 @@ Text = Annotated[
 ]
 Keys = Annotated[list[int] | None, typer.Argument(help="Their keys.", show_default=False)]
 All = Annotated[bool, typer.Option("--all", help="All there are.")]
-
-
-# --- asking ---------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What the admin API answered; names of headers in lower case."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-    @property
-    def json(self) -> Any:
-        """The body, parsed. Raises ValueError."""
-        return json.loads(self.body)
-
-
-class Api(Protocol):
-    """An admin API to ask."""
-
-    async def ask(self, method: str, path: str, body: Any = None) -> Answer:
-        """What it answers if all is well. Raises EsbError else."""
-        ...
-
-
-class _There:
-    """That of a running bus."""
-
-    def __init__(self, url: str) -> None:
-        self.url = (url if "://" in url else f"http://{url}").rstrip("/")
-        if urlsplit(self.url).scheme not in ("http", "https") or not urlsplit(self.url).hostname:
-            raise EsbError(f"{url} is no address of an admin API, such as http://127.0.0.1:8081")
-
-    async def ask(self, method: str, path: str, body: Any = None) -> Answer:
-        return _well(await asyncio.to_thread(self._ask, method, path, body), self.url)
-
-    def _ask(self, method: str, path: str, body: Any) -> Answer:
-        import urllib.error
-        import urllib.request
-        from http.client import HTTPException
-
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.url + path, data, method=method)  # noqa: S310
-        request.add_header("Content-Type", "application/json")
-        # What is meant for the bus is nobody else's: no proxy gets it.
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        try:
-            with opener.open(request, timeout=PATIENCE) as answer:
-                return Answer(answer.status, _lower(answer.headers), answer.read())
-        except urllib.error.HTTPError as e:
-            return Answer(e.code, _lower(e.headers), e.read())
-        except (OSError, ValueError, HTTPException) as e:
-            reason = getattr(e, "reason", e)
-            why = getattr(reason, "strerror", None) or str(reason)
-            raise EsbError(f"no bus answers at {self.url}: {why.lower()}") from e
-
-
-class _Here:
-    """That of a store which is open in this process."""
-
-    def __init__(self, app: Any) -> None:
-        self._app = app
-
-    async def ask(self, method: str, path: str, body: Any = None) -> Answer:
-        where, _, query = path.partition("?")
-        data = b"" if body is None else json.dumps(body).encode()
-        scope = {
-            "type": "http", "http_version": "1.1", "method": method, "scheme": "http",
-            "path": where, "raw_path": where.encode(), "query_string": query.encode(),
-            "headers": [(b"content-type", b"application/json"), (b"host", b"localhost")],
-            "server": ("localhost", 0), "client": ("localhost", 0), "root_path": "",
-        }  # fmt: skip
-        sent: list[dict[str, Any]] = []
-        asked = [{"type": "http.request", "body": data, "more_body": False}]
-
-        async def receive() -> dict[str, Any]:
-            return asked.pop() if asked else {"type": "http.disconnect"}
-
-        async def send(message: dict[str, Any]) -> None:
-            sent.append(message)
-
-        await self._app(scope, receive, send)
-        headers = {n.decode().lower(): v.decode() for n, v in sent[0]["headers"]}
-        return _well(
-            Answer(sent[0]["status"], headers, b"".join(part["body"] for part in sent[1:])), ""
-        )
-
-
-def _lower(headers: Any) -> dict[str, str]:
-    return {name.lower(): value for name, value in headers.items()}
-
-
-def _well(answer: Answer, url: str) -> Answer:
-    """The answer, if it is what was asked for. Raises EsbError with what it says instead."""
-    if answer.status < 300:
-        return answer
-    with contextlib.suppress(ValueError, KeyError, TypeError):
-        if answer.status == 403:
-            raise EsbError(f"{url} refuses: {answer.json['title']}")
-        told = answer.json["detail"]
-        if isinstance(told, list):
-            raise EsbError("; ".join(_complaint(one) for one in told))
-        # Others know a "detail", too: a problem document (RFC 9457), or a path that is not there.
-        if "status" not in answer.json and told != "Not Found":
-            raise EsbError(str(told))
-    raise _strange(url)
-
-
-def _strange(url: str) -> EsbError:
-    return EsbError(f"what answers at {url} is not the admin API of a bus like this one")
-
-
-def _complaint(one: Mapping[str, Any]) -> str:
-    what = one["msg"].removeprefix("Value error, ")
-    names = [str(part) for part in one["loc"] if part not in ("query", "body", "path")]
-    return f"{'.'.join(names)}: {what}" if names else what
-
-
-@contextlib.asynccontextmanager
-async def _api(url: str, files: list[Path] | None) -> AsyncIterator[Api]:
-    """The API to ask: of the bus at `url`, or of the one at work on the project's store, or of that
-    store itself when no bus is. Says which."""
-    from esb.config import load
-    from esb.store import InUse, open_store
-
-    if url:
-        there = _There(url)
-        await _where(there)  # is it one?
-        yield there
-        return
-    project = load(route_files(files)).check()
-    admin, settings = project.settings["admin"], project.settings["store"]
-    file = None if settings.url else (Path.cwd() / settings.path)
-    if file is not None and not file.exists():
-        raise EsbError(f"there is no store at {file}: no bus of this project has kept a message")
-    opened = open_store(settings, Path.cwd())
-    running = _There(_address(admin.host, admin.port)) if admin.enabled and admin.port else None
-    if file is None and running is not None and await _works_on(running, opened.where):
-        _note(f"asking the bus at {running.url}")
-        yield running
-        return
-    try:
-        await opened.open()
-    except InUse as e:
-        if running is None:
-            raise EsbError(
-                f"{_busy(e)}, whose admin API is off or on any free port: --url says where it is"
-            ) from e
-        if not await _works_on(running, opened.where):
-            raise EsbError(
-                f"{_busy(e)}, but no bus at {running.url} works on it; say where it is: --url"
-            ) from e
-        _note(f"asking the bus at {running.url}")
-        yield running
-        return
-    try:
-        _note(f"no bus is at work: opened the store {opened.where} itself")
-        yield _Here(_app(project.routes, opened))
-    finally:
-        await opened.close()
-
-
-def _busy(e: EsbError) -> str:
-    return e.detail.partition(";")[0]
-
-
-def _app(routes: Any, opened: Any) -> Any:
-    from esb.admin import admin_api
-    from esb.bus import Bus, Shared
-
-    shared = Shared()
-    shared.get("store", lambda: opened)
-
-    async def reload() -> dict[str, Any]:
-        raise EsbError("no bus is running")
-
-    return admin_api(Bus(routes, shared), reload)
-
-
-def _address(host: str, port: int) -> str:
-    near = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
-    return f"http://[{near}]:{port}" if ":" in near else f"http://{near}:{port}"
-
-
-async def _works_on(bus: _There, where: str) -> bool:
-    """Whether it is a bus, and one that has its messages there: else another project's dead letters
-    might be dropped."""
-    with contextlib.suppress(EsbError):
-        return await _where(bus) == where
-    return False
-
-
-async def _where(bus: _There) -> str:
-    """Where a bus has its messages. Raises EsbError if it is none, or has none."""
-    answer = await bus.ask("GET", "/store")
-    try:
-        return str(answer.json["where"])
-    except (ValueError, KeyError, TypeError) as e:
-        raise _strange(bus.url) from e
-
-
-def _run(what: Callable[[Api], Coroutine[Any, Any, T]], url: str, files: list[Path] | None) -> T:
-    async def asked() -> T:
-        async with _api(url, files) as api:
-            return await what(api)
-
-    logs.configure(json=False, level="error")
-    with _told():
-        return asyncio.run(asked())
-
-
-@contextlib.contextmanager
-def _told() -> Any:
-    try:
-        yield
-    except ConfigError as e:
-        fail_with(e.diagnostics)
-    except EsbError as e:
-        fail(e.detail)
-
-
-def _note(text: str) -> None:
-    typer.secho(text, dim=True, err=True)
 
 
 def _query(**fields: Any) -> str:
@@ -310,7 +64,7 @@ def list_(
     query = _query(
         route=route, code=code, since=since, until=until, text=text, limit=limit, after=after or ""
     )
-    answer = _run(lambda api: api.ask("GET", f"/dead?{query}"), url, project)
+    answer = run(lambda api: api.ask("GET", f"/dead?{query}"), url, project)
     found = answer.json
     if as_json:
         _print_json(found)
@@ -346,7 +100,7 @@ def show(
 ) -> None:
     """Show one dead letter: why it failed, where it came from, headers and body."""
     path = f"/dead/{key}/body" if body else f"/dead/{key}"
-    answer = _run(lambda api: api.ask("GET", path), url, project)
+    answer = run(lambda api: api.ask("GET", path), url, project)
     if body:
         sys.stdout.buffer.write(answer.body)
         return
@@ -449,7 +203,7 @@ def _confirm(which: dict[str, Any], url: str, files: list[Path] | None) -> None:
         fail("dropping many is not asked for twice here: say --yes", 2)
     if (count := len(which.get("keys", ()))) == 0:
         query = _query(**{name: value for name, value in which.items() if name != "all"}, limit=1)
-        answer = _run(lambda api: api.ask("GET", f"/dead?{query}"), url, files)
+        answer = run(lambda api: api.ask("GET", f"/dead?{query}"), url, files)
         count = int(answer.headers["x-total-count"])
     if count and not typer.confirm(f"forget {_count(count)} for good?", err=True):
         fail("nothing was dropped")
@@ -459,17 +213,17 @@ def _change(
     verb: str, which: dict[str, Any], as_json: bool, url: str, files: list[Path] | None
 ) -> None:
     path = "/dead/replay" if verb == "replayed" else "/dead/drop"
-    told = _run(lambda api: api.ask("POST", path, which), url, files).json
+    answer = run(lambda api: api.ask("POST", path, which), url, files).json
     if as_json:
-        _print_json(told)
+        _print_json(answer)
     else:
-        typer.echo(f"{verb} {_count(told[verb])}")
-        for one in told["refused"]:
+        typer.echo(f"{verb} {_count(answer[verb])}")
+        for one in answer["refused"]:
             keys = ", ".join(map(str, one["keys"]))
             more = ", ..." if one["count"] > len(one["keys"]) else ""
             typer.secho(f"not {_count(one['count'])} ({keys}{more}): {plain(one['why'])}",
                         fg="red", err=True)  # fmt: skip
-    if told["refused"]:
+    if answer["refused"]:
         raise typer.Exit(1)
 
 
@@ -487,7 +241,7 @@ def find(
     project: Files = None,
 ) -> None:
     """Find a message by its id or business key: where it is now, and what became of it."""
-    found = _run(lambda api: api.ask("GET", f"/messages?{_query(q=text)}"), url, project).json
+    found = run(lambda api: api.ask("GET", f"/messages?{_query(q=text)}"), url, project).json
     if as_json:
         _print_json(found)
     for one in () if as_json else found:
@@ -530,14 +284,14 @@ Force = Annotated[bool, typer.Option("--force", help="Replace what is there alre
 @store.command()
 def info(as_json: AsJson = False, url: Url = "", project: Files = None) -> None:
     """Tell where the store is, how full, and how many messages lie in each channel."""
-    told = _run(lambda api: api.ask("GET", "/store"), url, project).json
+    usage = run(lambda api: api.ask("GET", "/store"), url, project).json
     if as_json:
-        _print_json(told)
+        _print_json(usage)
         return
-    typer.echo(f"{told['where']}: {_size(told['used'])} of {_size(told['max_size'])}")
-    if told["free"] is not None:
-        typer.echo(f"{_size(told['free'])} are left on its disk")
-    rows = sorted(told["channels"].items(), key=lambda item: (-item[1], item[0]))
+    typer.echo(f"{usage['where']}: {_size(usage['used'])} of {_size(usage['max_size'])}")
+    if usage["free"] is not None:
+        typer.echo(f"{_size(usage['free'])} are left on its disk")
+    rows = sorted(usage["channels"].items(), key=lambda item: (-item[1], item[0]))
     if rows:
         typer.echo(table([("CHANNEL", "MESSAGES"), *rows], _width()))
     else:
@@ -555,7 +309,7 @@ def check(
     """Read the whole store and check its structure and every checksum. A bus may be running."""
     from esb.store import files
 
-    with _told():
+    with told():
         path = _file(file, project)
         report = files.check(path)
     if as_json:
@@ -579,7 +333,7 @@ def backup(
     """Copy the store to a file, as it is at one moment. A bus may be running."""
     from esb.store import files
 
-    with _told():
+    with told():
         size = files.backup(_file(file, project), target, force=force)
     typer.echo(f"{target}: {_size(size)}")
 
@@ -596,7 +350,7 @@ def restore(
     """Put a copy in the place of the store. No bus may be running."""
     from esb.store import files
 
-    with _told():
+    with told():
         path = _file(file, project)
         aside = files.restore(copy, path, force=force)
     typer.echo(f"{path} is as it was when {copy} was made")
