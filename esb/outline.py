@@ -14,11 +14,20 @@ Kind = Literal["route", "source", "steps", "step", "endpoint", "subroute"]
 
 
 class Channel(NamedTuple):
-    """A channel that an endpoint reads or feeds. name: with what it is, "queue orders". outside:
-    others may read and feed it as well, so nobody here can say who does."""
+    """A channel that an endpoint reads or feeds.
+
+    name: with what it is, "queue orders"; where messages decide, with the text that they fill in
+        ("queue {{ path.kind }}"). outside: others may read and feed it as well, so nobody here can
+        say who does.
+    """
 
     name: str
     outside: bool = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether messages decide which channel it is."""
+        return "{{" in self.name
 
 
 @dataclass(slots=True)

@@ -60,8 +60,7 @@ class _Target:
             else build.text(options.routing_key, "routing_key")
         )
         where = f"queue {options.queue}" if by_queue else f"exchange {options.exchange}"
-        if "{{" not in where:
-            build.channel(f"amqp {where}", outside=True)
+        build.channel(f"amqp {where}", outside=True)
         self._by_queue = by_queue
         self._own: list[tuple[str, Text]] = []
         for name, value in options.headers.items():
