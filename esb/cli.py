@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
-from esb import __version__, logs
+from esb import __version__, cli_test, logs
 from esb.cli_store import dead, find, store
 from esb.errors import ConfigError, EsbError
 from esb.logs import log
@@ -243,6 +243,7 @@ def init(
 
 app.add_typer(dead, name="dead")
 app.command()(find)
+app.command("test")(cli_test.command)
 app.add_typer(store, name="store")
 
 # --- what the commands stand on ------------------------------------------------------------------

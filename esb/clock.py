@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -27,6 +28,9 @@ class Clock:
 
 
 REAL = Clock()
+
+current: ContextVar[Clock] = ContextVar("clock", default=REAL)
+"""The clock of whatever runs here, for what none can be handed to, such as expressions."""
 
 
 def moment(value: Any) -> float:

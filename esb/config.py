@@ -79,7 +79,7 @@ def load(
     paths: Sequence[Path],
     *,
     shared: Shared | None = None,
-    environ: Mapping[str, str] | None = os.environ,
+    environ: Mapping[str, str] | References | None = os.environ,
     root: Path | None = None,
     extra: Mapping[str, Any] | None = None,
     clock: Clock = REAL,
@@ -88,11 +88,12 @@ def load(
     """Load YAML files, and the *.yaml and *.yml of folders but those of tests.
 
     shared: the running bus's registry, when routes are reloaded. environ: what `${NAME}` stands
-    for; None leaves references unresolved. root: the folder no file reference may leave; the
-    working directory if left out. extra: a document of plain data loaded beside the files.
-    clock: what the routes tell the time by. stage: what plays all that is outside, in tests.
+    for, or what resolves it; None leaves references unresolved. root: the folder no file reference
+    may leave; the working directory if left out. extra: a document of plain data loaded beside the
+    files. clock: what the routes tell the time by. stage: what plays all that is outside, in tests.
     """
-    loader = _Loader(shared or Shared(), References(environ), root, clock, stage)
+    references = environ if isinstance(environ, References) else References(environ)
+    loader = _Loader(shared or Shared(), references, root, clock, stage)
     for path in paths:
         loader.add(path)
     if extra is not None:

@@ -236,6 +236,11 @@ class Route:
         return self._sources[0][0]
 
     @property
+    def sources(self) -> Sequence[tuple[Source, Step]]:
+        """All sources, the one in YAML first, and what each hands its messages to."""
+        return self._sources
+
+    @property
     def step(self) -> Step:
         """What that source hands its messages to."""
         return self._sources[0][1]

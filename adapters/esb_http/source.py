@@ -20,7 +20,7 @@ from esb.options import Duration, Options, Size
 from esb.step import Step
 from esb_http.idempotency import IdempotencyKey, Once
 from esb_http.status import ACCEPTED, Monitor
-from esb_web import Request, Response, Site, problem, to_envelope, to_response
+from esb_web import Request, Response, Site, problem, rehearse, to_envelope, to_response
 from esb_web.messages import Described
 from esb_web.openapi import embedded_schema, operation_of
 from esb_web.server import claim_path, web_server
@@ -262,6 +262,10 @@ class HttpSource:
     def health(self) -> Health:
         """That of the listener."""
         return self._server.health()
+
+    async def rehearse(self, given: Envelope) -> Envelope:
+        """As if a request had come in: see `esb.adapter.Rehearsing`."""
+        return await rehearse(self._site, given)
 
     def _sites(self) -> list[Site]:
         return [self._site] if self._monitor is None else [self._site, self._monitor.site]

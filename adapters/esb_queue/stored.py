@@ -109,6 +109,8 @@ class Subscription:
     """A durable subscription (EIP: Durable Subscriber). A Resource, so that it is there before any
     source can publish."""
 
+    inside = True
+
     def __init__(self, store: Store, topic: str, name: str) -> None:
         self._store = store
         self._topic = topic

@@ -53,6 +53,7 @@ from esb_soap.envelope import (
     strip_soap_attributes,
     write_envelope,
 )
+from esb_soap.rehearsal import PlayedService
 from esb_soap.security import SECURITY, ClientSecurity, check_reply, refused_credentials
 from esb_soap.wsdl import FaultMessage, WsdlError
 from esb_web import ClientOptions, ClientReply, OutboundHeaders, error_of, web_client
@@ -208,7 +209,11 @@ class SoapCaller:
         if options.soap_headers:
             self._own_headers = build.jinja(options.soap_headers, "application/xml", "soap_headers")
         self._http_headers = OutboundHeaders(build, options)
-        self._client = web_client(build, options)
+        self._client = web_client(
+            build,
+            options,
+            played=lambda far: PlayedService(far, self._operation, self._version),
+        )
         self._idempotent = self._client.is_idempotent("POST")
         action = self._operation.soap_action
         self._wire_headers = [

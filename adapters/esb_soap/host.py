@@ -88,6 +88,7 @@ from esb_web import (
     WebServer,
     error_of,
     problem,
+    rehearse,
     status_of,
     to_envelope,
     web_client,
@@ -291,6 +292,10 @@ class SoapHost:
     def health(self) -> Health:
         """That of the listener."""
         return self._server.health()
+
+    async def rehearse(self, given: Envelope) -> Envelope:
+        """As if a request had come in: see `esb.adapter.Rehearsing`."""
+        return await rehearse(self._site, given)
 
     # --- one request
 

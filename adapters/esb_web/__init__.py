@@ -27,6 +27,7 @@ from esb_web.messages import (
     to_response,
 )
 from esb_web.problems import problem, status_of
+from esb_web.rehearsal import rehearse
 from esb_web.server import WebServer, claim_path, web_server
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "error_of",
     "passed_on",
     "problem",
+    "rehearse",
     "remaining",
     "section",
     "status_of",

@@ -26,7 +26,7 @@ from uuid import NAMESPACE_URL, uuid5
 import msgspec
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
-from esb.adapter import Build, Text
+from esb.adapter import Build, RequestReply, Text
 from esb.envelope import Envelope, Headers
 from esb.errors import (
     EsbError,
@@ -50,6 +50,7 @@ from esb_web.messages import (
 from esb_web.proxy import ENVIRONMENT, Proxies, parse_proxy, proxies
 
 if TYPE_CHECKING:
+    from esb_web.rehearsal import PlayedPool
     from esb_web.transport import Pool  # loads the client library: 150 ms
 
 _IDEMPOTENT: Final = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS", "TRACE"})
@@ -229,7 +230,7 @@ class ClientReply(msgspec.Struct, frozen=True):
 class WebClient:
     """One endpoint's way out: its options over a shared pool. Made by `web_client`."""
 
-    def __init__(self, pool: Pool, options: ClientOptions) -> None:
+    def __init__(self, pool: Pool | PlayedPool, options: ClientOptions) -> None:
         self._pool = pool
         self._options = options
         self._auth = options.auth.header() if options.auth else ""
@@ -289,12 +290,24 @@ class WebClient:
         )
 
 
-def web_client(build: Build, options: ClientOptions, *path: str | int) -> WebClient:
+def web_client(
+    build: Build,
+    options: ClientOptions,
+    *path: str | int,
+    played: Callable[[RequestReply], RequestReply] = lambda stand_in: stand_in,
+) -> WebClient:
     """The client of an endpoint with these options, which lie at `path` in what is being built.
+
+    played: what speaks HTTP for whoever plays the far side in tests of routes (see
+    `Build.stand_in`), where more than HTTP is spoken.
 
     Endpoints whose TLS, proxy and number of connections are the same share one pool. Records a
     problem for certificate files that are missing or unusable.
     """
+    if (stand_in := build.stand_in()) is not None:
+        from esb_web.rehearsal import PlayedPool
+
+        return WebClient(PlayedPool(played(stand_in)), options)
     tls = options.tls or ClientTls.model_construct(ca=None, cert=None, key=None)
     files = {
         name: str(credential_file(build, value, *path, "tls", name))

@@ -8,7 +8,6 @@ returned, told by its outcome.
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -16,6 +15,7 @@ from typing import Any, Final
 
 import msgspec
 
+from esb.clock import current
 from esb.envelope import (
     NO_BODY,
     Body,
@@ -348,4 +348,4 @@ def remaining(deadline: float | None, timeout: float) -> float:
     """Seconds left: `timeout`, or less if the deadline comes first; never negative."""
     if deadline is None:
         return timeout
-    return max(0.0, min(timeout, deadline - time.monotonic()))
+    return max(0.0, min(timeout, deadline - current.get().monotonic()))

@@ -17,6 +17,7 @@ from typing import Any, Final
 from jinja2.runtime import StrictUndefined, Undefined
 from lxml import etree
 
+from esb.clock import current
 from esb.codecs.json import dumps
 from esb.envelope import Envelope, Headers
 from esb.errors import RouteFailure
@@ -486,7 +487,7 @@ def nearest(word: str, words: Iterable[str]) -> str:
 
 def now() -> datetime:
     """The time, in UTC."""
-    return datetime.now(UTC)
+    return datetime.fromtimestamp(current.get().time(), UTC)
 
 
 def settle(value: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
-from time import monotonic, perf_counter
+from time import perf_counter
 from typing import Any, TypeVar
 from weakref import WeakSet
 
@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 from pydantic import Field
 
 from esb.adapter import RequestReply, Sink
+from esb.clock import current
 from esb.envelope import Envelope
 from esb.errors import EsbError
 from esb.middleware.breaker import Breaker, BreakerOptions
@@ -109,7 +110,7 @@ class Guard:
 
     async def _watched(self, call: Callable[[Envelope], Awaitable[T]], envelope: Envelope) -> T:
         breaker = self.breaker
-        if envelope.deadline is not None and envelope.deadline <= monotonic():
+        if envelope.deadline is not None and envelope.deadline <= current.get().monotonic():
             breaker = None  # that no time is left is not the far side's doing
         era = breaker.enter() if breaker is not None else 0
         self.in_flight += 1

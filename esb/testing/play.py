@@ -1,0 +1,261 @@
+"""Plays one test: messages come in, time passes until nothing is left to be done."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import random
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from esb.adapter import Rehearsing, Resource, Source
+from esb.bus import Shared
+from esb.clock import current
+from esb.config import Project
+from esb.consumer import Consumer
+from esb.durable import DEAD, Store, Stored, Unit
+from esb.envelope import Envelope
+from esb.errors import EsbError, RouteFailure
+from esb.route import Called, Route
+from esb.step import Seen, Step
+from esb.testing.stage import Stage
+
+LONGEST = 400 * 86_400.0
+"""Seconds of a test's own time after which it is given up: something goes on without an end."""
+
+MOST_TURNS = 200_000
+
+
+@dataclass(frozen=True)
+class Coming:
+    """A message that comes in. after: seconds after all before it was through, or could be."""
+
+    message: Envelope
+    after: float = 0.0
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the sender of a message was told: `answer` or `error`; `answer` is None for one that
+    was put where the route takes messages from."""
+
+    answer: Envelope | None = None
+    error: EsbError | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """One message through a route, from one of its sources."""
+
+    route: str
+    result: Envelope | None
+    error: EsbError | None
+
+
+@dataclass
+class Played:
+    """What was seen of a test. passed: places of steps that messages went through, by route. last:
+    the step that ended last. took: seconds, of the test's own time."""
+
+    told: list[Told] = field(default_factory=list)
+    runs: list[Run] = field(default_factory=list)
+    dead: list[Stored] = field(default_factory=list)
+    passed: set[tuple[str, str]] = field(default_factory=set)
+    last: str = ""
+    took: float = 0.0
+
+
+class Player:
+    """Runs routes of a project on a stage.
+
+    route: the one that messages come in at. also: those that run beside it.
+    """
+
+    def __init__(
+        self, stage: Stage, project: Project, shared: Shared, route: str, also: Sequence[str]
+    ) -> None:
+        self._stage = stage
+        self._project = project
+        self._shared = shared
+        names = {route, *also}
+        self._routes = [r for r in project.routes if r.name.partition("/")[0] in names]
+        self._route = next(r for r in project.routes if r.name == route)
+        self._step: Step = self._route.step
+        self._active = 0
+        self._channels: set[str] = set()
+        self._played = Played()
+        self._last_begun = 0.0
+
+    async def play(self, coming: Sequence[Coming], within: float | None) -> Played:
+        """Let the messages come, then time pass: for `within` seconds, or until all is through."""
+        current.set(self._stage.clock)
+        loop, played = self._stage.loop, self._played
+        opened = [thing for thing in self._shared.objects.values() if _is_inside(thing)]
+        for route in self._project.routes:
+            route.watch.observer = self._observer(route.watch.route)
+        started: list[Source] = []
+        tasks: list[asyncio.Task[Told]] = []
+        try:
+            for thing in opened:
+                await thing.open()
+            for route in self._routes:
+                started += await self._start(route)
+            began = loop.time()
+            for one in coming:
+                if one.after:
+                    await self._pass(began, tasks, loop.time() + one.after)
+                tasks.append(asyncio.create_task(self._hand_in(one.message)))
+                until = None if within is None else began + within
+                await self._pass(began, tasks, until if one is coming[-1] else loop.time())
+            if within is None:
+                await self._pass(began, tasks, None)
+            played.took = loop.time() - began
+            for task in tasks:
+                if not task.done():
+                    self._stage.problem(_UNDONE)
+                    task.cancel()
+            done = await asyncio.gather(*tasks, return_exceptions=True)
+            played.told = [one for one in done if isinstance(one, Told)]
+            if (store := self._store()) is not None:
+                played.dead = await store.browse(DEAD, limit=1000)
+            return played
+        finally:
+            await asyncio.gather(*(source.stop(0) for source in started), return_exceptions=True)
+            for thing in reversed(opened):
+                await thing.close()
+
+    # --- what runs
+
+    async def _start(self, route: Route) -> list[Source]:
+        """Let a route take messages from wherever the bus itself keeps them."""
+        main = route.source
+        started: list[Source] = []
+        for source, step in reversed(route.sources):
+            step = self._noted(route.name, step)
+            if source is main and route is self._route:
+                self._step = step
+            if (
+                source is main
+                and not _takes_from_inside(route)
+                and not isinstance(source, Rehearsing)
+            ):
+                continue  # what comes from outside is handed in
+            await source.start(step)
+            started.append(source)
+            self._channels.add(getattr(source, "channel", ""))
+        return started
+
+    def _noted(self, route: str, step: Step) -> Step:
+        async def noted(envelope: Envelope) -> Envelope:
+            result: Envelope | None = None
+            error: EsbError | None = None
+            self._active += 1
+            try:
+                result = await step(envelope)
+                return result
+            except EsbError as e:
+                error = e
+                raise
+            except Exception as e:
+                error = RouteFailure(f"internal error: {e!r}")
+                raise
+            finally:
+                self._active -= 1
+                self._played.runs.append(Run(route, result, error))
+
+        return noted
+
+    def _observer(self, route: str) -> Callable[[Seen], None]:
+        played = self._played
+
+        def observe(seen: Seen) -> None:
+            played.passed.add((route, seen.place))
+            if seen.begun >= self._last_begun:  # what is further in ends sooner
+                self._last_begun = seen.begun
+                played.last = f"{seen.place} of route '{route}'"
+
+        return observe
+
+    async def _hand_in(self, message: Envelope) -> Told:
+        source = self._route.source
+        try:
+            if isinstance(source, Rehearsing):
+                return Told(await source.rehearse(message))
+            if isinstance(source, Consumer):
+                store = self._store()
+                assert store is not None
+                await store.put(source.channel, message)
+                return Told()
+            if isinstance(source, Called) and (store := self._store()) is not None:
+                # Whoever runs it has a unit of work.
+                async with Unit(store) as unit:
+                    answer = await self._step(message)
+                    await unit.commit()
+                return Told(answer)
+            return Told(await self._step(message))
+        except EsbError as e:
+            return Told(error=e)
+        except ValueError as e:
+            self._stage.problem(f"the message cannot come in: {e}")
+            return Told()
+        except Exception as e:  # noqa: BLE001 - told as what makes the test fail
+            self._stage.problem(f"the bus itself failed: {e!r}")
+            return Told()
+
+    # --- time
+
+    async def _pass(self, began: float, tasks: Sequence[asyncio.Task[Told]], until: float | None
+                    ) -> None:  # fmt: skip
+        """Let time pass until `until`, or until all is through."""
+        loop = self._stage.loop
+        for _ in range(MOST_TURNS):
+            then = await loop.idle()
+            if until is None and await self._is_quiet(tasks):
+                return
+            if until is not None and (then is None or then > until):
+                loop.jump(until)
+                return
+            if then is None:
+                return  # whoever still waits, waits for what never comes
+            if then - began > LONGEST:
+                break
+            loop.jump(then)
+        self._stage.problem("it goes on without an end")
+
+    async def _is_quiet(self, tasks: Sequence[asyncio.Task[Told]]) -> bool:
+        if self._active or not all(task.done() for task in tasks):
+            return False
+        if (store := self._store()) is None:
+            return True
+        counts: Mapping[str, int] = Counter(await store.counts())
+        return not any(counts[channel] for channel in self._channels)
+
+    def _store(self) -> Store | None:
+        store: Store | None = self._shared.objects.get(("store",))
+        return store
+
+
+_UNDONE = "the message is not through, and nothing is left that could happen"
+
+
+def _is_inside(thing: Any) -> bool:
+    """Whether something that endpoints share reaches nothing beyond the store."""
+    return isinstance(thing, Resource) and (
+        Store in type(thing).__mro__ or getattr(thing, "inside", False)
+    )
+
+
+def _takes_from_inside(route: Route) -> bool:
+    if route.outline.kind != "route":
+        return True  # it goes on with what a step of another put aside
+    sources = [part for part in route.outline.parts if part.kind == "source"]
+    channels = [channel for part in sources for channel in part.channels]
+    return bool(channels) and not any(channel.outside for channel in channels)
+
+
+def seeded(name: str) -> None:
+    """The same chances each time, whichever tests came before; what they left behind is gone."""
+    random.seed(name)
+    gc.collect(0)
