@@ -580,6 +580,13 @@ class Builder:
         return sub
 
     def continuation(self, name: str, source: Source, step: Step) -> None:
+        full = f"{self.route}/{name}"
+        others = {f"{other.place.route}/{other.name}" for other in self.load.continuations}
+        if full in others or full in self.load.routes:
+            self.problem(
+                f"there are two routes '{full}'", code="duplicate", key=True,
+                hint="give this step a `name` of its own: what it puts aside lies under it",
+            )  # fmt: skip
         self.load.continuations.append(Continuation(self, name, source, step))
 
     def channel(self, name: str, *, outside: bool = False) -> None:

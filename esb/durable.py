@@ -436,6 +436,11 @@ class Unit:
             yield from self._within.added()
         yield from self._changes
 
+    @property
+    def about(self) -> Stored | None:
+        """The message of the store that the run is about, also for a part of the run."""
+        return self.taken if self._within is None else self._within.about
+
     def settle(self, change: Done | Move) -> None:
         """What becomes of the message that was taken. The first word counts: what is further in
         knows better."""

@@ -3,6 +3,7 @@
 Duration   "500ms", "5s", "2m", "1h", "1d" -> seconds (float)
 Size       "512", "64KB", "5MB", "1GB"     -> bytes (int; units of 1024)
 Backoff    "1s", "1s..60s"                 -> Range(first, longest)
+Name       "orders-2"                      -> str
 """
 
 from __future__ import annotations
@@ -10,9 +11,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection
 from random import random
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationInfo, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    ValidationInfo,
+    WithJsonSchema,
+)
 
 
 class Options(BaseModel):
@@ -99,6 +107,17 @@ def parse_backoff(value: Any) -> Range:
     return Range(first=low, longest=high)
 
 
+NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+def _name(value: str) -> str:
+    if not NAME.fullmatch(value):
+        raise ValueError(
+            "a name has letters, digits, '.', '_' and '-', at most 100, a letter or digit first"
+        )
+    return value
+
+
 Duration = Annotated[
     float,
     BeforeValidator(_duration),
@@ -110,6 +129,11 @@ Size = Annotated[
     WithJsonSchema(
         {"type": ["integer", "string"], "minimum": 0, "pattern": r"^\d+\s*([kmgKMG]?[bB])?$"}
     ),
+]
+Name = Annotated[
+    str,
+    AfterValidator(_name),
+    WithJsonSchema({"type": "string", "pattern": "^" + NAME.pattern + "$"}),
 ]
 Backoff = Annotated[
     Range,

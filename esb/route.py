@@ -12,6 +12,7 @@ from esb.adapter import Admitting, Expression, Health, Pausing, Sink, Source
 from esb.clock import REAL, Clock
 from esb.consumer import Consumer
 from esb.durable import Store
+from esb.gathering import Gathering
 from esb.middleware.accept import accept_channel, accepted, accepting
 from esb.middleware.business_key import keyed
 from esb.middleware.dead_letter import dead_letters
@@ -282,7 +283,8 @@ class Route:
     @property
     def channels(self) -> set[str]:
         """The channels of the store that it takes messages from."""
-        return {source.channel for source, _ in self._sources if isinstance(source, Consumer)}
+        kinds = Consumer | Gathering
+        return {source.channel for source, _ in self._sources if isinstance(source, kinds)}
 
     def way_back(self, *, grouped: bool = False) -> str:
         """The channel of the store by which dead letters come to run through it again; "" if

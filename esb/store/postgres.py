@@ -258,7 +258,7 @@ class PostgresStore(Store):
         bells = self._bells.setdefault(channel, set())
         bells.add(bell)  # before looking, so that what is put in between rings it
         try:
-            [[due]] = [[None]] if news else await self._fetch("SELECT next_due($1)", channel)
+            due = None if news else (await self._fetch("SELECT next_due($1)", channel))[0][0]
             if due is not None and channel not in self._turned_away:
                 timeout = min(timeout, due - self._clock.time())
             if timeout > 0:
