@@ -771,6 +771,7 @@ def split_policies(options: Any) -> tuple[Any, dict[str, Any]]:
     return {key: value for key, value in options.items() if key not in own}, own
 
 
+@lru_cache
 def entry_points_by_name(group: str) -> dict[str, EntryPoint]:
     """What the installed packages offer in a group."""
     return {point.name: point for point in sorted(entry_points(group=group), key=lambda p: p.name)}
