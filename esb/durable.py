@@ -9,6 +9,7 @@ it sends to channels, what it marks as seen, and what becomes of the message it 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar, Token
@@ -410,6 +411,7 @@ class Unit:
         self._committed = False
         self._within = within
         self._changes: list[Change] = []
+        self._times: Counter[str] = Counter()
         self._claims: dict[tuple[str, str], tuple[Unit, str]] = {}  # and who made each
         self._claiming = asyncio.Lock()
         self._token: Token[Unit | None] | None = None
@@ -430,11 +432,13 @@ class Unit:
         """To be committed with the rest."""
         self._changes += changes
 
-    def added(self) -> Iterator[Change]:
-        """What the run has changed so far, as this part of it sees that."""
-        if self._within is not None:
-            yield from self._within.added()
-        yield from self._changes
+    def did(self, what: str) -> None:
+        """Remember that the run has done something once more, unless this part of it fails."""
+        self._times[what] += 1
+
+    def times(self, what: str) -> int:
+        """How often it has, as this part of it sees that."""
+        return self._times[what] + (self._within.times(what) if self._within is not None else 0)
 
     @property
     def about(self) -> Stored | None:
@@ -471,7 +475,8 @@ class Unit:
         """Commit everything at once. Raises what `Store.commit` raises; it may be tried again."""
         if self._within is not None:
             self._within.add(*self._changes)
-            self._changes, self._committed = [], True
+            self._within._times += self._times
+            self._changes, self._times, self._committed = [], Counter(), True
             return
         confirmed = {(c.scope, c.value): c for c in self._changes if isinstance(c, Confirm)}
         changes = [c for c in self._changes if not isinstance(c, Confirm)] + [*confirmed.values()]

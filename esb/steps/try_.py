@@ -17,15 +17,12 @@ from pydantic import AfterValidator, Field, WithJsonSchema
 from esb.adapter import Build, Expression, Role
 from esb.durable import part
 from esb.envelope import Envelope, Outcome
-from esb.errors import KINDS, BadMessage, EsbError, Fault, RouteFailure, one_of
+from esb.errors import KINDS, EsbError, one_of
 from esb.options import Options, RawSteps, error_name, error_name_schema
 from esb.step import Step
-from esb.steps._scope import told, untold
+from esb.steps._scope import ERROR, facts, told, untold
 
 log = structlog.get_logger("esb.try")
-
-ERROR: Final = "error"
-"""The params in which the steps of `catch` and `finally` see what happened."""
 
 LAST: Final = 5.0
 """Seconds that `finally` has when the message's time is over, or its run is ended from outside."""
@@ -155,23 +152,6 @@ def _branch(options: Catch, build: Build, number: int) -> _Branch:
         build.steps(options.steps, *at, "steps"),
         options.rethrow,
     )
-
-
-def facts(cause: BaseException) -> dict[str, Any]:
-    """What expressions may know of an error: what its sender might, as plain data."""
-    if isinstance(cause, asyncio.CancelledError):
-        return {**facts(EsbError("the run was ended from outside")), "code": "cancelled"}
-    error = cause if isinstance(cause, EsbError) else RouteFailure("internal error")
-    return {
-        "code": error.code,
-        "detail": error.detail,
-        "step": error.step,
-        "status": error.status,
-        "attempts": error.attempts,
-        "fault": error.name if isinstance(error, Fault) else None,
-        "data": error.data if isinstance(error, Fault) else None,
-        "errors": error.errors if isinstance(error, BadMessage) else [],
-    }
 
 
 step = Role(TryOptions, make)

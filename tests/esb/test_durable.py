@@ -198,17 +198,26 @@ async def test_a_tap_is_not_part_of_the_run(store: Store) -> None:
 
 async def test_a_part_that_raises_leaves_nothing(store: Store) -> None:
     async def step(envelope: Envelope) -> Envelope:
-        async with part():
-            await sending(store, "kept")(envelope)
-        with contextlib.suppress(Transient):
-            async with part():
-                await sending(store, "lost", error=Transient("no"))(envelope)
+        for channel, error in (("kept", None), ("lost", Transient("no"))):
+            with contextlib.suppress(Transient):
+                async with part():
+                    inner = unit_on(store)
+                    assert inner is not None
+                    inner.did(channel)
+                    assert (inner.times(channel), inner.times("before")) == (1, 1)
+                    await sending(store, channel, error=error)(envelope)
         unit = unit_on(store)
         assert unit is not None
-        assert [c.channel for c in unit.added() if isinstance(c, Put)] == ["kept"]
+        assert (unit.times("kept"), unit.times("lost")) == (1, 0)
         return envelope
 
-    await transactional(store)(step)(message())
+    async def begun(envelope: Envelope) -> Envelope:
+        unit = unit_on(store)
+        assert unit is not None
+        unit.did("before")
+        return await step(envelope)
+
+    await transactional(store)(begun)(message())
     assert await store.counts() == {"kept": 1}
 
 

@@ -14,7 +14,7 @@ from support.waiting import Jumping, until
 from esb.durable import DEAD
 from esb.envelope import Body, Envelope, Outcome
 from esb.errors import BadMessage, Fault, Rejected, RouteFailure, Transient
-from esb.steps.try_ import facts
+from esb.steps._scope import facts
 
 
 async def test_what_does_not_fail_is_as_if_it_stood_alone(tmp_path: Path) -> None:
