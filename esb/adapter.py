@@ -285,6 +285,10 @@ class Build(Protocol):
         """A folder that is read or written while the bus runs, there or not: relative to where it
         runs, as the path of its store is."""
 
+    def credential(self, name: str, *path: str | int) -> Path:
+        """A certificate or key: an absolute path as it is (they live outside projects), else a file
+        of the project. Its content is kept nowhere."""
+
     def root(self, file: Path) -> Path:
         """The folder that nothing which `file` (one that `file()` found) refers to may leave."""
 

@@ -1,4 +1,4 @@
-"""The admin API for those who run the bus: routes, endpoints, messages, dead letters.
+"""The admin API for those who run the bus: routes, versions, endpoints, messages, dead letters.
 
 Loaded with the first request for any of it (see `api.py`): FastAPI costs a bus nothing that nobody
 administers.
@@ -6,8 +6,7 @@ administers.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 from urllib.parse import urlencode
 
 import msgspec
@@ -39,18 +38,37 @@ from esb.durable import DEAD, Store, Stored
 from esb.errors import EsbError
 from esb.http import App
 from esb.middleware.endpoint import Guard
+from esb.options import Options
+from esb.route import Route
+from esb.versions import Version, Versions
 
-Reload = Callable[[], Awaitable[dict[str, Any]]]
+
+class Live(Protocol):
+    """What runs the bus, and can change what it runs: see `esb.service.Service`."""
+
+    @property
+    def versions(self) -> Versions: ...
+    def configuration(self) -> dict[str, Any]: ...
+    async def reload(self, by: str = "") -> dict[str, Any]: ...
+    async def roll_back(self, number: int, by: str = "") -> dict[str, Any]: ...
+    async def stop_route(self, name: str) -> None: ...
+    async def start_route(self, name: str) -> None: ...
+    async def restart_route(self, name: str) -> None: ...
 
 
-def admin_api(bus: Bus, reload: Reload) -> App:
-    """The ASGI app."""
+def admin_api(bus: Bus, live: Live | None) -> App:
+    """The ASGI app. live: None where no bus runs."""
     api = FastAPI(title="The bus's own API", version=__version__, docs_url=None, redoc_url=None)
 
     def store() -> Store:
         if (found := bus.store) is None:
             raise HTTPException(404, "no route of this bus needs a store")
         return found
+
+    def running() -> Live:
+        if live is None:
+            raise Refused("no bus is running")
+        return live
 
     @api.exception_handler(EsbError)
     async def failed(request: Request, error: EsbError) -> JSONResponse:
@@ -69,27 +87,76 @@ def admin_api(bus: Bus, reload: Reload) -> App:
 
     @api.get("/routes")
     async def routes() -> list[dict[str, Any]]:
-        """Every route with its health."""
-        return [
-            {
-                "name": route.name,
-                "description": route.options.description,
-                "up": route.health().up,
-                "detail": route.health().detail,
-            }
-            for route in bus.routes.values()
-        ]
+        """Every route: where it takes messages, whether it runs, and its health."""
+        return [_route(bus, route) for route in bus.routes.values()]
+
+    @api.post("/routes/{name:path}/stop")
+    async def stop_route(name: str) -> dict[str, Any]:
+        """Stop a route until it is started, over reloads and restarts; what is in it is finished
+        first. Callers of it are told to come back later."""
+        await running().stop_route(name)
+        return _route(bus, bus.routes[name])
+
+    @api.post("/routes/{name:path}/start")
+    async def start_route(name: str) -> dict[str, Any]:
+        """Start a route that was stopped."""
+        await running().start_route(name)
+        return _route(bus, bus.routes[name])
+
+    @api.post("/routes/{name:path}/restart")
+    async def restart_route(name: str) -> dict[str, Any]:
+        """Stop a route and start it."""
+        await running().restart_route(name)
+        return _route(bus, bus.routes[name])
+
+    @api.get("/configuration")
+    async def configuration() -> dict[str, Any]:
+        """Which version runs, and the mistakes in the files if that is not what lies there."""
+        return running().configuration()
+
+    @api.post("/reload")
+    async def reload_routes(response: Response, who: Who | None = None) -> dict[str, Any]:
+        """Read the files again. Mistakes are listed, with 422, and then the old routes run on."""
+        return _loaded(await running().reload(who.by if who else ""), response)
+
+    @api.get("/versions")
+    async def versions() -> list[dict[str, Any]]:
+        """The configurations that ran, the newest first, without their files."""
+        current = running().configuration()["version"]
+        return [_version(one, current) for one in running().versions.all()]
+
+    @api.get("/versions/{number}")
+    async def version(number: Key) -> dict[str, Any]:
+        """One configuration, with the digests of its files."""
+        one = running().versions.get(number)
+        return {**_version(one, running().configuration()["version"]), "files": one.files}
+
+    @api.get("/versions/{number}/files/{path:path}", response_class=Response)
+    async def version_file(number: Key, path: str) -> Response:
+        """A file as it was in that version."""
+        kept = running().versions
+        content = kept.content(kept.get(number), path)
+        return Response(content, media_type="application/octet-stream", headers=_INERT)
+
+    @api.get("/versions/{number}/diff")
+    async def differences(number: Key, to: Key | None = None) -> list[dict[str, Any]]:
+        """What became of each file from that version `to` another; the running one if left out."""
+        kept = running().versions
+        other = running().configuration()["version"] if to is None else to
+        found = kept.diff(kept.get(number), kept.get(other or number))
+        return [msgspec.structs.asdict(one) for one in found]
+
+    @api.post("/versions/{number}/roll-back")
+    async def roll_back(number: Key, response: Response, who: Who | None = None) -> dict[str, Any]:
+        """Make the project's files what they were in that version, and load them. What lies there
+        now is kept as a version. Mistakes are listed, with 422, and nothing changes."""
+        return _loaded(await running().roll_back(number, who.by if who else ""), response)
 
     @api.get("/endpoints")
     async def endpoints() -> list[dict[str, Any]]:
         """Every endpoint that routes send to or call: what is there now, and its circuit."""
         found = [one for one in bus.shared.objects.values() if isinstance(one, Guard)]
         return [guard.status() for guard in sorted(found, key=lambda guard: guard.name)]
-
-    @api.post("/reload")
-    async def reload_routes() -> dict[str, Any]:
-        """Read the files again. Mistakes are listed, and then the old routes run on."""
-        return await reload()
 
     @api.get("/channels")
     async def channels() -> dict[str, int]:
@@ -172,6 +239,42 @@ def admin_api(bus: Bus, reload: Reload) -> App:
             raise NotThere(f"there is no dead letter {key}")
 
     return api
+
+
+class Who(Options):
+    """Who asks, for those who look at the versions later."""
+
+    by: str = Field("", max_length=200, description="A name.")
+
+
+def _loaded(result: dict[str, Any], response: Response) -> dict[str, Any]:
+    response.status_code = 200 if result["reloaded"] else 422
+    return result
+
+
+def _version(one: Version, current: int | None) -> dict[str, Any]:
+    return {
+        "version": one.number,
+        "time": one.time.isoformat(),
+        "cause": one.cause,
+        "by": one.by,
+        **one.changes,
+        "files": len(one.files),
+        "runs": one.number == current,
+    }
+
+
+def _route(bus: Bus, route: Route) -> dict[str, Any]:
+    health = route.health()
+    state = "stopped" if route.name in bus.stopped else "running" if health.up else "waiting"
+    return {
+        "name": route.name,
+        "description": route.options.description,
+        "takes": route.source.where,
+        "state": state,
+        "up": health.up and state == "running",
+        "detail": health.detail if state == "waiting" else "",
+    }
 
 
 class Page(Filter):

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
 
 import prometheus_client
@@ -20,17 +19,23 @@ from esb.durable import Store
 from esb.errors import EsbError
 from esb.http import App, HttpServer, Limits
 
-Reload = Callable[[], Awaitable[dict[str, Any]]]
+if TYPE_CHECKING:
+    from esb.admin import Live
+
 _LIMITS = Limits(max_connections=100)
 
 
-def admin_app(bus: Bus, reload: Reload, hosts: set[str]) -> App:
+def admin_app(bus: Bus, live: Live | None, hosts: set[str]) -> App:
     """The ASGI app. `hosts` are the names it may be called by: any other Host is refused, so that
-    a page in somebody's browser cannot reach it by rebinding a name of its own."""
+    a page in somebody's browser cannot reach it by rebinding a name of its own. All of it is
+    below /admin as well, for who puts it behind a proxy beside other things."""
     api: list[App] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        path = scope["path"] = unquote(scope["raw_path"].decode())
+        path = unquote(scope["raw_path"].decode())
+        if path.startswith("/admin/"):
+            path = path.removeprefix("/admin")
+        scope["path"] = path
         headers = dict(scope["headers"])
         if path in ("/healthz", "/readyz"):
             well, details = bus.healthz() if path == "/healthz" else bus.readyz()
@@ -45,7 +50,7 @@ def admin_app(bus: Bus, reload: Reload, hosts: set[str]) -> App:
             if not api:
                 from esb.admin import admin_api
 
-                api.append(admin_api(bus, reload))
+                api.append(admin_api(bus, live))
             await api[0](scope, receive, send)
 
     return app
@@ -98,12 +103,12 @@ class AdminServer:
     """Serves the admin app until it is closed. `port` 0 takes a free one."""
 
     def __init__(
-        self, bus: Bus, reload: Reload, host: str, port: int, limits: Limits = _LIMITS
+        self, bus: Bus, live: Live | None, host: str, port: int, limits: Limits = _LIMITS
     ) -> None:
         self.host = host
         self.port = port
         names = {"localhost", "127.0.0.1", "::1", host}
-        self._server = HttpServer(admin_app(bus, reload, names), limits)
+        self._server = HttpServer(admin_app(bus, live, names), limits)
 
     async def open(self) -> None:
         """Bind and serve. Raises EsbError if the address cannot be had."""

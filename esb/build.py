@@ -107,6 +107,8 @@ class Load:
         self.routes: dict[str, Builder] = {}  # every route's place, also before it is built
         self.subroutes: dict[str, Subroute] = {}
         self.continuations: list[Continuation] = []
+        self.sources: dict[Path, bytes | None] = {}
+        self.digests: dict[Path, str] = {}
         self.adapter_points = entry_points_by_name("esb.adapters")
         self.section_points = entry_points_by_name("esb.sections")
         self._adapters: dict[str, Adapter] = {}
@@ -122,6 +124,19 @@ class Load:
             if known == found or (there and line and known.code in READING):
                 return
         self.diagnostics.append(found)
+
+    def remember(self, file: Path, *, secret: bool = False) -> None:
+        """A file is part of the project, as it is at this moment. secret: nothing keeps it."""
+        file = file.resolve()
+        if file not in self.digests:
+            try:
+                content = file.read_bytes()
+            except OSError:
+                return  # whoever reads it says so
+            self.digests[file] = hashlib.sha256(content).hexdigest()
+            self.sources[file] = content
+        if secret:
+            self.sources[file] = None
 
     def adapter(self, name: str) -> Adapter:
         """Load an adapter on its first use. Raises ImportError, or KeyError if there is none."""
@@ -169,6 +184,7 @@ class Builder:
         self.fixed = False
         self.files: set[Path] = set()
         self.runs: set[str] = set()  # the sub-routes it calls
+        self.connections: set[str] = set()
         self.inside: YamlPath = ()  # the place within the route
         self.given: Any = None  # a route that a section made
         self.part = Part("route", route)
@@ -184,14 +200,15 @@ class Builder:
             self.load, self.document, self.path if self.fixed else (*self.path, *path), self.route
         )
         inner.durable, inner.fixed = self.durable, self.fixed
-        inner.files, inner.runs = self.files, self.runs
+        inner.files, inner.runs, inner.connections = self.files, self.runs, self.connections
         inner.inside = (*self.inside, *path)
         inner.part, inner.watch = self.part, self.watch
         return inner
 
     def begin(self, route: str) -> None:
         """A route begins at this place."""
-        self.route, self.inside, self.files, self.runs = route, (), set(self.files), set()
+        self.route, self.inside = route, ()
+        self.files, self.connections, self.runs = set(self.files), set(self.connections), set()
         self.watch = Watch(route)
         self.part = Part("route", route)
         self._locate(self.part)
@@ -508,6 +525,7 @@ class Builder:
                 f"there is no connection '{name}'", "connection", code="unknown-connection",
                 hint=did_you_mean(str(name), list(connections)),
             )  # fmt: skip
+        self.connections.add(name)
         owner, given = connections[name]
         base, _ = split_policies(given)
         if owner and owner != adapter:
@@ -649,6 +667,7 @@ class Builder:
                 if not any(found.is_relative_to(root.resolve()) for root in inside):
                     raise self.problem(f"{name} lies outside the project", *path, code="file")
                 self.files.add(found)
+                self.load.remember(found)
                 return found
         near: list[str] = []
         for place in folders:
@@ -665,6 +684,16 @@ class Builder:
     def data_folder(self, name: str) -> Path:
         return self.load.root / name
 
+    def credential(self, name: str, *path: str | int) -> Path:
+        found = Path(name)
+        if not found.is_absolute():
+            found = self.file(name, *path)
+        elif not found.is_file():
+            raise self.problem(f"there is no file {name}", *path, code="missing-file")
+        self.files.add(found)
+        self.load.remember(found, secret=True)
+        return found
+
     def root(self, file: Path) -> Path:
         root = self.load.root
         return root if file.resolve().is_relative_to(root) else self.document.folder
@@ -678,7 +707,7 @@ class Builder:
         document = read_yaml(text, shown_path(file), file.parent, self.load.references)
         self.load.diagnostics += document.diagnostics
         inner = Builder(self.load, document, (), self.route)
-        inner.files = self.files
+        inner.files, inner.connections = self.files, self.connections
         return inner.validate(model, document.data), inner
 
     def json_schema(self, schema: str | Mapping[str, Any], *path: str | int) -> Validator:
@@ -702,7 +731,9 @@ class Builder:
         try:
             compiled = compile_()
             # What a template includes or a schema refers to is part of the route as well.
-            self.files.update(getattr(compiled, "files", ()))
+            for file in getattr(compiled, "files", ()):
+                self.files.add(file)
+                self.load.remember(file)
             return compiled
         except (TemplateError, SchemaError) as e:
             file = shown_path(Path(e.file)) if e.file else ""
@@ -743,12 +774,15 @@ class Builder:
 
     def fingerprint(self) -> str:
         """Changes when the route, its files, what it runs or what it shares by name changes."""
-        parts = [repr(self.load.connections), repr(self.load.settings)]
+        parts: list[str] = []
         todo, seen = [self], {self.route}
         while todo:
             place = todo.pop()
             parts.append(repr(place.data))
-            parts += [f"{file}:{file.stat().st_mtime_ns}" for file in sorted(place.files)]
+            parts += [repr(self.load.connections.get(name)) for name in sorted(place.connections)]
+            parts += [
+                f"{file}:{self.load.digests.get(file.resolve())}" for file in sorted(place.files)
+            ]
             new = sorted(place.runs - seen)
             seen.update(new)
             todo += [self.load.routes[name] for name in new]

@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import json
 import os
-import signal
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
@@ -20,7 +19,6 @@ from typer.core import TyperGroup
 from esb import __version__, cli_test, logs
 from esb.cli_store import dead, find, store
 from esb.errors import ConfigError, EsbError
-from esb.logs import log
 from esb.terminal import fail_with, route_files, show
 
 
@@ -270,140 +268,14 @@ def serve(
             import uvloop
 
             runner = uvloop.run
-        runner(_Service(paths, extra, watch=watch, grace=grace, root=root).run())
+        from esb.service import Service
+
+        runner(Service(paths, extra, watch=watch, grace=grace, root=root).run())
     except ConfigError as e:
         fail_with(e.diagnostics)
     except EsbError as e:
         typer.secho(f"the bus cannot start: {e.detail}", fg="red", err=True)
         raise typer.Exit(1) from e
-
-
-_FAREWELL = 0.2
-"""Seconds in which whoever asks is still told that the bus stops."""
-
-
-class _Service:
-    """A bus with its admin listener, signals and reload."""
-
-    def __init__(
-        self,
-        paths: Sequence[Path],
-        extra: Mapping[str, Any] | None,
-        *,
-        watch: bool,
-        grace: float,
-        root: Path | None,
-    ) -> None:
-        from esb.bus import Bus, Shared
-        from esb.config import load
-
-        self.paths = paths
-        self.extra = extra
-        self.root = root
-        self.watch = watch
-        self.shared = Shared()
-        self.project = load(paths, shared=self.shared, extra=extra, root=root).check()
-        self.bus = Bus(self.project.routes, self.shared, grace=grace)
-        self._reloading = asyncio.Lock()
-
-    async def run(self) -> None:
-        from esb.api import AdminServer
-
-        stop = asyncio.Event()
-        hurry = asyncio.Event()
-        loop = asyncio.get_running_loop()
-
-        def on_signal() -> None:
-            (hurry if stop.is_set() else stop).set()
-
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, on_signal)
-        options = self.project.settings["admin"]
-        admin = AdminServer(self.bus, self.reload, options.host, options.port)
-        if options.enabled:
-            await admin.open()
-        try:
-            await self.bus.start()
-            self._tell(f"{options.host}:{admin.port}" if options.enabled else "")
-            watcher = asyncio.create_task(self._watch()) if self.watch else None
-            await stop.wait()
-            if watcher is not None:
-                watcher.cancel()
-            log.info("stopping", grace=self.bus.grace, hint="a second signal hurries")
-            await self._drain(hurry)
-            log.info("stopped")
-        finally:
-            if options.enabled:
-                await admin.close()
-
-    async def _drain(self, hurry: asyncio.Event) -> None:
-        draining = asyncio.create_task(self._stop())
-        hurried = asyncio.create_task(hurry.wait())
-        await asyncio.wait({draining, hurried}, return_when=asyncio.FIRST_COMPLETED)
-        hurried.cancel()
-        if not draining.done():
-            log.warning("hurrying: what is in flight is given back")
-            draining.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await draining
-            await self.bus.stop(grace=0)
-        else:
-            await draining
-
-    async def _stop(self) -> None:
-        self.bus.drain()
-        # Callers who keep their connections open shall hear that it is over, not find them closed.
-        await asyncio.sleep(_FAREWELL)
-        await self.bus.stop(max(0.0, self.bus.grace - _FAREWELL))
-
-    def _tell(self, admin: str) -> None:
-        for route in self.bus.routes.values():
-            health = route.health()
-            state = {} if health.up else {"waiting": health.detail}
-            log.info("route", name=route.name, takes=route.source.where, **state)
-        log.info("the bus is up", routes=len(self.bus.routes), admin=admin or "off")
-
-    async def reload(self) -> dict[str, Any]:
-        """Load the files again; on mistakes the old routes run on."""
-        from esb.config import load
-
-        async with self._reloading:
-            self.shared.begin()
-            project = await asyncio.to_thread(
-                load, self.paths, shared=self.shared, extra=self.extra, root=self.root
-            )
-            problems = [str(found) for found in project.diagnostics] or self._fixed(project)
-            if problems:
-                self.shared.roll_back()
-                for problem in problems:
-                    log.error("not reloaded", problem=problem)
-                return {"reloaded": False, "problems": problems}
-            try:
-                changes = await self.bus.replace(project.routes)
-            except EsbError as e:
-                log.error("not reloaded", problem=e.detail)
-                return {"reloaded": False, "problems": [e.detail]}
-            self.project = project
-            log.info("reloaded", **changes)
-            return {"reloaded": True, **changes}
-
-    def _fixed(self, project: Any) -> list[str]:
-        """What a running bus cannot change: where it listens, and where its messages lie."""
-        before = self.project.settings
-        changed = [n for n, value in project.settings.items() if before.get(n, value) != value]
-        return [f"'{name}' changed: that takes a restart" for name in changed]
-
-    async def _watch(self) -> None:
-        import watchfiles
-
-        folders = {p if p.is_dir() else p.parent for p in self.paths} | {Path.cwd() / "transforms"}
-        existing = [folder for folder in folders if folder.is_dir()]
-        log.info("watching", folders=[str(f) for f in existing])
-        async for _ in watchfiles.awatch(*existing):
-            try:
-                await self.reload()
-            except Exception:  # noqa: BLE001 - watched on: the next change may mend it
-                log.exception("not reloaded")
 
 
 def main() -> None:

@@ -51,9 +51,23 @@ class AdminOptions(Options):
     enabled: bool = Field(True, description="Whether it listens at all.")
 
 
+class VersionsOptions(Options):
+    """What is kept of each configuration that `esb run` loads, so that one can go back to it. The
+    names of routes that were stopped are kept there as well."""
+
+    path: Path = Field(
+        Path("data/versions"),
+        description="The folder, made when missing; a relative path is one of the project.",
+    )
+    keep: int = Field(
+        50, ge=0, description="How many versions are kept; the oldest go first. 0 keeps none."
+    )
+
+
 SETTINGS: dict[str, type[Options]] = {
     "store": StoreOptions,
     "admin": AdminOptions,
+    "versions": VersionsOptions,
     "trace": TraceOptions,
 }
 _CORE_KEYS = ("routes", "connections", *SETTINGS)
@@ -61,12 +75,22 @@ _CORE_KEYS = ("routes", "connections", *SETTINGS)
 
 @dataclass
 class Project:
-    """What was loaded: `routes` in file order, `settings` by section, all `diagnostics`."""
+    """What was loaded: `routes` in file order, `settings` by section, all `diagnostics`.
+
+    files: the route files. sources: the content of these and of every file they use, as it was
+    when it was read; None for what is secret.
+    """
 
     routes: list[Route] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
     diagnostics: list[Diagnostic] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
+    sources: dict[Path, bytes | None] = field(default_factory=dict)
+
+    @property
+    def kept(self) -> dict[Path, bytes]:
+        """The sources without what is secret."""
+        return {path: content for path, content in self.sources.items() if content is not None}
 
     def check(self) -> Project:
         """This project if nothing is wrong with it. Raises ConfigError else."""
@@ -139,7 +163,11 @@ class _Loader:
     ) -> None:
         self.common = Load(shared, references, root, clock, stage)
         self.documents: list[Document] = []
-        self.project = Project(settings=self.common.settings, diagnostics=self.common.diagnostics)
+        self.project = Project(
+            settings=self.common.settings,
+            diagnostics=self.common.diagnostics,
+            sources=self.common.sources,
+        )
         self.dead: dict[str, Sink] = {}  # where dead letters go, by the names of routes
         self.places: list[Builder] = []  # of the project's routes, in their order
         self.sections: dict[str, Section] = {}
@@ -165,6 +193,7 @@ class _Loader:
             reason = getattr(e, "strerror", None) or "it is not UTF-8 text"
             self.common.diagnose(str(path), None, "file", f"cannot be read: {reason}")
             return
+        self.common.remember(path)
         document = read_yaml(text, shown_path(path), path.resolve().parent, self.common.references)
         self.project.files.append(path)
         self.project.diagnostics += document.diagnostics
@@ -196,6 +225,8 @@ class _Loader:
             self._continue(more)
         self._all_run()
         self._fingerprints()
+        for file in self.common.references.files:
+            self.common.remember(file, secret=True)
         if self.project.routes:
             self._tracing().secrets |= secret_values(self.common.references.resolved)
         self.project.diagnostics.sort()

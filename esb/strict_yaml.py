@@ -105,6 +105,7 @@ class References:
 
     def __init__(self, environ: Mapping[str, str] | None) -> None:
         self.environ = environ
+        self.files: set[Path] = set()  # that were read
         self.resolved: dict[str, str] = {}  # what came from outside, by what stands in the braces
 
     def resolve(self, reference: str, folder: Path) -> str:
@@ -113,7 +114,9 @@ class References:
             if self.environ is None:
                 return "${" + reference + "}"
             try:
-                text = (folder / reference[5:]).read_text().rstrip("\r\n")
+                file = folder / reference[5:]
+                text = file.read_text().rstrip("\r\n")
+                self.files.add(file)
                 self.resolved[reference] = text
                 return text
             except (OSError, UnicodeDecodeError) as e:

@@ -59,7 +59,7 @@ class Settings(msgspec.Struct, frozen=True):
     """
 
     addresses: tuple[Address, ...]
-    tls: tuple[tuple[str, str], ...] | None
+    tls: tuple[tuple[str, str, int], ...] | None
     heartbeat: float
     connect_timeout: float
     name: str

@@ -167,27 +167,19 @@ class ConnectionOptions(Options):
         for option in ("ca", "cert", "key"):
             name = getattr(self.tls, option, None)
             if name is not None:
-                files[option] = str(_credential_file(build, name, "tls", option))
+                files[option] = str(build.credential(name, "tls", option))
         settings = Settings(
             addresses=addresses,
-            tls=tuple(files.items()) if encrypted else None,
+            # With its time, so that a certificate that was renewed makes a new connection.
+            tls=tuple((n, f, Path(f).stat().st_mtime_ns) for n, f in files.items())
+            if encrypted
+            else None,
             heartbeat=self.heartbeat,
             connect_timeout=self.connect_timeout,
             name=self.name,
             reconnect=(self.reconnect.first, self.reconnect.longest),
         )
         return settings, _tls_context(build, files) if encrypted else None
-
-
-def _credential_file(build: Build, name: str, *path: str) -> Path:
-    """A certificate or key: an absolute path as it is (they live outside projects), else a file of
-    the project."""
-    given = Path(name)
-    if not given.is_absolute():
-        return build.file(name, *path)
-    if not given.is_file():
-        raise build.problem(f"there is no file {name}", *path, code="missing-file")
-    return given
 
 
 def _tls_context(build: Build, files: dict[str, str]) -> ssl.SSLContext:

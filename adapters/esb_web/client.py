@@ -310,7 +310,7 @@ def web_client(
         return WebClient(PlayedPool(played(stand_in)), options)
     tls = options.tls or ClientTls.model_construct(ca=None, cert=None, key=None)
     files = {
-        name: str(credential_file(build, value, *path, "tls", name))
+        name: str(build.credential(value, *path, "tls", name))
         for name, value in (("ca", tls.ca), ("cert", tls.cert), ("key", tls.key))
         if value is not None
     }
@@ -330,7 +330,8 @@ def web_client(
             through = proxies(options.proxy.get_secret_value(), options.no_proxy)
         except ValueError as e:  # in the environment: what is written here is checked already
             raise build.problem(str(e), *path, "proxy", code="url") from e
-    key = ("web client", tuple(sorted(files.items())), through, options.max_connections)
+    renewed = tuple(Path(file).stat().st_mtime_ns for file in files.values())
+    key = ("web client", tuple(files.items()), renewed, through, options.max_connections)
     try:
         pool = build.shared(key, make)
     except (ssl.SSLError, ValueError) as e:
@@ -338,17 +339,6 @@ def web_client(
             "these files hold no usable certificates and key", *path, "tls", code="tls"
         ) from e
     return WebClient(pool, options)
-
-
-def credential_file(build: Build, name: str, *path: str | int) -> Path:
-    """A certificate or key: an absolute path as it is (they live outside projects), else a file of
-    the project. Raises BuildFailed."""
-    given = Path(name)
-    if not given.is_absolute():
-        return build.file(name, *path)
-    if not given.is_file():
-        raise build.problem(f"there is no file {name}", *path, code="file")
-    return given
 
 
 class OutboundHeaders:

@@ -33,7 +33,6 @@ from esb.errors import (
     Unavailable,
     UnsupportedMedia,
 )
-from esb_web.client import credential_file
 from esb_web.listen import ListenOptions
 from esb_web.messages import TOKEN, UNSAFE, Headerlist, Request, Response, Site, decoded
 from esb_web.problems import PROBLEM, problem, unexpected
@@ -82,15 +81,15 @@ def _server_tls(build: Build, options: ListenOptions) -> ssl.SSLContext | None:
     tls = options.tls
     if tls is None:
         return None
-    cert = credential_file(build, tls.cert)
-    key = credential_file(build, tls.key)
+    cert = build.credential(tls.cert)
+    key = build.credential(tls.key)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
     try:
         context.load_cert_chain(cert, key, password=lambda: "")
         if tls.client_ca is not None:
-            context.load_verify_locations(credential_file(build, tls.client_ca))
+            context.load_verify_locations(build.credential(tls.client_ca))
             context.verify_mode = ssl.CERT_REQUIRED
     except (ssl.SSLError, ValueError) as e:
         raise build.problem("listen.tls holds no usable certificate and key", code="tls") from e

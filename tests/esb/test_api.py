@@ -19,10 +19,7 @@ from esb.http import Limits
 
 @contextlib.asynccontextmanager
 async def admin(port: int = 0, **limits: Any) -> AsyncIterator[AdminServer]:
-    async def reload() -> dict[str, Any]:
-        return {"reloaded": True}
-
-    server = AdminServer(Bus([], Shared()), reload, "127.0.0.1", port, Limits(**limits))
+    server = AdminServer(Bus([], Shared()), None, "127.0.0.1", port, Limits(**limits))
     await server.open()
     try:
         yield server
@@ -43,7 +40,9 @@ async def test_what_it_serves() -> None:
             (b"GET /readyz HTTP/1.1\r\nHost: 10.0.0.7\r\n\r\n", 503),  # it never started
             (b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", 200),
             (b"GET /rou%74es HTTP/1.1\r\nHost: localhost:1\r\n\r\n", 200),
-            (b"POST /reload HTTP/1.1\r\nHost: [::1]:1\r\nContent-Length: 0\r\n\r\n", 200),
+            (b"GET /admin/routes HTTP/1.1\r\nHost: localhost:1\r\n\r\n", 200),
+            (b"GET /administrators HTTP/1.1\r\nHost: localhost:1\r\n\r\n", 404),
+            (b"POST /reload HTTP/1.1\r\nHost: [::1]:1\r\nContent-Length: 0\r\n\r\n", 409),
             (b"GET /routes HTTP/1.1\r\nHost: evil.example\r\n\r\n", 403),
             (b"GET /nothing HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", 404),
         ):

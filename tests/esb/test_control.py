@@ -82,11 +82,8 @@ class Admin:
 
 @contextlib.asynccontextmanager
 async def admin(folder: Path, place: Place, routes: str = ROUTES) -> AsyncIterator[Admin]:
-    async def reload() -> dict[str, Any]:
-        return {}
-
     async with running(routes + setting(place), folder) as bus, aiohttp.ClientSession() as client:
-        server = AdminServer(bus, reload, "127.0.0.1", 0)
+        server = AdminServer(bus, None, "127.0.0.1", 0)
         await server.open()
         try:
             yield Admin(bus, f"http://127.0.0.1:{server.port}", client)

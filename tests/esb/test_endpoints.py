@@ -53,14 +53,11 @@ async def admin(bus: Bus, path: str) -> Any:
     async def send(message: dict[str, Any]) -> None:
         sent.append(message)
 
-    async def reload() -> dict[str, Any]:
-        return {}
-
     scope = {
         "type": "http", "method": "GET", "raw_path": path.encode(), "path": path,
         "query_string": b"", "headers": [(b"host", b"localhost")], "root_path": "",
     }  # fmt: skip
-    await admin_app(bus, reload, {"localhost"})(scope, receive, send)
+    await admin_app(bus, None, {"localhost"})(scope, receive, send)
     return json.loads(b"".join(part.get("body", b"") for part in sent))
 
 
@@ -76,7 +73,9 @@ async def reloaded(bus: Bus, folder: Path, old: str, new: str) -> dict[str, list
     file.write_text(text.replace(old, new))
     bus.shared.begin()
     project = load([file], environ={}, root=folder, shared=bus.shared).check()
-    return await bus.replace(project.routes)
+    changes = await bus.replace(project.routes)
+    await bus.settled()
+    return changes
 
 
 TWO_ON_ONE = """

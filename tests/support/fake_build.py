@@ -59,6 +59,9 @@ class FakeBuild:
     def data_folder(self, name: str) -> Path:
         return self.folder / name
 
+    def credential(self, name: str, *path: str | int) -> Path:
+        return self.file(name, *path)
+
     def root(self, file: Path) -> Path:
         return self.folder
 

@@ -1,0 +1,345 @@
+"""A bus as `esb run` runs it: with its admin listener and signals, and live: reloads, versions,
+routes that are stopped and started."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import getpass
+import signal
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from prometheus_client import Counter, Gauge
+
+from esb.api import AdminServer
+from esb.build import did_you_mean
+from esb.bus import Bus, Shared
+from esb.config import Project, load
+from esb.control import NotThere, Refused
+from esb.errors import EsbError
+from esb.logs import log
+from esb.route import Called
+from esb.versions import Cause, Version, Versions, put
+
+_FAREWELL: Final = 0.2
+"""Seconds in which whoever asks is still told that the bus stops."""
+
+RELOADS = Counter("esb_reloads", "Reloads of the project's files, by how they ended.", ("result",))
+CURRENT = Gauge("esb_configuration_current", "Whether what lies in the files is what runs.")
+
+
+class Service:
+    """A bus from files, and from `extra`, plain data in the shape of a file.
+
+    Raises ConfigError for what is wrong with them. See `esb.cli.serve` for the arguments.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        extra: Mapping[str, Any] | None = None,
+        *,
+        watch: bool = False,
+        grace: float = 25.0,
+        root: Path | None = None,
+    ) -> None:
+        self.paths = paths
+        self.extra = extra
+        self.root = (root or Path.cwd()).resolve()
+        self.watch = watch
+        self.shared = Shared()
+        self.project = self._load().check()
+        self.loaded = datetime.now(UTC)
+        self.version: Version | None = None
+        self._versions = self._kept()
+        stopped = self._versions.stopped if self._versions else ()
+        self.bus = Bus(self.project.routes, self.shared, grace=grace, stopped=stopped)
+        self._found: Project = self.project  # what was loaded last, whether it runs or not
+        self._reloading = asyncio.Lock()
+        self.stopping = asyncio.Event()
+        self.watching: list[Path] = []
+        options = self.project.settings["admin"]
+        self.admin = AdminServer(self.bus, self, options.host, options.port)
+
+    def _load(self) -> Project:
+        return load(self.paths, shared=self.shared, extra=self.extra, root=self.root)
+
+    # --- its life
+
+    async def run(self) -> None:
+        """Run until SIGTERM or SIGINT, or until `stopping` is set; a second signal hurries. Raises
+        EsbError if it cannot start."""
+        hurry = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def on_signal() -> None:
+            (hurry if self.stopping.is_set() else self.stopping).set()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, on_signal)
+        options = self.project.settings["admin"]
+        if options.enabled:
+            await self.admin.open()
+        try:
+            await self.bus.start()
+            await self._keep("start", _user())
+            CURRENT.set(1)
+            self._tell(f"{options.host}:{self.admin.port}" if options.enabled else "")
+            watcher = asyncio.create_task(self._watch()) if self.watch else None
+            await self.stopping.wait()
+            if watcher is not None:
+                watcher.cancel()
+            log.info("stopping", grace=self.bus.grace, hint="a second signal hurries")
+            await self._drain(hurry)
+            log.info("stopped")
+        finally:
+            if options.enabled:
+                await self.admin.close()
+
+    async def _drain(self, hurry: asyncio.Event) -> None:
+        draining = asyncio.create_task(self._stop())
+        hurried = asyncio.create_task(hurry.wait())
+        await asyncio.wait({draining, hurried}, return_when=asyncio.FIRST_COMPLETED)
+        hurried.cancel()
+        if not draining.done():
+            log.warning("hurrying: what is in flight is given back")
+            draining.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await draining
+            await self.bus.stop(grace=0)
+        else:
+            await draining
+
+    async def _stop(self) -> None:
+        self.bus.drain()
+        # Callers who keep their connections open shall hear that it is over, not find them closed.
+        await asyncio.sleep(_FAREWELL)
+        await self.bus.stop(max(0.0, self.bus.grace - _FAREWELL))
+
+    def _tell(self, admin: str) -> None:
+        for route in self.bus.routes.values():
+            health = route.health()
+            state = {} if health.up else {"waiting": health.detail}
+            if route.name in self.bus.stopped:
+                state = {"stopped": f"until 'esb routes start {route.name}'"}
+            log.info("route", name=route.name, takes=route.source.where, **state)
+        log.info("the bus is up", routes=len(self.bus.routes), admin=admin or "off")
+
+    # --- reload
+
+    def configuration(self) -> dict[str, Any]:
+        """What runs, and what is wrong with what lies in the files if that is something else."""
+        version = self.version.number if self.version else None
+        faults = list(self.bus.faults)
+        return {
+            "project": str(self.root),
+            "version": version,
+            "loaded": self.loaded.isoformat(),
+            "current": not faults,
+            "problems": faults,
+            "diagnostics": [asdict(found) for found in self._found.diagnostics],
+        }
+
+    async def reload(self, by: str = "", cause: Cause = "reload") -> dict[str, Any]:
+        """Load the files again; messages in flight finish on the routes as they were. With mistakes
+        the old routes run on."""
+        async with self._reloading:
+            return await self._reload(by, cause)
+
+    async def _reload(self, by: str, cause: Cause) -> dict[str, Any]:
+        self.shared.begin()
+        try:
+            project = await asyncio.to_thread(self._load)
+            self._found = project
+            problems = [str(found) for found in project.diagnostics] or self._fixed(project)
+            changes = {} if problems else await self.bus.replace(project.routes)
+        except EsbError as e:
+            problems = [e.detail]
+        except BaseException:
+            self.shared.roll_back()
+            raise
+        if problems:
+            return self._not_loaded(problems)
+        self.project, self.loaded = project, datetime.now(UTC)
+        self.bus.faults = ()
+        CURRENT.set(1)
+        RELOADS.labels("done").inc()
+        await self._keep(cause, by, changes)
+        version = self.version.number if self.version else None
+        if any(changes.values()):
+            log.info("reloaded", **changes, version=version, by=by)
+        return {"reloaded": True, **changes, "version": version}
+
+    def _not_loaded(self, problems: list[str]) -> dict[str, Any]:
+        self.shared.roll_back()
+        self.bus.faults = problems
+        CURRENT.set(0)
+        RELOADS.labels("refused").inc()
+        for problem in problems:
+            log.error("not reloaded", problem=problem)
+        many = f"{len(problems)} mistakes" if len(problems) > 1 else "one mistake"
+        return {
+            "reloaded": False,
+            "detail": f"not reloaded, the routes run as they were: {many}",
+            "problems": problems,
+            "diagnostics": [asdict(found) for found in self._found.diagnostics],
+        }
+
+    def _fixed(self, project: Project) -> list[str]:
+        """What a running bus cannot change: where it listens, and where its messages lie."""
+        before = self.project.settings
+        changed = [n for n, value in project.settings.items() if before.get(n, value) != value]
+        return [f"'{name}' changed: that takes a restart" for name in changed]
+
+    # --- single routes
+
+    async def stop_route(self, name: str) -> None:
+        """Stop a route until it is started: over reloads and restarts. Raises NotThere, Refused."""
+        self._route(name)
+        log.info("a route is stopped", route=name)
+        await self._switch(self.bus.stop_route(name))
+
+    async def start_route(self, name: str) -> None:
+        """Start a route that was stopped. Raises NotThere, Refused."""
+        self._route(name)
+        log.info("a route is started", route=name)
+        await self._switch(self.bus.start_route(name))
+
+    async def restart_route(self, name: str) -> None:
+        """Stop and start a route, with new connections where it has its own. Raises NotThere,
+        Refused."""
+        await self.stop_route(name)
+        await self.start_route(name)
+
+    def _route(self, name: str) -> None:
+        route = self.bus.routes.get(name)
+        if route is None:
+            hint = did_you_mean(name, list(self.bus.routes))
+            raise NotThere(f"there is no route '{name}'" + (f"; {hint}" if hint else ""))
+        if isinstance(route.source, Called):
+            raise Refused(f"'{name}' has no messages of its own: the routes that run it have them")
+
+    async def _switch(self, switching: Any) -> None:
+        try:
+            await switching
+        finally:
+            if self._versions is not None:
+                try:
+                    await asyncio.to_thread(self._versions.keep_stopped, self.bus.stopped)
+                except OSError as e:
+                    log.warning("which routes are stopped is forgotten at a restart", why=_why(e))
+
+    # --- versions
+
+    @property
+    def versions(self) -> Versions:
+        """Those that are kept. Raises Refused if none are."""
+        if self._versions is None:
+            raise Refused("no versions are kept: 'versions: {keep: ...}' says how many")
+        return self._versions
+
+    def _kept(self) -> Versions | None:
+        options = self.project.settings["versions"]
+        if not options.keep or not self.paths:
+            return None
+        return Versions(self.root / options.path, self.root, options.keep)
+
+    async def _keep(
+        self, cause: Cause, by: str, changes: Mapping[str, list[str]] | None = None
+    ) -> None:
+        if self._versions is None:
+            return
+        try:
+            self.version = await asyncio.to_thread(
+                self._versions.add, self.project.kept, cause, by=by, changes=changes
+            )
+        except (OSError, NotThere) as e:
+            log.warning("what runs is not kept as a version", why=_why(e))
+
+    async def roll_back(self, number: int, by: str = "") -> dict[str, Any]:
+        """Make the project's files what they were in a version, and load them. What lies there now
+        is kept as a version if it is none. Raises NotThere; Refused if the files cannot be written;
+        with mistakes the files are what they were, and the old routes run on."""
+        async with self._reloading:
+            version = self.versions.get(number)
+            then = self.versions.contents(version)
+            found = await asyncio.to_thread(self._look)
+            now, routes = found.kept, [path.resolve() for path in found.files]
+            try:
+                await asyncio.to_thread(self.versions.add, now, "found", by=by)
+                await asyncio.to_thread(put, then, now, routes)
+            except OSError as e:
+                raise Refused(f"the files cannot be written: {_why(e)}") from e
+            before = self.bus.faults, self._found
+            result = await self._reload(by, "roll-back")
+            if not result["reloaded"]:
+                self.bus.faults, self._found = before
+                CURRENT.set(not self.bus.faults)
+                back = [path for path in then if path not in now]
+                await asyncio.to_thread(put, now, then, back)
+            return {**result, "rolled_back": result["reloaded"], "to": number}
+
+    def _look(self) -> Project:
+        """What lies in the files now, in a load that nothing comes of."""
+        return load(self.paths, extra=self.extra, root=self.root)
+
+    # --- watching
+
+    async def _watch(self) -> None:
+        import watchfiles
+
+        begun = False
+        while True:
+            folders = await asyncio.to_thread(self._folders)
+            log.info("watching", folders=[str(folder) for folder in folders])
+            if begun:
+                await self._look_again()  # for what changed while nobody watched
+            begun = True
+            changes = watchfiles.awatch(*folders, watch_filter=self._matters, recursive=False)
+            self.watching = folders
+            async for _ in changes:
+                await self._look_again()
+                if await asyncio.to_thread(self._folders) != folders:
+                    break
+            await changes.aclose()
+
+    async def _look_again(self) -> None:
+        try:
+            await self.reload(cause="watch")
+        except Exception:  # noqa: BLE001 - watched on: the next change may mend it
+            log.exception("not reloaded")
+
+    def _folders(self) -> list[Path]:
+        """Where the files lie that routes are made from, and where others may come."""
+        found = {path.parent for path in self._found.sources}
+        for path in (*self.paths, self.root / "transforms"):
+            if path.is_dir():
+                found.update(one.resolve() for one in (path, *path.rglob("*")) if one.is_dir())
+            else:
+                found.add(path.resolve().parent)
+        return sorted(folder for folder in found if folder.is_dir())
+
+    def _matters(self, change: Any, path: str) -> bool:
+        """Whether a change may be one of the routes: the store may lie in the same folder."""
+        import watchfiles
+
+        file = Path(path)
+        if change is watchfiles.Change.modified:
+            return file.suffix in (".yaml", ".yml") or file.resolve() in self._found.sources
+        return True
+
+
+def _why(e: Exception) -> str:
+    if not isinstance(e, OSError):
+        return str(e)
+    return f"{e.filename}: {e.strerror}" if e.filename else str(e.strerror)
+
+
+def _user() -> str:
+    with contextlib.suppress(OSError, KeyError):
+        return getpass.getuser()
+    return ""
