@@ -21,7 +21,7 @@ import structlog
 
 from esb.adapter import Health
 from esb.clock import REAL, Clock
-from esb.durable import Entry, Store, Superseded, give_up
+from esb.durable import Entry, Store, Superseded, give_up, unit_on
 from esb.errors import BadMessage, EsbError
 from esb.options import Range
 from esb.step import Step
@@ -191,11 +191,17 @@ async def side_by_side(work: Iterable[Awaitable[None]]) -> None:
 
 
 def key_text(value: object, what: str) -> str:
-    """What tells groups apart, as text. Raises BadMessage if a message has nothing there, or
-    nothing that would do."""
+    """What tells groups apart, as text; what: they are, for people. Raises BadMessage if a message
+    has nothing there, or nothing that would do."""
     if isinstance(value, bool | list | dict) or value is None or value == "":
-        raise BadMessage(f"the message has nothing to {what} it by")
+        raise BadMessage(f"the message belongs to no {what}")
     text = str(value)
     if len(text) > LONGEST_KEY or "\0" in text:
-        raise BadMessage(f"what the message is to be {what}d by is no name")
+        raise BadMessage(f"the name of the {what} that the message belongs to is no name")
     return text
+
+
+def is_replayed(store: Store) -> bool:
+    """Whether the message of this run has failed before, and somebody wants it all the same."""
+    unit = unit_on(store)
+    return unit is not None and unit.about is not None and unit.about.failure is not None

@@ -30,11 +30,10 @@ from esb.durable import (
     Stored,
     accept_channel,
     change,
-    unit_on,
 )
 from esb.envelope import Body, Envelope, Headers, Outcome
 from esb.errors import EsbError, Permanent, RouteFailure
-from esb.gathering import Gathering, key_text, side_by_side
+from esb.gathering import Gathering, is_replayed, key_text, side_by_side
 from esb.options import Duration, Name, Options, RawSteps
 from esb.step import Step, pipeline
 
@@ -111,7 +110,7 @@ def make(options: AggregateOptions, build: Build) -> Step:
 
     async def begin(envelope: Envelope) -> Envelope:
         group = envelope.params.get("group", {})
-        if not _is_replayed(store):
+        if not is_replayed(store):
             if reason := group.get("failure"):
                 raise RouteFailure(reason)
             if options.incomplete == "dead" and not group.get("complete", True):
@@ -143,12 +142,6 @@ def _check(options: AggregateOptions, build: Build) -> None:
                       hint="say more in 'most'")  # fmt: skip
     if not options.steps:
         build.problem("nothing is done with the groups", "steps", hint="steps: [{send: ...}]")
-
-
-def _is_replayed(store: Store) -> bool:
-    # It has been refused before, and somebody wants it all the same.
-    unit = unit_on(store)
-    return unit is not None and unit.about is not None and unit.about.failure is not None
 
 
 def _data(envelope: Envelope) -> Any:
