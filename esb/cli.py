@@ -118,11 +118,21 @@ def schema(
     markdown: Annotated[
         bool, typer.Option("--markdown", help="The option reference as a page for people.")
     ] = False,
+    tests: Annotated[
+        bool, typer.Option("--tests", help="The schema of files of tests, *.test.yaml.")
+    ] = False,
 ) -> None:
     """Write the JSON Schema of route files, which gives editors completion and checks."""
     from esb import reference
 
-    text = reference.markdown() if markdown else json.dumps(reference.schema(), indent=2) + "\n"
+    if tests:
+        from esb.testing.schema import schema as of_tests
+
+        text = json.dumps(of_tests(), indent=2) + "\n"
+    elif markdown:
+        text = reference.markdown()
+    else:
+        text = json.dumps(reference.schema(), indent=2) + "\n"
     if output is None:
         typer.echo(text, nl=False)
     else:

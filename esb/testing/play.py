@@ -7,6 +7,7 @@ import gc
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +22,9 @@ from esb.errors import EsbError, RouteFailure
 from esb.route import Called, Route
 from esb.step import Seen, Step
 from esb.testing.stage import Stage
+
+_number: ContextVar[int] = ContextVar("number", default=-1)
+"""Which of the messages that came in is being handed in here."""
 
 LONGEST = 400 * 86_400.0
 """Seconds of a test's own time after which it is given up: something goes on without an end."""
@@ -47,8 +51,10 @@ class Told:
 
 @dataclass(frozen=True)
 class Run:
-    """One message through a route, from one of its sources."""
+    """One message through a route, from one of its sources. of: which of those that came in it is,
+    counted from 0; -1 for one that some step made."""
 
+    of: int
     route: str
     result: Envelope | None
     error: EsbError | None
@@ -87,6 +93,7 @@ class Player:
         self._channels: set[str] = set()
         self._played = Played()
         self._last_begun = 0.0
+        self._ids: dict[str, int] = {}
 
     async def play(self, coming: Sequence[Coming], within: float | None) -> Played:
         """Let the messages come, then time pass: for `within` seconds, or until all is through."""
@@ -103,10 +110,11 @@ class Player:
             for route in self._routes:
                 started += await self._start(route)
             began = loop.time()
-            for one in coming:
+            for number, one in enumerate(coming):
                 if one.after:
                     await self._pass(began, tasks, loop.time() + one.after)
-                tasks.append(asyncio.create_task(self._hand_in(one.message)))
+                self._ids[one.message.id] = number
+                tasks.append(asyncio.create_task(self._hand_in(one.message, number)))
                 until = None if within is None else began + within
                 await self._pass(began, tasks, until if one is coming[-1] else loop.time())
             if within is None:
@@ -163,7 +171,10 @@ class Player:
                 raise
             finally:
                 self._active -= 1
-                self._played.runs.append(Run(route, result, error))
+                number = _number.get()
+                if number < 0:
+                    number = self._ids.get(envelope.id, -1)
+                self._played.runs.append(Run(number, route, result, error))
 
         return noted
 
@@ -178,8 +189,9 @@ class Player:
 
         return observe
 
-    async def _hand_in(self, message: Envelope) -> Told:
+    async def _hand_in(self, message: Envelope, number: int) -> Told:
         source = self._route.source
+        _number.set(number)
         try:
             if isinstance(source, Rehearsing):
                 return Told(await source.rehearse(message))

@@ -14,7 +14,7 @@ from esb.errors import EsbError
 from esb.outline import Part
 from esb.testing.compare import differences, differences_of_values, shown
 from esb.testing.models import Answer, Call, Dead, Expect, Expected, ExpectedError
-from esb.testing.play import Played, Told
+from esb.testing.play import Played, Run, Told
 from esb.testing.stage import Sent, Stage
 
 MOST_CALLS = 20
@@ -126,13 +126,12 @@ class Verdict:
         if self._failures:
             return self._failures  # what is not as expected besides, follows from that
         told = self._played.told
-        for one, answer in zip(told, answers, strict=False):
+        own = [run for run in self._played.runs if run.route == self._stage.route]
+        for number, (one, answer) in enumerate(zip(told, answers, strict=False)):
             if answer is not None:
-                self._answer(answer, one, None)
+                self._answer(answer, one, _last(run for run in own if run.of == number))
         if told:
-            runs = [run for run in self._played.runs if run.route == self._stage.route]
-            last = runs[-1] if runs else None
-            self._answer(expect, told[-1], last)
+            self._answer(expect, told[-1], _last(own))
         if expect.says("calls") and expect.options.calls is not None:
             self._calls(expect)
         self._channels(expect)
@@ -147,7 +146,7 @@ class Verdict:
 
     # --- what the sender is told
 
-    def _answer(self, expect: Expectation | Answered, told: Told, run: Any) -> None:
+    def _answer(self, expect: Expectation | Answered, told: Told, run: Run | None) -> None:
         options: Answer = expect.options
         error = told.error or (run.error if run is not None else None)
         facts: Mapping[str, Any] = told.answer.params.get("reply", {}) if told.answer else {}
@@ -185,8 +184,7 @@ class Verdict:
             became = "no error"
             if told.answer is not None:
                 became += f", and the body {shown(_readable(told.answer.body))}"
-            self._fail(expect.place, f"error: expected {wanted.code or 'one'}, got {became}",
-                       key=True)  # fmt: skip
+            self._fail(expect.place, f"error: expected {wanted.code or 'one'}, got {became}")
             return
         self._failed(expect, wanted, code, detail, step)
 
@@ -388,6 +386,10 @@ class Verdict:
                 self._fail(expect.place, f"log: no line with {shown(text)} in{lines}", "log", i)
                 return
             left = left[found + 1 :]
+
+
+def _last(runs: Iterable[Run]) -> Run | None:
+    return next(reversed(list(runs)), None)
 
 
 def _told(what: str, difference: Any) -> str:

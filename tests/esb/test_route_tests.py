@@ -1,0 +1,536 @@
+"""`esb test`: what tests of routes see, what they say when they fail, what is wrong with them."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from textwrap import dedent
+
+import jsonschema_rs
+import pytest
+from lxml import etree
+from typer.testing import CliRunner
+
+from esb.cli import app
+from esb.strict_yaml import References, read_yaml
+from esb.testing.report import Report, as_json, as_junit, covered, percentage, run_tests
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+ROUTES = """\
+routes:
+  orders:
+    from: {http: {path: /orders/:id, method: PUT}}
+    steps:
+      - choose:
+          - when: body.total > 100
+            steps:
+              - log: "large order {{ path.id }}"
+              - send: {queue: large}
+          - otherwise:
+            steps:
+              - call: {http: {url: "http://crm.example/orders/{{ path.id }}", method: PUT}}
+              - set: {fields: {seen: now()}}
+  large:
+    from: {queue: large}
+    steps:
+      - send: {http: {url: "http://desk.example/tasks"}}
+    retry: {attempts: 3, backoff: 1m..1h}
+"""
+
+
+class Project:
+    """A folder with `routes.yaml`, and tests that are written there and run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.routes(ROUTES)
+
+    def routes(self, text: str) -> None:
+        (self.folder / "routes.yaml").write_text(dedent(text))
+
+    def run(self, tests: str, **options: str) -> Report:
+        (self.folder / "routes.test.yaml").write_text(dedent(tests))
+        return run_tests([self.folder], root=self.folder, **options)  # type: ignore[arg-type]
+
+    def failure(self, tests: str) -> str:
+        """What the only test that fails says, without the name of its file."""
+        report = self.run(tests)
+        assert not report.mistakes, report.mistakes
+        [failed] = report.failed
+        [failure] = failed.failures
+        return f"{failure.line}:{failure.column}: {failure.message}"
+
+    def mistakes(self, tests: str) -> list[str]:
+        report = self.run(tests)
+        assert not report.results
+        [found] = report.mistakes.values()
+        return [f"{d.line}:{d.column}: {d.message} {d.hint}".strip() for d in found]
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return Project(tmp_path)
+
+
+def passes(report: Report, count: int) -> None:
+    assert not report.mistakes, report.mistakes
+    assert [(r.name, [str(f) for f in r.failures]) for r in report.failed] == []
+    assert len(report.results) == count
+
+
+# --- what is seen ---------------------------------------------------------------------------------
+
+
+def test_calls_channels_logs_headers_and_the_time(project: Project) -> None:
+    report = project.run("""\
+        now: 2030-05-01T10:00:00Z
+        tests:
+          small:
+            route: orders
+            given: {path: {id: 7}, query: {dry: [1, 2]}, headers: {x-a: b}, body: {total: 99.5}}
+            mocks: {http: {status: 201, headers: {x-crm: "1"}, body: {ok: true}}}
+            expect:
+              status: 201
+              outcome: reply
+              headers: {x-crm: "1", x-none: null}
+              body: {ok: true, seen: "2030-05-01T10:00:00Z"}
+              that: [body.ok, "headers['x-crm'] == '1'"]
+              calls:
+                - to: "steps[0].choose[1].steps[0].call"
+                  sent: {method: PUT, url: http://crm.example/orders/7}
+                  headers: {x-a: b}
+                  body: {total: 99.5}
+              channels: {large: []}
+              took: 0s
+          large:
+            route: orders
+            given: {path: {id: 8}, body: {total: 100.01}}
+            expect:
+              status: 202
+              outcome: accepted
+              calls: []
+              channels: {queue large: [{body: {total: 100.01}}]}
+              log: [large order 8]
+        """)
+    passes(report, 2)
+
+
+def test_a_test_runs_the_same_each_time_and_needs_no_time(project: Project) -> None:
+    tests = """\
+        tests:
+          far side away:
+            route: large
+            given: {body: {total: 1}}
+            mocks: {http: [{error: unreachable}, {status: 503}, {}]}
+            expect:
+              calls: [{to: http, times: 3}]
+              took: 1s..4h
+        """
+    first, second = project.run(tests), project.run(tests)
+    passes(first, 1)
+    assert first.results[0].took == second.results[0].took > 1
+    assert first.results[0].seconds < 5
+
+
+def test_dead_letters_have_their_reason(project: Project) -> None:
+    report = project.run("""\
+        tests:
+          gives up:
+            route: large
+            given: {body: {total: 1}}
+            mocks: {http: {status: 503}}
+            expect:
+              outcome: dead
+              dead:
+                code: overloaded
+                step: "steps[0].send"
+                attempts: 3
+                body: {total: 1}
+          refused:
+            route: large
+            given: {body: {total: 1}}
+            mocks: {http: {status: 404}}
+            expect: {dead: rejected, calls: [{to: http}]}
+        """)
+    passes(report, 2)
+
+
+def test_an_answer_that_takes_longer_than_the_timeout_does_not_come(project: Project) -> None:
+    project.routes("""\
+        routes:
+          orders:
+            from: {http: {path: /orders}}
+            steps:
+              - call: {http: {url: "http://crm.example/", timeout: 3s}}
+        """)
+    report = project.run("""\
+        tests:
+          POST:
+            given: {body: {total: 1}}
+            mocks: {http: {delay: 10s}}
+            expect: {status: 504, error: outcome-unknown, took: 3s}
+        """)
+    passes(report, 1)
+
+
+def test_messages_in_a_row_with_time_between_them(project: Project) -> None:
+    project.routes("""\
+        routes:
+          orders:
+            from: {http: {path: /orders}}
+            steps:
+              - skip_seen: {by: body.id, window: 1h}
+              - send: {queue: {name: "q-{{ body.id }}", delay: 1m}}
+        """)
+    report = project.run("""\
+        tests:
+          twice, and again the day after:
+            given:
+              - {body: {id: 1}, expect: {status: 202}}
+              - {body: {id: 1}, expect: {status: 204, outcome: filtered}}
+              - {body: {id: 2}}
+              - {body: {id: 1}, after: 1d, expect: {status: 202}}
+            expect:
+              channels: {q-1: [{body: {id: 1}}, {body: {id: 1}}], q-2: {body: {id: 2}}}
+              took: 1d
+        """)
+    passes(report, 1)
+
+
+def test_routes_behind_a_queue_run_if_they_are_named(project: Project) -> None:
+    report = project.run("""\
+        tests:
+          both:
+            route: orders
+            also: [large]
+            given: {path: {id: 1}, body: {total: 500}}
+            mocks: {"large/steps[0].send": {}}
+            expect: {status: 202, calls: [{to: "large/steps[0].send", body: {total: 500}}]}
+        """)
+    passes(report, 1)
+
+
+def test_what_is_not_over_can_be_looked_at_in_between(project: Project) -> None:
+    report = project.run("""\
+        tests:
+          one try so far:
+            route: large
+            given: {body: {total: 1}}
+            mocks: {http: {status: 503, headers: {Retry-After: "60"}}}
+            within: 30s
+            expect: {calls: [{to: http}], took: 30s, dead: []}
+        """)
+    passes(report, 1)
+
+
+def test_sub_routes_by_themselves_and_where_they_are_run(project: Project) -> None:
+    project.routes("""\
+        routes:
+          orders:
+            from: {http: {path: /orders}}
+            steps: [{run: priced}, {send: {queue: priced}}]
+          priced:
+            steps:
+              - call: {http: {url: "http://prices.example/{{ body.sku }}", method: GET}}
+              - set: {body: {price: body.price}}
+        """)
+    report = project.run("""\
+        mocks:
+          http: {body: {price: 1.10, currency: EUR}}
+        tests:
+          alone:
+            route: priced
+            given: {body: {sku: a}}
+            expect: {body: {price: 1.1}, calls: [{to: http, sent: {url: http://prices.example/a}}]}
+          run:
+            route: orders
+            given: {body: {sku: a}}
+            expect: {channels: {priced: {body: {price: 1.1}}}}
+        """)
+    passes(report, 2)
+    assert percentage(covered(report.coverage)) == 100
+
+
+def test_nothing_reaches_a_far_side_that_is_not_mocked(project: Project) -> None:
+    failure = project.failure("""\
+        tests:
+          small:
+            route: orders
+            given: {path: {id: 7}, body: {total: 1}}
+            expect: {status: 500}
+        """)
+    assert failure == (
+        "2:3: steps[0].choose[1].steps[0].call (http) of route 'orders' is not mocked, "
+        "and was sent a message"
+    )
+
+
+def test_a_mock_answers_as_often_as_it_says(project: Project) -> None:
+    failure = project.failure("""\
+        tests:
+          asked too often:
+            route: large
+            given: {body: {}}
+            mocks: {http: [{status: 503, times: 2}]}
+            expect: {dead: overloaded}
+        """)
+    assert failure == (
+        "2:3: steps[0].send (http) of route 'large' was asked for the third time, "
+        "and 'http' has 2 answers"
+    )
+
+
+def test_a_mock_may_look_at_what_it_is_asked(project: Project) -> None:
+    report = project.run("""\
+        tests:
+          by what is sent:
+            route: orders
+            given: {path: {id: 1}, body: {total: 2}}
+            mocks:
+              http:
+                - {when: body.total > 1, body: {ok: false}}
+            expect: {body_includes: {ok: false}}
+        """)
+    passes(report, 1)
+
+
+def test_secrets_and_addresses_need_not_be_there(project: Project) -> None:
+    project.routes("""\
+        routes:
+          orders:
+            from: {http: {path: /orders}}
+            steps:
+              - call:
+                  http: {url: "${CRM}/orders", auth: {bearer: "${file:crm.token}"}}
+        """)
+    report = project.run("""\
+        environ: {CRM: https://crm.example}
+        tests:
+          one:
+            mocks: {http: {status: 204}}
+            expect:
+              status: 204
+              calls: [{to: http, sent: {url: https://crm.example/orders}}]
+        """)
+    passes(report, 1)
+
+
+# --- what failures say ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("expect", "message"),
+    [
+        ("{status: 200}", '6:22: status: expected 200, got 201: {"ok":true,"n":[1,2,3]}'),
+        ("{outcome: accepted}", "6:23: outcome: expected accepted, got reply"),
+        ("{body: {ok: true, n: [1, 2, 4]}}", "6:41: body.n[2]: expected 4, got 3"),
+        ("{body: {ok: true}}", "6:20: body.n: expected nothing, got [1,2,3]"),
+        ("{body_includes: {ok: 1}}", "6:34: body.ok: expected 1, got true"),
+        ("{body_includes: {n: [3, 1]}}", "6:37: body.n[1]: expected 1, got none such in []"),
+        ("{content_type: text/xml}", "6:28: content type: expected text/xml, got application/json"),
+        ("{headers: {x-crm: '2'}}", "6:31: header x-crm: expected \"2\", got \"1\""),
+        ("{that: body.n | length == 2}", "6:20: not true: body.n | length == 2 gave false; "
+         'body: {"ok":true,"n":[1,2,3]}'),
+        ("{calls: []}", "6:14: calls: 1 than expected"
+         "\n    steps[0].call (http) of route 'orders': {\"total\":5}"),
+        ("{calls: [{to: http, body: {total: 6}}]}",
+         "6:47: call of 'http': body.total: expected 6, got 5"),
+        ("{calls: [{to: http, sent: {method: GET}}]}",
+         "6:48: call of 'http': method: expected \"GET\", got \"POST\""),
+        ("{calls: [{to: http, times: 2}]}", "6:27: expected a call of 'http', there is none"),
+        ("{dead: rejected}", "6:14: expected 1 dead letter, got 0"),
+        ("{took: 1s}", "6:20: took: expected 1s, got 0.000s"),
+        ("{log: [hello]}", "6:20: log: no line with \"hello\" in nothing"),
+        ("{error: rejected}", "6:21: error: expected rejected, got no error, and the body "
+         '{"ok":true,"n":[1,2,3]}'),
+    ],
+)  # fmt: skip
+def test_a_failure_is_told_where_it_was_expected(
+    project: Project, expect: str, message: str
+) -> None:
+    project.routes("""\
+        routes:
+          orders:
+            from: {http: {path: /orders}}
+            steps:
+              - call: {http: {url: "http://crm.example/"}}
+        """)
+    tests = f"""\
+        tests:
+          one:
+            given: {{body: {{total: 5}}}}
+            mocks:
+              http: {{status: 201, headers: {{x-crm: "1"}}, body: {{ok: true, n: [1, 2, 3]}}}}
+            expect: {expect}
+        """
+    assert project.failure(tests) == message
+
+
+def test_an_error_that_nobody_expected_fails_the_test(project: Project) -> None:
+    project.routes("""\
+        routes:
+          feed:
+            from: {amqp: {connection: rabbit, queue: feed}}
+            steps: [{set: {body: body.missing}}]
+        connections: {rabbit: {amqp: {url: "amqp://broker"}}}
+        """)
+    failure = project.failure("""\
+        tests:
+          one:
+            given: {body: {}}
+            expect: {calls: []}
+        """)
+    assert failure.startswith("4:5: a dead letter: route-failure of route 'feed' at steps[0].set: ")
+
+
+def test_text_is_shown_as_a_diff(project: Project) -> None:
+    project.routes("""\
+        routes:
+          page:
+            from: {http: {path: /page, method: GET}}
+            steps:
+              - transform:
+                  jinja: |
+                    one
+                    two
+        """)
+    failure = project.failure("""\
+        tests:
+          one:
+            expect:
+              body: |
+                one
+                three
+        """)
+    assert failure.startswith("4:13: body: \n--- expected\n+++ got\n")
+    assert failure.endswith(" one\n-three\n+two")
+
+
+# --- what is wrong with tests ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("test", "mistake"),
+    [
+        ("{route: order, expect: {}}", "2:16: there is no route 'order' did you mean 'orders'?"),
+        ("{expect: {}}", "2:3: 'route' is missing there are: orders, large"),
+        ("{route: orders}", "2:3: it expects nothing expect: {...}"),
+        ("{route: orders, expect: {statsu: 200}}",
+         "2:33: unknown key 'statsu' did you mean 'status'?"),
+        ("{route: orders, given: {bdy: 1}, expect: {}}",
+         "2:32: unknown key 'bdy' did you mean 'body'?"),
+        ("{route: orders, mocks: {htp: {}}, expect: {}}",
+         "2:32: no endpoint goes by 'htp' did you mean 'http'?"),
+        ("{route: orders, mocks: {http: [{status: 99}]}, expect: {}}",
+         "2:48: must be greater than or equal to 100"),
+        ("{route: orders, mocks: {http: {error: unreachabel}}, expect: {}}", "2:46: an error is "),
+        ("{route: orders, expect: {that: 'body.x =='}}", "2:"),
+        ("{route: orders, given: {file: missing.json}, expect: {}}",
+         "2:38: there is no file missing.json"),
+        ("{route: orders, expect: {calls: [{body: 1}]}}", "2:41: 'to' is missing"),
+        ("{route: orders, also: [larg], expect: {}}",
+         "2:31: there is no route 'larg' did you mean 'large'?"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_told_like_those_in_routes(project: Project, test: str, mistake: str) -> None:
+    [found] = project.mistakes(f"tests:\n  one: {test}\n")
+    assert found.startswith(mistake)
+
+
+def test_mistakes_in_the_routes_are_told_once(project: Project) -> None:
+    project.routes("routes: {a: {from: {http: {path: /a}}, stesp: []}}")
+    [found] = project.mistakes("tests: {one: {expect: {}}, two: {expect: {}}}")
+    assert "unknown key 'stesp' did you mean 'steps'?" in found
+
+
+def test_files_of_tests_are_no_routes(project: Project) -> None:
+    project.run("tests: {one: {route: orders, expect: {}}}")
+    result = CliRunner().invoke(app, ["check", str(project.folder)])
+    assert result.exit_code == 0, result.output
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+TWO = """\
+tests:
+  passes: {route: large, mocks: {http: {}}, expect: {calls: [{to: http}]}}
+  fails: {route: large, mocks: {http: {}}, expect: {calls: []}}
+"""
+
+
+def command(project: Project, *arguments: str) -> tuple[int, str]:
+    (project.folder / "routes.test.yaml").write_text(TWO)
+    result = CliRunner().invoke(app, ["test", str(project.folder), *arguments])
+    return result.exit_code, result.output
+
+
+def test_the_command_tells_what_failed_and_what_never_ran(project: Project) -> None:
+    code, output = command(project, "--coverage", "-v")
+    assert code == 1
+    assert "passed" in output
+    assert "routes.test.yaml:3: fails" in output
+    assert "the last step that ran: steps[0].send.http of route 'large'" in output
+    assert "routes.yaml:5 steps[0].choose" in output
+    assert "2 tests, 1 failed; 17% of the steps ran" in output
+    assert command(project, "--filter", "passes")[0] == 0
+    assert command(project, "--filter", "passes", "--min-coverage", "50")[0] == 1
+    assert command(project, "--filter", "nonsense")[0] == 2
+
+
+def test_reports_for_programs(project: Project, tmp_path: Path) -> None:
+    code, output = command(project, "--json", "--junit", str(tmp_path / "junit.xml"))
+    told = json.loads(output)
+    assert code == 1
+    assert [(test["name"], test["passed"]) for test in told["tests"]] == [
+        ("passes", True),
+        ("fails", False),
+    ]
+    assert told["tests"][1]["failures"][0]["line"] == 3
+    assert told["coverage"][1]["missed"][0].endswith("routes.yaml:5 steps[0].choose")
+    junit = etree.parse(tmp_path / "junit.xml").getroot()
+    assert [(s.get("tests"), s.get("failures")) for s in junit] == [("2", "1")]
+    assert junit.find(".//failure").getparent().get("name") == "fails"
+
+
+def test_reports_tell_files_that_cannot_be_run(project: Project) -> None:
+    report = project.run("tests: {one: {rout: large}}")
+    junit = etree.fromstring(as_junit(report))
+    assert "unknown key 'rout'" in junit.find(".//error").get("message")
+    assert as_json(report)["mistakes"][0]["hint"] == "did you mean 'route'?"
+    assert not report.passed
+
+
+def test_branches_that_were_never_taken(project: Project) -> None:
+    report = project.run("""\
+        tests:
+          large:
+            route: orders
+            given: {path: {id: 8}, body: {total: 101}}
+            expect: {status: 202}
+        """)
+    rows = {row.route: row for row in covered(report.coverage)}
+    assert (rows["orders"].ran, rows["orders"].steps) == (3, 5)
+    [missed] = rows["orders"].missed
+    assert missed.endswith(" the branch steps[0].choose[1].steps")
+
+
+def test_the_schema_knows_what_tests_may_say() -> None:
+    result = CliRunner().invoke(app, ["schema", "--tests"])
+    validator = jsonschema_rs.validator_for(json.loads(result.output))
+    files = [*EXAMPLES.glob("*/*.test.yaml"), *(EXAMPLES.parent / "routes").glob("*.test.yaml")]
+    assert files
+    for file in files:
+        text = read_yaml(file.read_text(), file.name, file.parent, References(None))
+        assert [(file, str(error)) for error in validator.iter_errors(text.data)] == []
+    assert not validator.is_valid({"tests": {"one": {"expect": {"statsu": 1}}}})
+    assert not validator.is_valid({"tests": {"one": {"mocks": {"http": [{"error": "away"}]}}}})
+
+
+def test_chances_are_the_same_whatever_ran_before(project: Project) -> None:
+    tests = "tests: {one: {route: large, mocks: {http: {}}, expect: {calls: [{to: http}]}}}"
+    project.run(tests)
+    first = random.random()
+    project.run(tests)
+    assert random.random() == first
