@@ -30,6 +30,8 @@ HeaderValue = str | bytes | int | float | bool | None | datetime | list[Any] | d
 
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
 _UNSAFE = re.compile(r"[\r\n\0]")
+_QUOTED_PAIR = re.compile(r"\\(.)")
+_PARAMETER = re.compile(r"([^;=]*)(?:=\s*(?:(\"(?:[^\"\\]|\\.)*\")\s*(?=;|\Z)|([^;]*)))?(?:;|\Z)")
 
 
 class ContentType(msgspec.Struct, frozen=True):
@@ -47,12 +49,18 @@ class ContentType(msgspec.Struct, frozen=True):
 @lru_cache(maxsize=512)
 def parse_content_type(value: str) -> ContentType:
     """Parse a Content-Type value; parameters are lower-cased by name and unquoted."""
-    essence, *rest = value.split(";")
+    essence, _, rest = value.partition(";")
     params: dict[str, str] = {}
-    for part in rest:
-        name, found, text = part.partition("=")
-        if found:
-            params[name.strip().lower()] = text.strip().strip('"')
+    at = 0
+    while found := _PARAMETER.match(rest, at):
+        name, quoted, bare = found.groups()
+        if quoted is not None:
+            params[name.strip().lower()] = _QUOTED_PAIR.sub(r"\1", quoted[1:-1])
+        elif bare is not None:
+            params[name.strip().lower()] = bare.strip().strip('"')
+        if found.end() == at:
+            break
+        at = found.end()
     return ContentType(essence.strip().lower(), params)
 
 

@@ -9,8 +9,9 @@ many attributes on one element, is counted here before it is parsed.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import unquote, urlsplit
 
 from lxml import etree
@@ -32,6 +33,7 @@ _OPTIONS = {
 _SMALL = 64 * 1024  # fewer bytes hold nothing that takes longer than a few milliseconds
 _BYTE_ORDER_MARKS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
 _WINDOW = MAX_ATTRIBUTES * 5 // 2  # the shortest attribute takes five bytes: `a="" `
+_LONGEST_PROLOG = 1024 * 1024
 _QUOTED = re.compile(rb"\"[^\"]*\"|'[^']*'")
 
 
@@ -56,16 +58,28 @@ def parse_xml(raw: bytes, *, what: str = "the body", charset: str | None = None)
     try:
         root = etree.fromstring(raw, parser)
     except (etree.XMLSyntaxError, ValueError) as e:
-        line, column = getattr(e, "position", (0, 0))
-        where = f" at line {line}, column {column}" if line else ""
-        reason = str(getattr(e, "msg", e)).split(", line ")[0].strip()
-        raise BadMessage(f"{what} is not well-formed XML{where}: {reason[:200]}") from e
+        raise _malformed(e, what) from e
     if root is None:
         raise BadMessage(f"{what} is not well-formed XML")
-    docinfo = root.getroottree().docinfo
+    _refuse_doctype(root, what)
+    return root
+
+
+def _malformed(error: Exception, what: str) -> BadMessage:
+    line, column = getattr(error, "position", (0, 0))
+    where = f" at line {line}, column {column}" if line else ""
+    reason = str(getattr(error, "msg", error)).split(", line ")[0].strip()
+    return BadMessage(f"{what} is not well-formed XML{where}: {reason[:200]}")
+
+
+def _refuse_doctype(element: etree._Element, what: str) -> None:
+    docinfo: Any = element.getroottree().docinfo
     if docinfo.internalDTD is not None or docinfo.externalDTD is not None:
         raise BadMessage(f"{what} has a DOCTYPE, which is not allowed")
-    return root
+
+
+def _too_many_attributes(what: str) -> TooLarge:
+    return TooLarge(f"{what} has an element with more than {MAX_ATTRIBUTES} attributes")
 
 
 def _check_counts(raw: bytes, what: str) -> None:
@@ -89,10 +103,93 @@ def _check_counts(raw: bytes, what: str) -> None:
             and not tag.startswith((b"!", b"?"))
             and _QUOTED.sub(b"", tag).partition(b">")[0].count(b"=") > MAX_ATTRIBUTES
         ):
-            raise TooLarge(f"{what} has an element with more than {MAX_ATTRIBUTES} attributes")
+            raise _too_many_attributes(what)
         if end < 0:
             return
         position = end
+
+
+class StreamedXml:
+    """A document that is parsed as it comes, and of which what is over is forgotten.
+
+    It tells of the elements with the local name `name`, in any namespace. The same is refused as by
+    `parse_xml`; of elements there may be any number.
+    """
+
+    def __init__(self, name: str, charset: str | None = None, *, what: str = "the body") -> None:
+        self._name = name
+        self._charset = charset
+        self._what = what
+        self._root: etree._Element | None = None
+        self._begun: bytes | None = b""  # what came before the root was there
+        self._parser = self._new()
+
+    def feed(self, chunk: bytes) -> Iterator[tuple[str, etree._Element]]:
+        """Read on; b"" is the end. Gives what began ("start") and what ended ("end") meanwhile.
+
+        Raises BadMessage, naming line and column, if it is not well-formed or has a DOCTYPE,
+        TooLarge if even the root does not begin within a megabyte.
+        """
+        self._read(chunk)
+        if self._begun is not None and not self._begin(chunk):
+            return
+        for event, element in self._events():
+            if self._root is None:
+                self._root = element
+            if element is not self._root or element.tag.rpartition("}")[2] == self._name:
+                yield event, element
+
+    def forget(self, but: etree._Element | None) -> None:
+        """Give up all that came so far; but not what is in an element that has not ended."""
+        node = self._root
+        while node is not None and node is not but and len(node):
+            # The last child stays: the parser may still be at it, or at the text behind it.
+            del node[:-1]
+            node = node[-1]
+
+    def _new(self, *tags: str) -> etree.XMLPullParser:
+        try:
+            return etree.XMLPullParser(
+                ("start", "end"),
+                tag=tags or None,
+                encoding=self._charset,
+                **_OPTIONS,  # type: ignore[arg-type]
+            )
+        except LookupError as e:
+            raise BadMessage(f"{self._what} is in an unknown charset") from e
+
+    def _begin(self, chunk: bytes) -> bool:
+        """Whether the root is there. Once it is, everything so far is for a parser that tells of
+        the root and of what is asked for alone."""
+        assert self._begun is not None
+        self._begun += chunk
+        root = next((element for _, element in self._events()), None)
+        if root is None:
+            if len(self._begun) > _LONGEST_PROLOG:
+                raise TooLarge(
+                    f"{self._what} has more than {_LONGEST_PROLOG} bytes before its root"
+                )
+            return False
+        _refuse_doctype(root, self._what)
+        begun, self._begun = self._begun, None
+        self._parser = self._new(str(root.tag), f"{{*}}{self._name}")
+        self._read(begun)
+        if not chunk:
+            self._read(b"")
+        return True
+
+    def _events(self) -> Iterator[tuple[str, etree._Element]]:
+        # Elements, whatever the stubs say: these two events have nothing else.
+        return cast(Iterator[tuple[str, etree._Element]], self._parser.read_events())
+
+    def _read(self, chunk: bytes) -> None:
+        try:
+            if chunk:
+                self._parser.feed(chunk)
+            else:
+                self._parser.close()
+        except etree.XMLSyntaxError as e:
+            raise _malformed(e, self._what) from e
 
 
 class XmlFileError(ValueError):

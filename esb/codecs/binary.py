@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from esb.codecs._format import Format, NoOptions
 from esb.envelope import ContentType
 from esb.errors import RouteFailure
 
@@ -30,3 +31,24 @@ class BinaryCodec:
         raise RouteFailure(
             f"{type(data).__name__} data cannot be written as {name}: only bytes and text can"
         )
+
+
+format = Format(
+    lambda options: BinaryCodec(),
+    lambda options: "application/octet-stream",
+    NoOptions,
+    types=(
+        "application/octet-stream",
+        "/*",  # no content type at all
+        "application/*",
+        "audio/*",
+        "example/*",
+        "font/*",
+        "haptics/*",
+        "image/*",
+        "message/*",
+        "model/*",
+        "multipart/*",
+        "video/*",
+    ),
+)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
+from esb.codecs._format import Format, NoOptions
 from esb.envelope import ContentType
 from esb.errors import BadMessage, RouteFailure, TooLarge
 
@@ -62,3 +63,7 @@ def _text(name: str, value: Any) -> str | bytes:
     if isinstance(value, dict | list | tuple):
         raise RouteFailure(f"the form field {name!r} holds nested data")
     return value if isinstance(value, bytes) else str(value)
+
+
+FORM = "application/x-www-form-urlencoded"
+format = Format(lambda options: FormCodec(), lambda options: FORM, NoOptions, types=(FORM,))

@@ -18,6 +18,8 @@ from typing import Any
 
 import msgspec
 
+from esb.codecs._format import Format, NoOptions, Stream
+from esb.codecs._json_items import ItemsOptions, read_items
 from esb.envelope import ContentType
 from esb.errors import BadMessage, RouteFailure, TooLarge
 
@@ -26,13 +28,13 @@ MAX_DEPTH = 200
 
 # A signal instead of a rounded or gigantic number: 1e400000000 is eleven bytes on the wire and
 # 400 MB once somebody writes it out.
-_NUMBERS = Context(
+NUMBERS = Context(
     prec=4300,
     Emin=-6143,
     Emax=6144,
     traps=[InvalidOperation, Overflow, Inexact, Subnormal, Clamped],
 )
-_decode = msgspec.json.Decoder(float_hook=_NUMBERS.create_decimal).decode
+_decode = msgspec.json.Decoder(float_hook=NUMBERS.create_decimal).decode
 _encode = msgspec.json.Encoder(decimal_format="number").encode
 
 _pack = msgspec.msgpack.Encoder().encode
@@ -60,8 +62,8 @@ class JsonCodec:
         return dumps(data)
 
 
-def loads(raw: bytes) -> Any:
-    """The data of a JSON text, exact.
+def loads(raw: bytes, line: int = 1) -> Any:
+    """The data of a JSON text, exact. line: the number of its first, for errors.
 
     Raises BadMessage, naming line and column, when it is not JSON; TooLarge over `MAX_DEPTH`.
     """
@@ -74,7 +76,7 @@ def loads(raw: bytes) -> Any:
     except ArithmeticError as e:
         raise BadMessage("the JSON has a number out of range") from e
     except (msgspec.MsgspecError, UnicodeDecodeError) as e:
-        raise BadMessage(_explain(raw, e)) from e
+        raise BadMessage(_explain(raw, e, line)) from e
     if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and _is_too_deep(data):
         raise _too_deep()
     colons = raw.count(b":")
@@ -111,7 +113,7 @@ def dumps(data: Any) -> bytes:
     return raw
 
 
-def _explain(raw: bytes, error: Exception) -> str:
+def _explain(raw: bytes, error: Exception, line: int) -> str:
     for mark, name in _FOREIGN:
         if raw.startswith(mark) or (mark == b"\x00" and raw[1:2] == mark):
             return f"the JSON is {name}, it must be UTF-8 (RFC 8259, section 8.1)"
@@ -120,23 +122,23 @@ def _explain(raw: bytes, error: Exception) -> str:
     try:
         raw.decode()
     except UnicodeDecodeError as e:
-        return f"the JSON is not valid UTF-8{_place(raw, e.start)}"
+        return f"the JSON is not valid UTF-8{_place(raw, e.start, line)}"
     found = _BYTE_OFFSET.match(str(error))
     reason, offset = (found[1], found[2]) if found else (str(error), None)
     if "truncated" in reason:
         if _HALF_PAIR.search(raw):
             return "the JSON has half of a surrogate pair"
-        return f"the JSON ends too early{_place(raw, len(raw))}"
+        return f"the JSON ends too early{_place(raw, len(raw), line)}"
     if offset is None:
         return f"the body is not valid JSON: {reason[:1].lower()}{reason[1:]}"
     # msgspec points behind the first of these.
     at = int(offset) - (reason == "trailing characters")
-    return f"the body is not valid JSON{_place(raw, at)}: {reason}"
+    return f"the body is not valid JSON{_place(raw, at, line)}: {reason}"
 
 
-def _place(raw: bytes, offset: int) -> str:
+def _place(raw: bytes, offset: int, line: int) -> str:
     before = raw[:offset]
-    line = before.count(b"\n") + 1
+    line += before.count(b"\n")
     column = len(before[before.rfind(b"\n") + 1 :].decode(errors="replace")) + 1
     return f" at line {line}, column {column}"
 
@@ -195,3 +197,12 @@ def _kind(error: TypeError) -> str:
     found = re.search(r"objects of type (\S+)", str(error))
     kind = found[1].rpartition(".")[2] if found else "something else than plain data"
     return "XML" if kind == "_Element" else f"a value of type {kind}" if found else kind
+
+
+format = Format(
+    lambda options: JsonCodec(),
+    lambda options: "application/json",
+    NoOptions,
+    types=("application/json", "text/json", "+json"),
+    stream=Stream(read_items, ItemsOptions),
+)

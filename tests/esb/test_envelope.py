@@ -276,6 +276,14 @@ def test_a_body_can_be_opened_and_named_anew_whatever_it_is_made_of(tmp_path: Pa
         ("a/b; Charset=UTF-8;q=1", "a/b", {"charset": "UTF-8", "q": "1"}),
         ('a/b ; charset="x y"', "a/b", {"charset": "x y"}),
         ("a/b;;charset", "a/b", {}),
+        ("a/b;;charset;q=1;", "a/b", {"q": "1"}),
+        (
+            r'a/b; delimiter=";"; quote = "\""; q=1',
+            "a/b",
+            {"delimiter": ";", "quote": '"', "q": "1"},
+        ),
+        ('a/b; x="open; y="z"w; z="', "a/b", {"x": "open", "y": 'z"w', "z": ""}),
+        ("a/b; x==;y", "a/b", {"x": "="}),
         ("", "", {}),
     ],
 )
