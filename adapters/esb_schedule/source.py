@@ -144,17 +144,16 @@ class ScheduleSource:
             now = self._clock.time()
             last = self._when.before(now)
             try:
-                if await self._is_new(now, last):
-                    return now
+                new = await self._is_new(now, last)
             except EsbError as e:
                 failures += 1
                 self._trouble = e.detail
                 await self._clock.sleep(BACKOFF.delay(failures))
                 continue
             self._trouble = ""
-            if self._options.missed == "skip" or last is None:
+            if new or last is None or self._options.missed == "skip":
                 return now
-            return last - 0.001  # that one first; it is known if it was handled
+            return last - 0.001  # that one first; whether it was handled is in the store
 
     async def _is_new(self, now: float, last: float | None) -> bool:
         """Whether nobody has seen this schedule before. Whoever is the first notes that nothing
