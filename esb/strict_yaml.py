@@ -16,29 +16,16 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from esb.codecs.yaml import MAX_BYTES, MAX_DEPTH, bracketed, events, plain_scalar
 from esb.errors import Diagnostic
 from esb.indentation import culprit
-
-MAX_BYTES = 4 * 1024 * 1024
-MAX_DEPTH = 60
 
 READING = frozenset({"yaml", "reference", "duplicate-key"})
 """The codes of mistakes that are found here."""
 
 YamlPath = tuple[str | int, ...]
 
-_INT = re.compile(r"[-+]?[0-9]+\Z")
-_HEX_OCT = re.compile(r"0x[0-9a-fA-F]+\Z|0o[0-7]+\Z")
-_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?\Z")
-_CONSTANTS: dict[str, Any] = {
-    "": None,
-    "~": None,
-    **dict.fromkeys(("null", "Null", "NULL")),
-    **dict.fromkeys(("true", "True", "TRUE"), True),
-    **dict.fromkeys(("false", "False", "FALSE"), False),
-}
 _REFERENCE = re.compile(r"\$(\$)?\{([^{}]*)\}")
-_BRACKET = re.compile(r"[\[\]{}]")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
 _UNCLOSED = re.compile(r"did not find expected ',' or '(.)'|found unexpected end of stream")
@@ -48,8 +35,6 @@ _BLOCK = re.compile(r"did not find expected (key|'-' indicator|<document start>)
 """What it says where a line fits no block."""
 
 _NO_COLON = "could not find expected ':'"
-
-_SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class Mark(NamedTuple):
@@ -143,37 +128,16 @@ def read_yaml(text: str, file: str, folder: Path, references: References) -> Doc
     if len(text) > MAX_BYTES:
         document.problem(None, "size", f"the file is larger than {MAX_BYTES // 1024**2} MB")
         return document
-    if too_deep := _bracketed(text):
-        document.problem(too_deep, "yaml", f"nested deeper than {MAX_DEPTH}")
+    if too_deep := bracketed(text):
+        document.problem(Mark(*too_deep), "yaml", f"nested deeper than {MAX_DEPTH}")
         return document
-    reader = _Reader(document, references, _events(text))
+    reader = _Reader(document, references, events(text))
     try:
         document.data = reader.document()
     except yaml.YAMLError as e:
         at, message, hint = _explain(e, text)
         document.problem(at, "yaml", message, hint)
     return document
-
-
-def _events(text: str) -> Iterator[Any]:
-    loader = _SafeLoader(text)
-    try:
-        while loader.check_event():
-            yield loader.get_event()
-    finally:
-        loader.dispose()
-
-
-def _bracketed(text: str) -> Mark | None:
-    """Where one line opens far too many brackets: the C scanner takes seconds for such a line."""
-    for number, line in enumerate(text.splitlines(), 1):
-        if line.count("[") + line.count("{") > 4 * MAX_DEPTH:
-            depth = 0
-            for found in _BRACKET.finditer(line):
-                depth += 1 if found[0] in "[{" else -1
-                if depth > 4 * MAX_DEPTH:
-                    return Mark(number, found.start() + 1)
-    return None
 
 
 def _explain(e: yaml.YAMLError, text: str) -> tuple[Mark | None, str, str]:
@@ -332,16 +296,3 @@ class _Reader:
 
 def _start(event: Any) -> Mark:
     return Mark(event.start_mark.line + 1, event.start_mark.column + 1)
-
-
-def plain_scalar(text: str) -> Any:
-    """The value of an unquoted scalar in the YAML 1.2 core schema (section 10.3.2)."""
-    if text in _CONSTANTS:
-        return _CONSTANTS[text]
-    if _INT.match(text):
-        return int(text) if len(text) < 4000 else text
-    if _HEX_OCT.match(text):
-        return int(text, 0)
-    if _FLOAT.match(text):
-        return float(text)
-    return text
