@@ -15,6 +15,7 @@ from fastapi.responses import JSONResponse
 from pydantic import Field
 
 from esb import __version__
+from esb.admin_trace import trace_api
 from esb.bus import Bus
 from esb.control import (
     Filter,
@@ -238,6 +239,7 @@ def admin_api(bus: Bus, live: Live | None) -> App:
         if not await store().done(key, lying_in=DEAD):
             raise NotThere(f"there is no dead letter {key}")
 
+    api.include_router(trace_api(bus))
     return api
 
 

@@ -21,12 +21,19 @@ from esb.cli_store import dead, find, store
 from esb.errors import ConfigError, EsbError
 from esb.terminal import fail_with, route_files, show
 
+COMMANDS = {
+    "trace": "esb.cli_trace:trace",
+    "why": "esb.cli_trace:why",
+}
+"""Commands in files of their own, each a function or a Typer: loaded when they are used."""
+
 
 class _Commands(TyperGroup):
-    """The commands here and those that adapters contribute, which load when they are used."""
+    """The commands here, those of the table, and those that adapters contribute."""
 
     def _points(self) -> dict[str, EntryPoint]:
-        return {point.name: point for point in entry_points(group="esb.commands")}
+        own = {name: EntryPoint(name, value, "esb.commands") for name, value in COMMANDS.items()}
+        return {**{point.name: point for point in entry_points(group="esb.commands")}, **own}
 
     def list_commands(self, ctx: Any) -> list[str]:
         return [*super().list_commands(ctx), *sorted(self._points())]
@@ -34,7 +41,12 @@ class _Commands(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         found = super().get_command(ctx, cmd_name)
         if found is None and cmd_name in (points := self._points()):
-            found = typer.main.get_command(points[cmd_name].load())
+            loaded = points[cmd_name].load()
+            if not isinstance(loaded, typer.Typer):
+                alone = typer.Typer(add_completion=False)
+                alone.command(cmd_name)(loaded)
+                loaded = alone
+            found = typer.main.get_command(loaded)
         return found
 
 

@@ -245,12 +245,12 @@ def find(
     if as_json:
         _print_json(found)
     for one in () if as_json else found:
-        typer.echo(plain(_sentence(one)))
+        typer.echo(plain(sentence(one)))
     if not found:
         fail(f"nothing is known of '{text}': it never was in the store, or that is long ago")
 
 
-def _sentence(one: Mapping[str, Any]) -> str:
+def sentence(one: Mapping[str, Any]) -> str:
     name = one["id"] + (f" ({one['business_key']})" if one["business_key"] else "")
     if "finished" in one:
         return f"{_time(one['finished'])}  {name} is through {one['route']}: {one['state']}"

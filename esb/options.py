@@ -95,6 +95,15 @@ def spelled_size(count: int) -> str:
     return f"{count} bytes"
 
 
+def spelled_time(seconds: float) -> str:
+    """A time as people read it: "1.5 ms"."""
+    if seconds < 0.001:
+        return f"{seconds * 1e6:.0f} µs"
+    if seconds < 1:
+        return f"{seconds * 1000:.1f} ms"
+    return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
 def parse_backoff(value: Any) -> Range:
     """A range from "1s..60s"; a single duration is a constant backoff."""
     if isinstance(value, Range):

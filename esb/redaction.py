@@ -162,3 +162,11 @@ def secret_values(resolved: Mapping[str, str]) -> set[str]:
                 continue
             found |= {password, unquote(password)} if password else set()
     return {value for value in found if len(value) >= SHORTEST}
+
+
+_PASSWORD: Final = re.compile(r"(://[^/@\s:]*):[^/@\s]*@")
+
+
+def without_password(url: str) -> str:
+    """A URL, or several, as they may be shown."""
+    return _PASSWORD.sub(rf"\1:{REDACTED}@", url)

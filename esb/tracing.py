@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import os
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from functools import partial
 from time import perf_counter
@@ -169,19 +169,64 @@ class Trace(msgspec.Struct, frozen=True, omit_defaults=True):
         """Whether it is one of those that `errors` is about."""
         return self.outcome in ("", "dead")
 
+    def tree(self) -> Iterator[tuple[int, Visit]]:
+        """Each visit with how deep it is in others, those within it behind it."""
+        within: dict[int, list[int]] = {}
+        for number, visit in enumerate(self.visits):
+            around = (n for n in range(number - 1, -1, -1) if _contains(self.visits[n], visit))
+            within.setdefault(next(around, -1), []).append(number)
+
+        def walk(of: int, depth: int) -> Iterator[tuple[int, Visit]]:
+            for number in within.get(of, ()):
+                yield depth, self.visits[number]
+                yield from walk(number, depth + 1)
+
+        yield from walk(-1, 0)
+
+    def changed(self, visit: Visit) -> bool:
+        """Whether the step itself made a new body, and none within it did."""
+        if visit.returned in (-1, visit.given):
+            return False
+        return not any(
+            other.returned == visit.returned and other is not visit and _contains(visit, other)
+            for other in self.visits
+        )
+
     def told(self) -> dict[str, Any]:
-        """As plain data, each body where it belongs."""
-
-        def with_bodies(one: dict[str, Any]) -> dict[str, Any]:
-            for name in ("given", "returned"):
-                if (number := one.pop(name, -1)) >= 0:
-                    one[name] = bodies[number]
-            return one
-
+        """As plain data: visits in the order of `tree`, with their `depth`; bodies where they came
+        up first and where a step changed them."""
         plain: dict[str, Any] = msgspec.to_builtins(self)
         bodies = plain.pop("bodies", [])
-        visits = [with_bodies(one) for one in plain.pop("visits", [])]
-        return {**with_bodies(plain), "visits": visits}
+        known: set[int] = set()
+
+        def with_bodies(one: dict[str, Any], given: int, returned: int) -> dict[str, Any]:
+            numbers = {"given": -1 if given in known else given, "returned": returned}
+            known.update(numbers.values())
+            one = {name: value for name, value in one.items() if name not in numbers}
+            return one | {name: bodies[number] for name, number in numbers.items() if number >= 0}
+
+        head = with_bodies(plain, self.given, -1)
+        head["visits"] = [
+            {"depth": depth, **with_bodies(
+                msgspec.to_builtins(one), one.given, one.returned if self.changed(one) else -1
+            )}
+            for depth, one in self.tree()
+        ]  # fmt: skip
+        return head if self.returned < 0 else {**head, "returned": bodies[self.returned]}
+
+
+def _contains(outer: Visit, inner: Visit) -> bool:
+    """Whether one visit was part of the other, as far as place, time and message tell."""
+    if inner.begun + inner.seconds > outer.begun + outer.seconds + _SLACK:
+        return False
+    if outer.id and inner.id != outer.id and not inner.id.startswith(f"{outer.id}."):
+        return False
+    # Of another route it is if a sub-route was run meanwhile.
+    within = inner.place.startswith((f"{outer.place}.", f"{outer.place}["))
+    return within or inner.route != outer.route
+
+
+_SLACK: Final = 1e-6
 
 
 class TraceStore(Protocol):
