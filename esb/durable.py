@@ -432,6 +432,12 @@ class Unit:
         """To be committed with the rest."""
         self._changes += changes
 
+    def added(self) -> Iterator[Change]:
+        """What the run has changed so far, as this part of it sees that."""
+        if self._within is not None:
+            yield from self._within.added()
+        yield from self._changes
+
     def did(self, what: str) -> None:
         """Remember that the run has done something once more, unless this part of it fails."""
         self._times[what] += 1
