@@ -119,7 +119,7 @@ class Resource(Protocol):
     """Something that endpoints share: a server, a pool, a connection (see `Build.shared`).
 
     One that reaches nothing beyond the store may say so with an attribute `inside = True`: then it
-    is opened in tests of routes as well.
+    is opened in tests of routes as well. So may a Source, which then makes its messages there.
     """
 
     async def open(self) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from esb.adapter import Build, Text
+from esb.clock import current
 from esb.envelope import Envelope, parse_content_type
 from esb.errors import Fault, OutcomeUnknown, RouteFailure, TimedOut, Unreachable
 from esb_amqp.answers import PROBLEM
@@ -27,6 +28,7 @@ from esb_amqp.options import (
     milliseconds,
 )
 from esb_amqp.properties import Properties
+from esb_amqp.rehearsal import PlayedBroker
 
 REPLIES: Final = "amq.rabbitmq.reply-to"
 """The pseudo-queue of https://www.rabbitmq.com/docs/direct-reply-to."""
@@ -129,6 +131,8 @@ class AmqpSink:
         self._target = _Target(options, build)
         settings, tls = options.settings(build)
         link = shared_link(build, "out", settings, tls)
+        far_side = build.stand_in()
+        self._played = PlayedBroker(far_side) if far_side is not None else None
         self._exchange, what = self._target.exchange, self._target.what
         if options.delay is not None:
             # One for each target: what a queue that is missing keeps back must block no other.
@@ -158,6 +162,9 @@ class AmqpSink:
         until = time.monotonic() + timeout
         key = self._target.key(envelope)
         properties, body = self._target.message(envelope, options.expiration)
+        if self._played is not None:
+            await self._played.publish(self._target.exchange, key, properties, body, timeout)
+            return
         channel = await self._lane.channel(timeout)
         try:
             await channel.publish(
@@ -237,6 +244,8 @@ class AmqpCaller:
     def __init__(self, options: CallerOptions, build: Build) -> None:
         self._options = options
         self._target = _Target(options, build)
+        far_side = build.stand_in()
+        self._played = PlayedBroker(far_side) if far_side is not None else None
         settings, tls = options.settings(build)
         link = shared_link(build, "out", settings, tls)
         self._replies = build.shared(
@@ -259,6 +268,14 @@ class AmqpCaller:
         properties, body = self._target.message(envelope, timeout)
         properties.reply_to = REPLIES
         properties.correlation_id = correlation
+        if self._played is not None:
+            try:
+                told = self._played.publish(self._target.exchange, key, properties, body, timeout)
+                return _answer(envelope, await told)
+            except TimedOut as e:
+                if options.idempotent:
+                    raise
+                raise _unknown(e) from e
         channel = await self._replies.channel(timeout)
         reply = self._replies.waiting[correlation] = asyncio.get_running_loop().create_future()
         try:
@@ -276,7 +293,7 @@ class AmqpCaller:
         except TimedOut as e:
             if options.idempotent:
                 raise
-            raise OutcomeUnknown(e.detail).noted(*e.notes) from e
+            raise _unknown(e) from e
         finally:
             self._replies.waiting.pop(correlation).cancel()
 
@@ -297,6 +314,10 @@ class AmqpCaller:
         raise TimedOut(f"no reply within {timeout:g} s")
 
 
+def _unknown(error: TimedOut) -> OutcomeUnknown:
+    return OutcomeUnknown(error.detail).noted(*error.notes)
+
+
 def _answer(envelope: Envelope, delivery: Delivery) -> Envelope:
     answer = from_delivery(delivery, REPLIES)
     if parse_content_type(answer.content_type).essence == PROBLEM:
@@ -314,4 +335,4 @@ def _remaining(timeout: float, envelope: Envelope) -> float:
     """Seconds left: `timeout`, or less if the caller's deadline comes first."""
     if envelope.deadline is None:
         return timeout
-    return max(0.0, min(timeout, envelope.deadline - time.monotonic()))
+    return max(0.0, min(timeout, envelope.deadline - current.get().monotonic()))

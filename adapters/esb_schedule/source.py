@@ -51,6 +51,7 @@ class ScheduleSource:
     """A Source that fires by the clock."""
 
     waits = False
+    inside = True
 
     def __init__(
         self, options: SourceOptions, build: Build, random: Callable[[], float] = random

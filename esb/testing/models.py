@@ -254,7 +254,9 @@ class CaseOptions(Options):
     )
     now: Moment | None = Field(None, description="The time at which it begins.")
     given: _raw("given", many=True) = Field(  # type: ignore[valid-type]
-        None, description="The message, or several in a row; an empty one if left out."
+        None,
+        description="The message, or several in a row; an empty one if left out. `[]`: none, and a "
+        "route that is scheduled fires by itself (say `within`).",
     )
     mocks: dict[str, _raw("reply", many=True)] = Field(  # type: ignore[valid-type]
         default_factory=dict,

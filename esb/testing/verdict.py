@@ -130,8 +130,7 @@ class Verdict:
         for number, (one, answer) in enumerate(zip(told, answers, strict=False)):
             if answer is not None:
                 self._answer(answer, one, _last(run for run in own if run.of == number))
-        if told:
-            self._answer(expect, told[-1], _last(own))
+        self._answer(expect, told[-1] if told else Told(), _last(own))
         if expect.says("calls") and expect.options.calls is not None:
             self._calls(expect)
         self._channels(expect)

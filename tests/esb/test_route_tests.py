@@ -253,6 +253,173 @@ def test_sub_routes_by_themselves_and_where_they_are_run(project: Project) -> No
     assert percentage(covered(report.coverage)) == 100
 
 
+def test_time_passes_for_groups_waits_circuits_and_schedules(project: Project) -> None:
+    project.routes("""\
+        routes:
+          lines:
+            from: {http: {path: /lines}}
+            steps:
+              - aggregate: {by: body.order, size: 2, timeout: 10m, steps: [{send: {queue: whole}}]}
+          slow:
+            from: {http: {path: /slow}}
+            steps: [{delay: {for: 30s}}, {send: {http: "http://far.example/"}}]
+          guarded:
+            from: {http: {path: /guarded}}
+            steps:
+              - call: {http: {url: "http://far.example/", circuit_breaker: {failures: 2,
+                              open_for: 1m}}}
+          nightly:
+            from: {schedule: {cron: "0 3 * * *"}}
+            steps: [{send: {http: "http://far.example/"}}]
+        """)
+    report = project.run("""\
+        tests:
+          groups:
+            route: lines
+            given:
+              - {body: {order: 1, n: 1}}
+              - {body: {order: 2, n: 1}}
+              - {body: {order: 1, n: 2}, after: 1m}
+            expect:
+              channels:
+                whole:
+                  - body: [{order: 1, n: 1}, {order: 1, n: 2}]
+                  - body: [{order: 2, n: 1}]
+              took: 10m
+          waits:
+            route: slow
+            mocks: {http: {}}
+            expect: {took: 30s, calls: [{to: http}]}
+          circuits:
+            route: guarded
+            given:
+              - {expect: {status: 503}}
+              - {expect: {status: 503}}
+              - {after: 1s, expect: {error: circuit-open}}
+              - {after: 1m, expect: {status: 200}}
+            mocks: {http: [{status: 503}, {status: 503}, {status: 200}]}
+            expect: {calls: [{to: http, times: 3}]}
+          schedules:
+            route: nightly
+            now: 2025-01-01T00:00:00Z
+            given: []
+            within: 2d
+            mocks: {http: {}}
+            expect: {calls: [{to: http, times: 2}], outcome: accepted}
+          one firing:
+            route: nightly
+            mocks: {http: {}}
+            expect: {calls: [{to: http}]}
+        """)
+    passes(report, 5)
+
+
+def test_what_amqp_would_publish_and_be_answered(project: Project) -> None:
+    project.routes("""\
+        connections: {rabbit: {amqp: {url: "amqp://broker"}}}
+        routes:
+          ask:
+            from: {amqp: {connection: rabbit, queue: in}}
+            steps:
+              - call: {amqp: {connection: rabbit, exchange: rpc, routing_key: "a.{{ body.k }}",
+                              headers: {x-k: "{{ body.k }}"}, timeout: 2s}}
+              - send: {amqp: {connection: rabbit, queue: out, priority: 3}}
+        """)
+    report = project.run("""\
+        tests:
+          answered:
+            given: {id: m-1, body: {k: v}, headers: {x-a: 1}}
+            mocks: {rpc: {body: {answer: 42}, headers: {x-b: 2}}, out: {}}
+            expect:
+              outcome: accepted
+              calls:
+                - to: rpc
+                  sent: {exchange: rpc, routing_key: a.v, message_id: m-1}
+                  headers: {x-a: 1, x-k: v}
+                  body: {k: v}
+                - {to: out, sent: {queue: out, priority: 3}, body: {answer: 42}}
+          not answered:
+            given: {body: {k: v}}
+            mocks: {rpc: {delay: 3s}}
+            expect: {dead: outcome-unknown, took: 2s}
+          answered with a problem:
+            given: {body: {k: v}}
+            mocks: {rpc: {content_type: application/problem+json, body: {detail: no such k}}}
+            expect: {dead: {code: fault, detail: no such k}}
+          nobody takes it:
+            given: {body: {k: v}}
+            mocks: {rpc: {error: rejected}}
+            expect: {dead: rejected}
+        """)
+    passes(report, 4)
+
+
+def test_a_soap_service_is_played_by_its_wsdl(project: Project) -> None:
+    project.routes("""\
+        routes:
+          partner:
+            from: {http: {path: "/partners/:id", method: GET}}
+            steps:
+              - call: {soap: {wsdl: partner.wsdl, operation: getPartner, bind: [id]}}
+        """)
+    wsdl = (EXAMPLES / "legacy" / "partner.wsdl").read_text()
+    (project.folder / "partner.wsdl").write_text(wsdl)
+    tests = """\
+        tests:
+          one:
+            given: {{path: {{id: 1}}}}
+            mocks: {{soap: {mock}}}
+            expect: {expect}
+        """
+    for mock, expect in (
+        ("{fault: PartnerNotFound, data: {id: 1}}", "{status: 422, error: fault}"),
+        ("{status: 503}", "{error: overloaded}"),
+        ("{delay: 31s}", "{error: outcome-unknown}"),
+        ("{content_type: text/html, body: '<html/>'}", "{error: bad-reply}"),
+    ):
+        passes(project.run(tests.format(mock=mock, expect=expect)), 1)
+    told = project.failure(tests.format(mock="{body: {id: 1}}", expect="{status: 200}"))
+    assert "the mock's answer does not fit the WSDL's 'getPartner': " in told
+    assert "/name" in told
+    told = project.failure(tests.format(mock="{fault: NotFound}", expect="{status: 404}"))
+    assert "declares no fault 'NotFound' (did you mean 'PartnerNotFound'?)" in told
+
+
+def test_a_hosted_soap_service_is_asked_without_a_socket(project: Project) -> None:
+    project.routes("""\
+        routes:
+          partners:
+            from: {soap: {wsdl: partner.wsdl, path: /partners}}
+            steps:
+              - call: {http: {url: "http://crm.example/{{ body.id }}", method: GET}}
+        """)
+    wsdl = (EXAMPLES / "legacy" / "partner.wsdl").read_text()
+    (project.folder / "partner.wsdl").write_text(wsdl)
+    report = project.run("""\
+        tests:
+          one:
+            given:
+              content_type: text/xml
+              body: |
+                <e:Envelope xmlns:e="http://schemas.xmlsoap.org/soap/envelope/"><e:Body>
+                  <getPartner xmlns="urn:example:partners:v1"><id>7</id></getPartner>
+                </e:Body></e:Envelope>
+            mocks:
+              http: {body: {id: 7, name: Bell, status: active, creditLimit: 10,
+                            address: {city: Cork, country: IE}}}
+            expect:
+              status: 200
+              body_includes: |
+                <e:Envelope xmlns:e="http://schemas.xmlsoap.org/soap/envelope/"><e:Body>
+                  <p:getPartnerResponse xmlns:p="urn:example:partners:v1">
+                    <p:name>Bell</p:name><p:creditLimit>10.00</p:creditLimit>
+                  </p:getPartnerResponse>
+                </e:Body></e:Envelope>
+              calls: [{to: http, sent: {url: "http://crm.example/7"}}]
+        """)
+    passes(report, 1)
+
+
 def test_nothing_reaches_a_far_side_that_is_not_mocked(project: Project) -> None:
     failure = project.failure("""\
         tests:
