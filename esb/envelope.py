@@ -252,10 +252,15 @@ class Body:
         """Whether `raw` is at hand without writing."""
         return self._raw is not None or self._file is not None
 
+    @property
+    def size(self) -> int | None:
+        """How many bytes there are; None if they are not written yet."""
+        if self._file is not None:
+            return self._file.size
+        return None if self._raw is None else len(self._raw)
+
     def __repr__(self) -> str:
-        size = "data"
-        if self._raw is not None or self._file is not None:
-            size = f"{self._file.size if self._file else len(self._raw or b'')} bytes"
+        size = "data" if self.size is None else f"{self.size} bytes"
         return f"<Body {self.content_type or 'untyped'} {size}>"
 
 
