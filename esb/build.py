@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
 import re
@@ -103,6 +104,7 @@ class Load:
         self.connections: dict[str, tuple[str, dict[str, Any]]] = {}
         self.policies: dict[str, EndpointPolicies] = {}  # of connections, by their names
         self.claims: dict[str, str] = {}
+        self.unread = False  # whether there is a file, or part of one, that could not be read
         self.store_uses = 0  # how often a part asked for the store
         self.routes: dict[str, Builder] = {}  # every route's place, also before it is built
         self.subroutes: dict[str, Subroute] = {}
@@ -249,8 +251,10 @@ class Builder:
         if value is None:
             if key in self.data:
                 self.problem(f"'{key}' is empty", key, code="empty", key=True)
+                self.load.unread = True
             return {}
         if not isinstance(value, dict):
+            self.load.unread = True
             self.problem(f"'{key}' maps names to what they are", key, code="type")
             return {}
         return value
@@ -315,6 +319,8 @@ class Builder:
             known = option_names(model, path[:-1])
             close = [k for k in given if k not in known] if isinstance(given, dict) else []
             name = str(path[-1])
+            if any(did_you_mean(str(k), known, listed=False).endswith(f"'{name}'?") for k in close):
+                return  # it is there, misspelt, which is said already
             hint = f"is it what '{close[0]}' is meant to be?" if len(close) == 1 else ""
             self.problem(
                 f"'{name}' is missing", *path[:-1], code="missing-key", key=True, hint=hint
@@ -328,6 +334,7 @@ class Builder:
         else:
             cause = context.get("error")
             message = str(cause) if cause is not None else str(error["msg"])
+            path = (*path, *getattr(cause, "at", ()))
             message = message.replace("Input should be", "must be")
             hint = ""
             if kind == "string_type" and isinstance(error.get("input"), int | float):
@@ -492,20 +499,20 @@ class Builder:
                 "an endpoint is one adapter with its options", code="type",
                 hint=f"{{{example}: {{...}}}}; there are: {', '.join(names)}",
             )  # fmt: skip
+        name = next(iter(raw))
+        if not raw.keys() & set(names):
+            raise self.problem(
+                f"there is no adapter '{name}'", name, code="unknown-adapter", key=True,
+                hint=self._adapter_meant(raw, direction),
+            )  # fmt: skip
         if len(raw) > 1:
             extra = list(raw)[1]
-            hint = f"if '{extra}' is an option of '{next(iter(raw))}', indent it further"
+            hint = f"if '{extra}' is an option of '{name}', indent it further"
             if extra in _POLICIES:
                 hint = f"'{extra}' stands beside the verb or the route's steps"
             raise self.problem(
                 f"an endpoint is one adapter, here are {len(raw)} keys", extra, code="type",
                 key=True, hint=hint,
-            )  # fmt: skip
-        name = next(iter(raw))
-        if name not in names:
-            raise self.problem(
-                f"there is no adapter '{name}'", name, code="unknown-adapter", key=True,
-                hint=did_you_mean(name, names),
             )  # fmt: skip
         try:
             return name, self.load.adapter(name)
@@ -514,16 +521,34 @@ class Builder:
                 f"the adapter '{name}' cannot be loaded: {e}", name, code="adapter", key=True
             ) from e
 
+    def _adapter_meant(self, raw: dict[str, Any], direction: str) -> str:
+        """The hint where no key is an adapter: the nearest name, or whose options these are."""
+        names = list(self.load.adapter_points)
+        if len(raw) == 1 and (close := did_you_mean(next(iter(raw)), names, listed=False)):
+            return close
+        for name in names:
+            with contextlib.suppress(ImportError):
+                part = getattr(self.load.adapter(name), direction)
+                model = part.options if isinstance(part, Role) else part
+                known = {*option_names(model, ()), *POLICIES, "connection"} if model else set()
+                if raw.keys() <= known:
+                    return f"these are options of '{name}': put '{name}:' above them"
+        return did_you_mean(next(iter(raw)), names)
+
     def connect(self, adapter: str, options: Any) -> Any:
         """Options with those of the named connection merged below them."""
         if not isinstance(options, dict) or "connection" not in options:
             return options
         name = options["connection"]
         connections = self.load.connections
+        if not isinstance(name, str):
+            raise self.problem("a connection is named", "connection", code="type")
+        if name not in connections and self.load.unread:
+            raise BuildFailed("the connection may be in what could not be read")
         if name not in connections:
             raise self.problem(
                 f"there is no connection '{name}'", "connection", code="unknown-connection",
-                hint=did_you_mean(str(name), list(connections)),
+                hint=did_you_mean(name, list(connections)),
             )  # fmt: skip
         self.connections.add(name)
         owner, given = connections[name]

@@ -197,6 +197,7 @@ class _Loader:
         document = read_yaml(text, shown_path(path), path.resolve().parent, self.common.references)
         self.project.files.append(path)
         self.project.diagnostics += document.diagnostics
+        self.common.unread |= any(one.code == "yaml" for one in document.diagnostics)
         self.documents.append(document)
 
     # --- the whole load
@@ -247,6 +248,7 @@ class _Loader:
                 hint = did_you_mean(key, known)
                 if key in option_names(RouteOptions, ()):
                     hint = "if it belongs to a route, indent it further"
+                self.common.unread = True
                 top.problem(
                     f"unknown section '{key}'", key, code="unknown-key", key=True, hint=hint
                 )
@@ -259,6 +261,7 @@ class _Loader:
                 place.problem(f"connection '{name}' exists already", code="duplicate", key=True)
                 continue
             try:
+                self._not_a_connection(name, raw, place)
                 adapter_name, adapter = place.adapter(raw, "connection")
             except BuildFailed:
                 self.common.connections[name] = ("", {})
@@ -277,6 +280,23 @@ class _Loader:
                     self.common.connections[name] = (adapter_name, options)
                     continue
             self.common.connections[name] = ("", {})
+
+    def _not_a_connection(self, name: str, raw: Any, place: Builder) -> None:
+        """A line that is missing makes connections of what is something else."""
+        if not isinstance(raw, dict) or raw.keys() & set(self.common.adapter_points):
+            return
+        if raw.keys() & {"from", "steps"}:
+            self.common.unread = True
+            raise place.problem(
+                f"'{name}' is a route, not a connection", code="unknown-key", key=True,
+                hint="put 'routes:' above it",
+            )  # fmt: skip
+        if name in self.common.adapter_points:
+            self.common.unread = True
+            raise place.problem(
+                "a connection has a name", code="missing-key", key=True,
+                hint=f"my-{name}: {{{name}: ...}}",
+            )  # fmt: skip
 
     def _connection(
         self,
@@ -432,8 +452,10 @@ class _Loader:
         """A route that has no source and that nobody runs was meant to have one of them."""
         places = self.common.routes
         run = {name for place in places.values() for name in place.runs - {place.route}}
+        known = set(option_names(RouteOptions, ()))
         for name, place in places.items():
-            if place.is_sub and name not in run:
+            misspelt = isinstance(place.raw, dict) and place.raw.keys() - known
+            if place.is_sub and name not in run and not misspelt:
                 place.problem(
                     f"route '{name}' has no 'from', and no other route runs it",
                     code="unreachable", key=True,

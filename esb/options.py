@@ -23,6 +23,15 @@ from pydantic import (
 )
 
 
+class Misplaced(ValueError):
+    """What options are wrong together, raised by a validator of the model: told at the one of them
+    that lies at `at`."""
+
+    def __init__(self, message: str, *at: str | int) -> None:
+        super().__init__(message)
+        self.at = at
+
+
 class Options(BaseModel):
     """Base of every model that a YAML mapping fills: unknown keys are errors, values immutable.
 

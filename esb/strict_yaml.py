@@ -26,6 +26,7 @@ READING = frozenset({"yaml", "reference", "duplicate-key"})
 YamlPath = tuple[str | int, ...]
 
 _REFERENCE = re.compile(r"\$(\$)?\{([^{}]*)\}")
+_HALF_A_REFERENCE = re.compile(r"\$\{|\$[A-Za-z_]\w*:-[^{}]*\}")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
 _UNCLOSED = re.compile(r"did not find expected ',' or '(.)'|found unexpected end of stream")
@@ -271,7 +272,7 @@ class _Reader:
         if mark.line == end.line and event.style in (None, "", '"', "'") and "${" not in text:
             quote = 1 if event.style else 0
             self.doc.texts[path] = Mark(mark.line + 1, mark.column + 1 + quote)
-        if "${" in text:
+        if "${" in text or _HALF_A_REFERENCE.search(text):
             return self._resolve(event, text, path)
         if event.style in ('"', "'", "|", ">") or (event.implicit and not event.implicit[0]):
             return text
@@ -291,6 +292,11 @@ class _Reader:
                 self._problem(event, str(e), hint, code="reference")
                 return ""
 
+        if _HALF_A_REFERENCE.search(_REFERENCE.sub("", text)):
+            self._problem(
+                event, "a reference has both its braces",
+                "${NAME}, or $${ for the signs themselves", code="reference",
+            )  # fmt: skip
         return _REFERENCE.sub(one, text)
 
 

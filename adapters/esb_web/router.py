@@ -40,6 +40,8 @@ def _parts(path: str) -> list[str]:
         raise ValueError("a path starts with a slash")
     if re.search(r"[?#\s%]", path):
         raise ValueError("a path is written decoded, without ?, # or spaces")
+    if '"' in path:
+        raise ValueError("a path has no quotes in it")
     parts = path[1:].rstrip("/").split("/") if path.strip("/") else []
     names = set()
     for index, part in enumerate(parts):

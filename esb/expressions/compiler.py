@@ -103,6 +103,9 @@ def compile_text(
     `escape` is put over every value, not over the text around it (percent-encoding, for a URL).
     Raises ExpressionError; the function raises as that of `compile_expression` does.
     """
+    half = _HALF_OPENED.search(source)
+    if half and half[1] in ("body", "text", "headers", "message", *names):
+        raise ExpressionError("}} closes what only one { opens", half.start(), "write {{")
     if "{{" not in source and "{%" not in source and "{#" not in source:
         return lambda envelope: source
     parser = _Parser(source, None)
@@ -155,6 +158,9 @@ def failure(error: BaseException) -> RouteFailure:
     return RouteFailure(f"an expression failed: {str(error)[:200]}")
 
 
+_HALF_OPENED: Final = re.compile(r"(?<!\{)\{ *(\w+)(?=[.\[(| }])[^{}\"]*\}\}")
+
+
 # --- parsing -------------------------------------------------------------------------------------
 
 _SYNTAX: Final[tuple[tuple[str, str, str], ...]] = (
@@ -185,11 +191,17 @@ class _Parser:
 
     def _lexed(self) -> Iterator[tuple[int, str, str]]:
         position = 0
-        for _, token, text in _SANDBOX.lexer.tokeniter(self.source, None, None, self.state):
+        before = ""
+        for _, kind, text in _SANDBOX.lexer.tokeniter(self.source, None, None, self.state):
             found = self.source.find(text, position)
             position = found if found >= 0 else position
             self.last = position + 1
-            yield self.last, token, text
+            if kind == before == "string":  # Python would join them
+                raise ExpressionError(
+                    "two texts stand side by side", position, "put a comma between them, or ~"
+                )
+            before = before if kind == "whitespace" else kind
+            yield self.last, kind, text
             position += len(text)
 
     def parse(self, what: Callable[[Parser], Any]) -> Any:

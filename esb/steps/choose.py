@@ -8,7 +8,7 @@ from pydantic import Field, RootModel, model_validator
 
 from esb.adapter import Build, Expression, Role
 from esb.envelope import Envelope
-from esb.options import Options, RawSteps
+from esb.options import Misplaced, Options, RawSteps
 from esb.step import Step
 
 
@@ -22,7 +22,9 @@ class Branch(Options):
     def _nothing_in_otherwise(cls, raw: Any) -> Any:
         # Said before pydantic would say it in two mistakes that help nobody.
         if isinstance(raw, dict) and raw.get("otherwise") is not None:
-            raise ValueError("nothing stands behind 'otherwise:', the steps follow in 'steps:'")
+            raise Misplaced(
+                "nothing stands behind 'otherwise:', the steps follow in 'steps:'", "otherwise"
+            )
         return raw
 
 

@@ -208,7 +208,7 @@ MISTAKES: dict[str, tuple[str, str, str]] = {
         """),
     "no space behind a colon": ("unreachable|unknown-key", "'from:'|from: {", """
         routes:
-          a: #!
+          a:
             from:{queue: q} #!
         """),
     "steps beside the routes": ("unknown-key", "belongs to a route", """
@@ -305,6 +305,75 @@ MISTAKES: dict[str, tuple[str, str, str]] = {
             from: {queue: q}
             retry:
               atempts: 5 #!
+        """),
+    "a connection that is no name": ("type", "a connection is named", f"""{ROUTE}
+              - send: {{amqp: {{connection: [rabbit], queue: b}}}} #!
+        """),
+    "options without their adapter": ("unknown-adapter", "put 'http:' above", f"""{ROUTE}
+              - send:
+                  url: http://localhost/ #!
+                  method: PUT
+        """),
+    "routes among the connections": ("unknown-key", "put 'routes:' above", """
+        connections:
+          rabbit: {amqp: {url: amqp://localhost/}}
+          a: #!
+            from: {amqp: {connection: rabbit, queue: q}}
+        """),
+    "a connection without a name": ("missing-key", "my-amqp", """
+        connections:
+          amqp: #!
+            url: amqp://localhost/
+        routes:
+          a:
+            from: {amqp: {connection: rabbit, queue: q}}
+        """),
+    "connections misspelt": ("unknown-key", "did you mean 'connections'", """
+        conections: #!
+          rabbit: {amqp: {url: amqp://localhost/}}
+        routes:
+          a:
+            from: {amqp: {connection: rabbit, queue: q}}
+        """),
+    "a key that is needed, misspelt": ("unknown-key", "did you mean 'steps'", f"""{ROUTE}
+              - choose:
+                  - when: body.a
+                    stpes: [] #!
+        """),
+    "from misspelt": ("unknown-key", "did you mean 'from'", """
+        routes:
+          a:
+            form: {queue: q} #!
+        """),
+    "a reference that is not closed": ("reference", "both its braces", f"""{ROUTE}
+              - send: {{http: "${{URL:-http://localhost/"}} #!
+        """),
+    "a reference that is not opened": ("reference", "both its braces", f"""{ROUTE}
+              - send: {{http: "$URL:-http://localhost/}}"}} #!
+        """),
+    "a brace too few": ("expression", "only one { opens", f"""{ROUTE}
+              - send: {{queue: {{name: b, key: "{{ body.id }}}}"}}}} #!
+        """),
+    "a comma between texts forgotten": ("expression", "side by side", f"""{ROUTE}
+              - filter: body.kind in ['a' 'b'] #!
+        """),
+    "steps too far to the right, behind otherwise": ("value", "nothing stands behind", f"""{ROUTE}
+              - choose:
+                  - otherwise:
+                      steps: [] #!
+        """),
+    "a quote in a path": ("path", "no quotes", """
+        routes:
+          a:
+            from: {http: {path: /a"}} #!
+        """),
+    "no colon behind a key": ("yaml", "no ': ' follows", """
+        routes:
+          a:
+            from: {queue: a}
+            steps #!
+          b:
+            from: {queue: b}
         """),
     "a bad backoff": ("value", "1s..60s", """
         routes:
