@@ -246,7 +246,7 @@ class CaseOptions(Options):
     """One test: messages come in, and what becomes of them is compared with what is expected."""
 
     description: str = Field("", description="What it shows.")
-    route: str = Field("", description="The route; may be left out if there is only one.")
+    route: str = Field("", description="The route; may be left out if only one has messages of its own.")
     also: list[str] = Field(
         default_factory=list,
         description="Further routes that run: what the route sends to a queue is then taken by "

@@ -315,8 +315,9 @@ class Case:
                     hint=did_you_mean(name, list(known)),
                 )  # fmt: skip
         name = self.options.route
-        if not name and len(known) == 1:
-            return next(iter(known))
+        taking = [n for n, root in known.items() if any(p.kind == "source" for p in root.parts)]
+        if not name and len(taking or known) == 1:
+            return next(iter(taking or known))
         if name not in known:
             missing = f"there is no route '{name}'" if name else "'route' is missing"
             raise self.place.problem(
