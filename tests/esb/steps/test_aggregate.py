@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import random
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 from support.bus import load_text, running, store_of, url
-from support.stores import Place, setting
+from support.stores import Place, lying, opened, setting
 from support.waiting import until
 
 from esb import gathering
 from esb.bus import Bus
 from esb.config import load
 from esb.control import Selection, replay
-from esb.durable import DEAD, Store
+from esb.durable import DEAD, Put, Store
 from esb.envelope import Body, Envelope, Headers
 
 ROUTE = """
@@ -30,6 +33,7 @@ routes:
           steps: [{{send: {{queue: out}}}}]
     retry: {{attempts: 1}}
 """
+PROCESS = Path(__file__).parents[2] / "support" / "crashing_bus.py"
 WAITING = "aggregate:orders/aggregate"
 
 
@@ -364,6 +368,41 @@ class TestSeveral:
             await bus.replace(project.routes)
             await put(bus, line("a", 2), line("a", 3))
             assert lines((await out(bus, 1))[0]) == [1, 2, 3]
+
+
+async def test_a_process_that_is_killed_loses_no_member_and_completes_no_group_twice(
+    tmp_path: Path, place: Place
+) -> None:
+    size, groups = 10, 500
+    messages = [line(f"o{i // size}", i) for i in range(size * groups)]
+    generator = random.Random(7)
+    # Each group's members come among those of others, and groups are complete all the time.
+    mixed = sorted(messages, key=lambda one: one.body.data["line"] + generator.randint(0, 300))
+    text = route("size: 10").replace("20", "100") + setting(place, lease="1s")
+    (tmp_path / "routes.yaml").write_text(text)
+    async with opened(place) as store:
+        for at in range(0, len(mixed), 500):
+            await store.commit([Put("queue:in", one) for one in mixed[at : at + 500]])
+    done = 0
+    for goal in (generator.randint(20, 150), generator.randint(200, 350), groups):
+        process = subprocess.Popen([sys.executable, str(PROCESS), str(tmp_path)])
+        try:
+            await until(lambda goal=goal: more_than(place, goal - 1))
+        finally:
+            process.kill()
+        assert process.wait() == -9, "it was alive until it was killed"
+        before, done = done, await lying(place, "queue:out")
+        assert before < done <= groups
+    async with opened(place) as store:
+        found = [stored.envelope for stored in await store.browse("queue:out", limit=1000)]
+        assert (await store.counts()).keys() == {"queue:out"}
+    assert sorted(n for one in found for n in lines(one)) == list(range(size * groups))
+    assert {one.params["group"]["key"] for one in found} == {f"o{n}" for n in range(groups)}
+
+
+async def more_than(place: Place, count: int) -> bool:
+    """Whether more than `count` groups have come through."""
+    return await lying(place, "queue:out") > count
 
 
 @pytest.mark.parametrize(
