@@ -8,7 +8,7 @@ which has the policies of the route that the step is in.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
@@ -40,6 +40,8 @@ from esb.step import Step, pipeline
 log = structlog.get_logger("esb.aggregate")
 
 PAGE: Final = 200
+IN_MEMORY: Final = 1000
+"""So many members, of groups or of one that has more, are in memory at a time."""
 _ONE_GROUP: Final = "*"
 _IN_COMMON: Final = ("source", "type", "subject", "business_key", "principal", "traceparent")
 
@@ -211,10 +213,25 @@ class _Groups:
                     ripe.add(key)
                 else:
                     self._time(key, group)
-        await side_by_side(self._complete(key, now) for key in ripe)
+        for some in self._few(ripe):
+            await side_by_side(self._complete(key, now) for key in some)
 
     def due(self) -> float | None:
         return self._by_time[0][0] if self._by_time else None
+
+    def _few(self, keys: Iterable[str]) -> Iterator[list[str]]:
+        """Groups that together have not too many members to be in memory at a time."""
+        some: list[str] = []
+        members = 0
+        for key in keys:
+            count = min(len(self._groups[key].ids), self._bound)
+            if some and members + count > IN_MEMORY:
+                yield some
+                some, members = [], 0
+            some.append(key)
+            members += count
+        if some:
+            yield some
 
     def _time(self, key: str, group: _Group) -> None:
         if not group.timed and (end := self._end(group)) != float("inf"):
