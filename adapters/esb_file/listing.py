@@ -216,15 +216,21 @@ class Watcher:
     def _run(self) -> None:
         while not self._stopping.is_set():
             try:
-                for _ in watchfiles.watch(
+                listening = False
+                for changes in watchfiles.watch(
                     self._folder,
                     watch_filter=lambda change, path: change is not watchfiles.Change.deleted,
                     debounce=500,
+                    rust_timeout=1000,
+                    yield_on_timeout=True,
                     stop_event=self._stopping,
                     raise_interrupt=False,
                     recursive=self._recursive,
                     ignore_permission_denied=True,
                 ):
-                    self._loop.call_soon_threadsafe(self._tell)
+                    # The first time also of what came before there was somebody to listen.
+                    if changes or not listening:
+                        self._loop.call_soon_threadsafe(self._tell)
+                    listening = True
             except (OSError, RuntimeError):  # RuntimeError: also a loop that is closed
                 self._stopping.wait(_LOOK_AGAIN)

@@ -10,6 +10,7 @@ import errno
 import fcntl
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import chain
@@ -68,11 +69,17 @@ def below(folder: Path, name: str, *, make: bool = False) -> Iterator[tuple[int,
 def read(folder: Path, name: str, most: int) -> tuple[bytes, os.stat_result]:
     """The content of a regular file and what is known of it; one byte more than `most`, if there
     are more. Raises RouteFailure, OSError."""
-    with below(folder, name) as (at, last):
-        # Without O_NONBLOCK a named pipe would keep us waiting for its writer.
-        file = os.open(last, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=at)
-    with os.fdopen(file, "rb") as stream:
-        return stream.read(most + 1), os.fstat(file)
+    with below(folder, name) as (at, last), os.fdopen(_opened(at, last), "rb") as stream:
+        return stream.read(most + 1), os.fstat(stream.fileno())
+
+
+def _opened(at: int, name: str) -> int:
+    # Without O_NONBLOCK a named pipe would keep us waiting for its writer.
+    file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=at)
+    if stat.S_ISREG(os.fstat(file).st_mode):
+        return file
+    os.close(file)
+    raise OSError(errno.EINVAL, "no regular file", name)
 
 
 def write(
@@ -116,9 +123,9 @@ def move(source: Path, name: str, folder: Path, to: str) -> str:
         except OSError as e:
             if e.errno != errno.EXDEV:
                 raise
-            file = os.open(old, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=left)
-            with os.fdopen(file, "rb") as content:
-                got = write(folder, to, content, "number", mode=os.fstat(file).st_mode & 0o777)
+            with os.fdopen(_opened(left, old), "rb") as content:
+                mode = stat.S_IMODE(os.fstat(content.fileno()).st_mode)
+                got = write(folder, to, content, "number", mode=mode)
             os.unlink(old, dir_fd=left)
             os.fsync(left)
             return got
@@ -210,11 +217,10 @@ _NO_LINKS: Final = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, e
 
 
 def _same_content(source: int, old: str, at: int, new: str) -> bool:
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         with (
-            os.fdopen(os.open(old, flags, dir_fd=source), "rb") as ours,
-            os.fdopen(os.open(new, flags, dir_fd=at), "rb") as theirs,
+            os.fdopen(_opened(source, old), "rb") as ours,
+            os.fdopen(_opened(at, new), "rb") as theirs,
         ):
             if os.fstat(ours.fileno()).st_size != os.fstat(theirs.fileno()).st_size:
                 return False
@@ -232,6 +238,7 @@ def _same_content(source: int, old: str, at: int, new: str) -> bool:
 _MEANS: Final[dict[int, tuple[type[EsbError], str]]] = {
     errno.EEXIST: (Rejected, "there is a file of this name already"),
     errno.EISDIR: (Rejected, "there is a folder of this name"),
+    errno.EINVAL: (Rejected, "there can be no file of this name, or what has it is none"),
     errno.ELOOP: (Rejected, "the name leads through a symbolic link"),
     errno.ENOTDIR: (Rejected, "the name leads through what is no folder"),
     errno.ENAMETOOLONG: (Rejected, "no file can have so long a name"),

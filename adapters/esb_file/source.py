@@ -181,11 +181,13 @@ class FileSource:
                 held_up = False
                 for file in listing.files:
                     await slots.acquire()
-                    if not await self._take(step, file, slots):
+                    taken = await self._take(step, file, slots)
+                    if not taken:
                         slots.release()
-                        held_up = self._options.order
-                    if held_up:
-                        break
+                    if self._options.order:
+                        held_up = not taken or not await self._through(file)
+                        if held_up:
+                            break
                 if listing.more and not held_up:
                     continue
                 # What is ever changing must not have us look all the time.
@@ -204,7 +206,7 @@ class FileSource:
             if isinstance(e, EsbError):
                 told = e.detail
             elif isinstance(e, FileNotFoundError):
-                told = "it is not there"
+                told = "the folder is not there"
             else:
                 told = e.strerror or str(e)
             if told != self._trouble:
@@ -259,20 +261,26 @@ class FileSource:
         held: list[str] = []
         try:
             claim = await self._claim(file, held)
-            alone = claim.crashes >= MOST_CRASHES - 1
-            if claim.state != "busy" and alone and self._running:
+            alone = claim.state == "new" and claim.crashes >= MOST_CRASHES - 1
+            if alone and self._running:
                 # Else whoever of them is to blame would have this one blamed, too.
                 await asyncio.wait(self._running)
+            message = None
+            if claim.state == "busy":
+                known.until = self._clock.monotonic() + ASK_AGAIN
+            elif claim.state == "done" and self._is_left(claim):
+                known.until = inf
+            else:
+                message = await asyncio.to_thread(self._read, file)
         except BaseException as e:
             known.in_hand = False
             await self._give_up(held)
-            if not isinstance(e, EsbError):
+            if not isinstance(e, OSError | EsbError):
                 raise
             self._try_again(known, e)
             return False
-        if claim.state == "busy":
+        if message is None:  # it is none of ours, or not there any more
             known.in_hand = False
-            known.until = self._clock.monotonic() + ASK_AGAIN
             await self._give_up(held)
             return False
 
@@ -280,15 +288,24 @@ class FileSource:
             known.in_hand = False
             self._running.discard(task)
             slots.release()
-            if self._options.order:
-                self._changed.set()
 
-        task = asyncio.create_task(self._handle(step, known, claim, held))
+        task = asyncio.create_task(self._handle(step, message, known, claim, held))
         self._running.add(task)
         task.add_done_callback(finished)
         if alone:
             await asyncio.wait((task,))
         return True
+
+    def _is_left(self, claim: Claim) -> bool:
+        """Whether a file that is through stays where it is."""
+        return self._options.then == KEEP and not (self._failed and _is_dead(claim))
+
+    async def _through(self, file: Found) -> bool:
+        """Whether a file that was taken is through, once it no longer is in hand."""
+        if self._running:
+            await asyncio.wait(self._running)
+        known = self._known.get(file.path)
+        return known is not None and known.until == inf
 
     async def _claim(self, file: Found, held: list[str]) -> Claim:
         """Claim a file, and in order the turn before it; what we then hold is added to `held`."""
@@ -318,19 +335,14 @@ class FileSource:
 
     # --- handling
 
-    async def _handle(self, step: Step, known: _Known, claim: Claim, held: list[str]) -> None:
+    async def _handle(
+        self, step: Step, message: Envelope, known: _Known, claim: Claim, held: list[str]
+    ) -> None:
         file = known.file
         try:
-            if claim.state == "done" and self._options.then == KEEP and self._failed is None:
-                known.until = inf
-                return
-            message = await asyncio.to_thread(self._read, file)
-            if message is None:
-                return  # it is another one by now, or gone
+            dead: bool | None = _is_dead(claim)
             if claim.state == "new":
                 dead = await self._run(step, message, known, claim, held)
-            else:
-                dead = claim.answer is not None and claim.answer.outcome is Outcome.DEAD
             if dead is not None:
                 await asyncio.to_thread(self._put_away, file, message, dead)
                 known.until, known.failures, known.trouble = inf, 0, ""
@@ -451,6 +463,11 @@ class FileSource:
         if marker is not None:
             with suppress(FileNotFoundError):
                 place.delete(folder, marker)
+
+
+def _is_dead(claim: Claim) -> bool:
+    """Whether the message of a file that was handled went to the dead letters."""
+    return claim.answer is not None and claim.answer.outcome is Outcome.DEAD
 
 
 def _detail(error: BaseException) -> str:
