@@ -17,6 +17,7 @@ from esb.envelope import Envelope
 from esb.errors import EsbError
 from esb.expressions import ExpressionError, compile_expression
 from esb.options import Options, Size
+from esb.recording import Recording
 from esb.route import Called
 from esb.story import story
 from esb.tracing import Listener, Trace, Tracing
@@ -33,6 +34,13 @@ class Look(Options):
     errors: bool = Field(False, description="Those that fail or end in the dead letters.")
     bodies: bool = Field(True, description="Whether bodies are shown.")
     max_body: Size = Field(4096, le=1024**2, description="So much of a body.")
+    limit: int = Field(0, ge=0, description="So many messages, and then it ends; 0: for ever.")
+
+
+class Take(Options):
+    """How much of a route's traffic makes tests."""
+
+    max_body: Size = Field(65536, le=1024**2, description="No message with a larger body.")
     limit: int = Field(0, ge=0, description="So many messages, and then it ends; 0: for ever.")
 
 
@@ -56,6 +64,16 @@ def trace_api(bus: Bus) -> APIRouter:
             raise Refused(f"'{name}' is a sub-route: its steps are shown in the routes that run it")
         listener = Listener(name, wanted=_wanted(look), bodies=look.bodies, max_body=look.max_body)
         lines = _lines(tracing(), listener, look.limit)
+        return StreamingResponse(lines, media_type="application/x-ndjson")
+
+    @api.get("/routes/{name:path}/recording")
+    async def recording(name: str, take: Annotated[Take, Query()]) -> StreamingResponse:
+        """Tests made of live traffic: a line of JSON for each message, once it is through."""
+        if name not in bus.routes or isinstance(bus.routes[name].source, Called):
+            raise NotThere(f"there is no route '{name}' that messages come in at")
+        outlines = {route.name: route.outline for route in bus.routes.values()}
+        recorder = Recording(name, outlines, max_body=take.max_body)
+        lines = _lines(tracing(), recorder, take.limit)
         return StreamingResponse(lines, media_type="application/x-ndjson")
 
     @api.get("/messages/{text:path}/traces")
@@ -98,12 +116,12 @@ async def _lines(tracing: Tracing, listener: Listener, limit: int) -> AsyncItera
         while not limit or told < limit:
             try:
                 async with asyncio.timeout(BEAT):
-                    trace = await listener.queue.get()
+                    one = await listener.queue.get()
             except TimeoutError:
                 yield b"\n"
                 continue
             told += 1
-            yield msgspec.json.encode(trace.told()) + b"\n"
+            yield listener.line(one) + b"\n"
             if listener.dropped > dropped:
                 dropped = listener.dropped
                 yield msgspec.json.encode({"dropped": dropped}) + b"\n"

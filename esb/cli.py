@@ -16,12 +16,14 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
-from esb import __version__, cli_test, logs
+from esb import __version__, logs
 from esb.cli_store import dead, find, store
 from esb.errors import ConfigError, EsbError
 from esb.terminal import fail_with, route_files, show
 
 COMMANDS = {
+    "test": "esb.cli_test:command",
+    "record": "esb.cli_record:command",
     "trace": "esb.cli_trace:trace",
     "why": "esb.cli_trace:why",
 }
@@ -263,7 +265,6 @@ def init(
 
 app.add_typer(dead, name="dead")
 app.command()(find)
-app.command("test")(cli_test.command)
 app.add_typer(store, name="store")
 
 # --- what the commands stand on ------------------------------------------------------------------

@@ -31,7 +31,7 @@ from pydantic import Field
 from esb.adapter import Health
 from esb.clock import REAL, Clock
 from esb.envelope import Body, Envelope
-from esb.errors import EsbError
+from esb.errors import EsbError, Fault
 from esb.options import Duration, Options, Size
 from esb.redaction import Redactor
 from esb.step import Seen, Step, Watch
@@ -251,18 +251,23 @@ class TraceStore(Protocol):
 # --- recording ------------------------------------------------------------------------------------
 
 
-class _Failed(msgspec.Struct, frozen=True):
-    """What is left of an exception: not its frames, which hold everything."""
+class Failed(msgspec.Struct, frozen=True):
+    """What is left of an exception: not its frames, which hold everything. told: what the far side
+    said, its "status" or its "fault" (name and data)."""
 
     code: str
     detail: str
     step: str = ""
     notes: tuple[str, ...] = ()
+    told: Mapping[str, Any] = {}
 
     @classmethod
-    def of(cls, error: BaseException) -> _Failed:
+    def of(cls, error: BaseException) -> Failed:
         if isinstance(error, EsbError):
-            return cls(error.code, error.detail, error.step, error.notes)
+            told: dict[str, Any] = {} if error.status is None else {"status": error.status}
+            if isinstance(error, Fault):
+                told["fault"] = error.name, error.data
+            return cls(error.code, error.detail, error.step, error.notes, told)
         if isinstance(error, asyncio.CancelledError):
             return cls("cancelled", "its run was ended before it was through")
         return cls("broken", f"internal error ({type(error).__name__})")
@@ -281,16 +286,16 @@ class Run:
         self.begun = begun  # a Unix time
         self.began = perf_counter()
         self.seconds = 0.0
-        self.first: list[tuple[str, Seen, _Failed | None]] = []
-        self.last: deque[tuple[str, Seen, _Failed | None]] | None = None
+        self.first: list[tuple[str, Seen, Failed | None]] = []
+        self.last: deque[tuple[str, Seen, Failed | None]] | None = None
         self.total = 0
         self.result: Envelope | None = None
-        self.failed: _Failed | None = None
+        self.failed: Failed | None = None
 
     def saw(self, route: str, seen: Seen) -> None:
         failed = None
         if seen.error is not None:
-            failed = _Failed.of(seen.error)
+            failed = Failed.of(seen.error)
             seen = seen._replace(error=None)
         self.total += 1
         one = (route, seen, failed)
@@ -326,11 +331,22 @@ class Listener:
         self.bodies = bodies
         self.max_body = max_body
         self.dropped = 0
-        self.queue: asyncio.Queue[Trace] = asyncio.Queue(MOST_WAITING // 10)
+        self.queue: asyncio.Queue[Any] = asyncio.Queue(MOST_WAITING // 10)
 
-    def tell(self, trace: Trace) -> None:
+    def over(self, run: Run, tracing: Tracing) -> None:
+        """A run of the route has ended."""
+        trace = tracing.written(run, bodies=self.bodies, max_body=self.max_body)
+        if self.wanted(trace, run.envelope):
+            self.tell(trace)
+
+    def line(self, one: Any) -> bytes:
+        """What it was told of, as JSON."""
+        return msgspec.json.encode(one.told())
+
+    def tell(self, one: Any) -> None:
+        """Hand on what is to be shown."""
         try:
-            self.queue.put_nowait(trace)
+            self.queue.put_nowait(one)
         except asyncio.QueueFull:
             self.dropped += 1
 
@@ -364,7 +380,7 @@ class Recorder:
             run.result = await step(envelope)
             return run.result
         except BaseException as e:
-            run.failed = _Failed.of(e)
+            run.failed = Failed.of(e)
             raise
         finally:
             _run.reset(token)
@@ -401,7 +417,7 @@ class Tracing:
         self.secrets: set[str] = set()
         self.clock = clock
         self.store = store
-        self._redact = Redactor(options.redact, lambda: self.secrets)
+        self.redact = Redactor(options.redact, lambda: self.secrets)
         self._recorders: WeakSet[Recorder] = WeakSet()
         self._watches: WeakSet[Watch] = WeakSet()
         self._listeners: list[Listener] = []
@@ -458,9 +474,7 @@ class Tracing:
         for listener in self._listeners:
             if listener.route == run.of.name:
                 try:
-                    trace = self._written(run, bodies=listener.bodies, max_body=listener.max_body)
-                    if listener.wanted(trace, run.envelope):
-                        listener.tell(trace)
+                    listener.over(run, self)
                 except Exception as e:
                     log.error("a trace could not be shown", exc_info=e)
         if not run.of.wants(run):
@@ -513,16 +527,17 @@ class Tracing:
 
     def _kept(self, run: Run) -> Trace:
         sampling = run.of.sampling
-        return self._written(run, bodies=sampling.bodies, max_body=sampling.max_body)
+        return self.written(run, bodies=sampling.bodies, max_body=sampling.max_body)
 
     # --- writing out
 
-    def _written(self, run: Run, *, bodies: bool, max_body: int) -> Trace:
-        writer = _Writer(self._redact, max_body if bodies else -1)
+    def written(self, run: Run, *, bodies: bool, max_body: int) -> Trace:
+        """A run that is over, as it is told."""
+        writer = _Writer(self.redact, max_body if bodies else -1)
         envelope, result, failed = run.envelope, run.result, run.failed
         seen = sorted([*run.first, *(run.last or ())], key=lambda one: one[1].begun)
         given = writer.body(envelope)
-        value = self._redact.value
+        value = self.redact.value
         visits = [writer.visit(run, *one) for one in seen]
         key = next((s.before.business_key for _, s, _ in seen), "") or envelope.business_key
         return Trace(
@@ -542,8 +557,8 @@ class Tracing:
             principal=envelope.principal,
             traceparent=envelope.traceparent,
             attempt=envelope.attempt,
-            headers=self._redact.headers(envelope.headers),
-            params=_params(self._redact, envelope.params),
+            headers=self.redact.headers(envelope.headers),
+            params=_params(self.redact, envelope.params),
             visits=visits,
             left_out=run.total - len(seen),
             bodies=writer.bodies,
@@ -571,7 +586,7 @@ class _Writer:
         self._max = max_body
         self._known: dict[int, int] = {}  # the run holds the bodies, so none has another's id
 
-    def visit(self, run: Run, route: str, seen: Seen, failed: _Failed | None) -> Visit:
+    def visit(self, run: Run, route: str, seen: Seen, failed: Failed | None) -> Visit:
         before, after, value = seen.before, seen.after, self._redact.value
         return Visit(
             place=seen.place,
