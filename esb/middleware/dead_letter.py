@@ -11,7 +11,7 @@ import structlog
 
 from esb.adapter import Sink
 from esb.clock import REAL, Clock
-from esb.durable import DEAD, Failure, Move, Store, at_once, unit_on
+from esb.durable import DEAD, Failure, Move, Put, Store, at_once, change, unit_on
 from esb.envelope import Envelope, HeaderValue, Outcome
 from esb.errors import BadMessage, Denied, EsbError, Permanent, Transient
 from esb.middleware.metrics import DEAD_LETTERS
@@ -90,12 +90,12 @@ def dead_letters(
             return True
         try:
             try:
-                await store.put(DEAD, envelope, attempts=failure.attempts, failure=failure)
+                await change(store, _letter(envelope, failure))
             except Permanent as e:
                 log.error(
                     "a dead letter is kept without headers", message=envelope.id, error=str(e)
                 )
-                await store.put(DEAD, _bare(envelope), attempts=failure.attempts, failure=failure)
+                await change(store, _letter(_bare(envelope), failure))
         except Exception as e:  # noqa: BLE001 - the source learns of it, and keeps the message
             log.error("the dead letter could not be stored", message=envelope.id, error=repr(e))
             return False
@@ -121,6 +121,10 @@ def dead_letters(
         return dead_letter
 
     return middleware
+
+
+def _letter(envelope: Envelope, failure: Failure) -> Put:
+    return Put(DEAD, envelope, attempts=failure.attempts, failure=failure)
 
 
 def _readable(text: str) -> str:

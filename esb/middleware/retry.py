@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field, WithJsonSchema
 
 from esb.clock import REAL, Clock
 from esb.consumer import LONGEST_RETRY_AFTER, Consumer
-from esb.durable import Failure, Move, Put, Store, unit_on
+from esb.durable import Failure, Move, Put, Store, change, unit_on
 from esb.envelope import Envelope, Outcome
 from esb.errors import (
     BadReply,
@@ -138,9 +138,8 @@ def retrying(
             due = 0.0  # it keeps its place, and is the first after the start
         try:
             if unit is None or unit.taken is None:
-                await store.commit(
-                    (Put(park_channel(route), envelope, due, error.attempts, failure),)
-                )
+                put = Put(park_channel(route), envelope, due, error.attempts, failure)
+                await change(store, put)
             else:
                 # In its own channel it keeps its group waiting behind it.
                 key, channel, hold = unit.taken.key, unit.taken.channel, unit.taken.hold

@@ -18,10 +18,13 @@ from support.stores import opened
 from support.waiting import until
 
 from esb.adapter import BuildFailed
-from esb.durable import DEAD, Put, change
+from esb.durable import DEAD, Confirm, Put, change
 from esb.envelope import Envelope, Outcome
-from esb.errors import Permanent, Transient
+from esb.errors import EsbError, Permanent, Transient, Unavailable
+from esb.middleware.dead_letter import dead_letters
+from esb.middleware.retry import RetryOptions, retrying
 from esb.middleware.transaction import transactional
+from esb.step import wrap
 from esb.store import SqliteStore
 from esb_file import listing, place
 from esb_file import source as source_module
@@ -665,3 +668,42 @@ async def test_accepted_files_run_from_the_store(tmp_path: Path, inbox: Path) ->
     async with running(text, tmp_path):
         await until(lambda: (tmp_path / "a.txt.out").exists())
     assert paths(inbox) == []
+
+
+class Interrupted(SqliteStore):
+    """A store of a process that dies just before the first commit that says a file was handled."""
+
+    died = False
+
+    async def commit(self, changes: Any) -> list[int]:
+        if not self.died and any(isinstance(c, Confirm) for c in changes):
+            self.died = True
+            raise Unavailable("the process died", for_good=True)
+        return await super().commit(changes)
+
+
+@pytest.mark.parametrize(
+    ("error", "channel"),
+    [(Transient("not for an hour", retry_after=200), "park:test"), (Permanent("never"), DEAD)],
+)
+async def test_what_is_put_aside_is_there_once(
+    tmp_path: Path, inbox: Path, error: EsbError, channel: str
+) -> None:
+    async def step(envelope: Envelope) -> Envelope:
+        raise error
+
+    (inbox / "a.txt").write_text("x")
+    store = Interrupted(tmp_path / "bus.db")
+    await store.open()
+    layers = (
+        dead_letters(route="test", store=store),
+        retrying(RetryOptions(), route="test", store=store),
+    )
+    options = {"folder": "inbox", "settle": "0s", "poll": "50ms", "backoff": "50ms"}
+    source = FileSource(SourceOptions.model_validate(options), FakeBuild(tmp_path, store=store))
+    await source.start(wrap(step, *layers))
+    await until(lambda: paths(inbox) == ["done/a.txt"])
+    await source.stop(5)
+    assert store.died
+    assert await store.counts() == {channel: 1}
+    await store.close()
