@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import re
+import shutil
 from pathlib import Path
 from textwrap import dedent
 
@@ -14,6 +16,7 @@ from typer.testing import CliRunner
 
 from esb.cli import app
 from esb.strict_yaml import References, read_yaml
+from esb.testing.models import CaseOptions, Expect, Reply
 from esb.testing.report import Report, as_json, as_junit, covered, percentage, run_tests
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -701,3 +704,20 @@ def test_chances_are_the_same_whatever_ran_before(project: Project) -> None:
     first = random.random()
     project.run(tests)
     assert random.random() == first
+
+
+def test_the_page_says_what_is_so(tmp_path: Path) -> None:
+    page = (EXAMPLES.parent / "docs" / "testing.md").read_text()
+    first, mocks = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    folder = tmp_path / "claims"
+    shutil.copytree(EXAMPLES / "content-based-router", folder)
+    (folder / "routes.test.yaml").write_text(first)
+    passes(run_tests([folder], root=tmp_path), 2)
+    loaded = read_yaml(mocks, "", tmp_path, References(None))
+    assert [Reply(**reply).error for reply in loaded.data["mocks"]["http"]] == [None] * 4
+    for heading, model in (("what must have happened", Expect), ("## A test", CaseOptions)):
+        table = (
+            page[page.lower().index(heading.lower()) :].partition("\n\n|")[2].partition("\n\n")[0]
+        )
+        named = set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\|? ?(`.*?) \|", table, re.M))))
+        assert named == set(model.model_fields) - {"any_order", "description"}, heading
