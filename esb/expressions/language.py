@@ -23,7 +23,7 @@ from esb.envelope import Envelope, Headers
 from esb.errors import RouteFailure
 
 PARAMS: Final = (
-    *("path", "query", "reply", "cloudevents", "error", "turn", "group", "sequence"),
+    *("path", "query", "reply", "cloudevents", "error", "turn", "group", "sequence", "split"),
     *sorted({point.name for point in entry_points(group="esb.adapters")}),
 )
 """The groups of `Envelope.params` that can be named when nobody says which: those of the engine,
