@@ -37,7 +37,7 @@ from esb.route import Called, Route, RouteOptions, assemble
 from esb.store import StoreOptions
 from esb.store.traces import open_traces
 from esb.strict_yaml import Document, References, read_yaml
-from esb.tracing import TraceOptions, Tracing
+from esb.tracing import Sampling, TraceOptions, Tracing
 
 
 class AdminOptions(Options):
@@ -416,7 +416,7 @@ class _Loader:
             store=lambda: place.store, changes_store=changes_store, business_key=key,
             outline=place.part, watch=place.watch, clock=place.clock,
             recorder=self._tracing().recorder(
-                place.route, place.watch, options.trace, source.where
+                place.route, place.watch, self._sampling(options), source.where
             ),
         )  # fmt: skip
 
@@ -434,7 +434,7 @@ class _Loader:
                 changes_store=True,
                 outline=more.place.part, watch=parent.watch, clock=parent.clock,
                 recorder=self._tracing().recorder(
-                    name, parent.watch, options.trace, more.source.where
+                    name, parent.watch, self._sampling(options), more.source.where
                 ),
             ))  # fmt: skip
 
@@ -444,9 +444,14 @@ class _Loader:
 
         def make() -> Tracing:
             traces = open_traces(settings["store"], common.root, common.clock)
-            return Tracing(settings["trace"], traces, clock=common.clock)
+            kept = settings["trace"] if common.stage is None else TraceOptions()
+            return Tracing(kept, traces, clock=common.clock)
 
         return common.shared.get("traces", make)
+
+    def _sampling(self, options: RouteOptions) -> Sampling | None:
+        """Of which messages of a route a trace is kept; none of those of tests."""
+        return options.trace if self.common.stage is None else None
 
     def _all_run(self) -> None:
         """A route that has no source and that nobody runs was meant to have one of them."""

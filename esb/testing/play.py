@@ -62,13 +62,13 @@ class Run:
 
 @dataclass
 class Played:
-    """What was seen of a test. passed: places of steps that messages went through, by route. last:
-    the step that ended last. took: seconds, of the test's own time."""
+    """What was seen of a test. passed: how often messages went through steps, by route and place.
+    last: the step that began last. took: seconds, of the test's own time."""
 
     told: list[Told] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
     dead: list[Stored] = field(default_factory=list)
-    passed: set[tuple[str, str]] = field(default_factory=set)
+    passed: Counter[tuple[str, str]] = field(default_factory=Counter)
     last: str = ""
     took: float = 0.0
 
@@ -101,7 +101,7 @@ class Player:
         loop, played = self._stage.loop, self._played
         opened = [thing for thing in self._shared.objects.values() if _is_inside(thing)]
         for route in self._project.routes:
-            route.watch.observer = self._observer(route.watch.route)
+            route.watch.observe("test", self._observer(route.watch.route))
         started: list[Source] = []
         tasks: list[asyncio.Task[Told]] = []
         self._ids = {one.message.id: number for number, one in enumerate(coming)}
@@ -183,7 +183,7 @@ class Player:
         played = self._played
 
         def observe(seen: Seen) -> None:
-            played.passed.add((route, seen.place))
+            played.passed[route, seen.place] += 1
             if seen.begun >= self._last_begun:  # what is further in ends sooner
                 self._last_begun = seen.begun
                 played.last = f"{seen.place} of route '{route}'"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -146,8 +147,9 @@ def details(result: Result) -> list[str]:
 
 
 class Row(NamedTuple):
-    """How much of a route ran in tests. missed: the places that never did, with their lines; of a
-    branch that was never taken the branch alone."""
+    """How much of a route ran in tests: of its steps, and of the ways past all branches of those
+    that choose. missed: what never did, with its line; of a branch that was never taken the branch
+    alone."""
 
     file: str
     route: str
@@ -164,12 +166,30 @@ class Row(NamedTuple):
 def covered(coverage: Coverage) -> list[Row]:
     """How much of each route ran."""
     rows = []
-    for (file, route), outline in sorted(coverage.parts.items()):
-        passed = {place for f, r, place in coverage.passed if (f, r) == (file, route)}
+    for (file, route), outline in sorted(coverage.parts.items(), key=lambda item: item[0]):
+        passed = Counter(
+            {place: n for (f, r, place), n in coverage.passed.items() if (f, r) == (file, route)}
+        )
         steps = [part for part in outline.walk() if part.kind == "step"]
-        ran = sum(part.place in passed for part in steps)
-        rows.append(Row(file, route, ran, len(steps), list(_missed(outline, passed))))
+        ways = [bool(passed[part.place]) for part in steps]
+        ways += [_went_past(part, passed) for part in steps if _may_go_past(part)]
+        rows.append(Row(file, route, sum(ways), len(ways), list(_missed(outline, passed))))
     return rows
+
+
+def _may_go_past(part: Part) -> bool:
+    """Whether a message may take none of the branches of a step, and that can be told."""
+    branches = getattr(part.options, "root", ())
+    return (
+        part.name == "choose"
+        and all(branch.when is not None and branch.steps for branch in branches)
+        and bool(branches)
+    )
+
+
+def _went_past(part: Part, passed: Counter[str]) -> bool:
+    taken = sum(passed[branch.parts[0].place] for branch in part.parts if branch.parts)
+    return passed[part.place] > taken
 
 
 def percentage(rows: Iterable[Row]) -> float:
@@ -179,13 +199,16 @@ def percentage(rows: Iterable[Row]) -> float:
     return 100.0 * sum(row.ran for row in rows) / steps if steps else 100.0
 
 
-def _missed(part: Part, passed: set[str]) -> Iterator[str]:
+def _missed(part: Part, passed: Counter[str]) -> Iterator[str]:
     steps = [inner for inner in part.parts if inner.kind == "step"]
-    if part.kind == "steps" and steps and part.place != "steps" and steps[0].place not in passed:
-        yield f"{part.file}:{part.line} the branch {part.place}"
+    where = f"{part.file}:{part.line}"
+    if part.kind == "steps" and steps and part.place != "steps" and not passed[steps[0].place]:
+        yield f"{where} the branch {part.place}"
         return
-    if part.kind == "step" and part.place not in passed:
-        yield f"{part.file}:{part.line} {part.place}"
+    if part.kind == "step" and not passed[part.place]:
+        yield f"{where} {part.place}"
         return
     for inner in part.parts:
         yield from _missed(inner, passed)
+    if part.kind == "step" and _may_go_past(part) and not _went_past(part, passed):
+        yield f"{where} the way past all branches of {part.place}"

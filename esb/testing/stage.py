@@ -23,7 +23,6 @@ from esb.store import SqliteStore
 from esb.testing.models import ERRORS, Reply
 from esb.testing.virtual import VirtualLoop
 
-
 _FOR_EVER = 1e9
 
 

@@ -7,6 +7,7 @@ import contextlib
 import os
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -86,10 +87,10 @@ class Result:
 @dataclass
 class Coverage:
     """Which parts of routes ran in tests. parts: what routes are made of, by file and name; passed:
-    the places that messages went through, with those."""
+    how often messages went through places, with those."""
 
     parts: dict[tuple[str, str], Part] = field(default_factory=dict)
-    passed: set[tuple[str, str, str]] = field(default_factory=set)
+    passed: Counter[tuple[str, str, str]] = field(default_factory=Counter)
 
 
 class Environment(Mapping[str, str]):
@@ -268,7 +269,8 @@ class Suite:
         if coverage is not None:
             outlines = self.outlines
             coverage.parts |= {(part.file, name): part for name, part in outlines.items()}
-            coverage.passed |= {(outlines[r].file, r, place) for r, place in played.passed}
+            for (name, place), count in played.passed.items():
+                coverage.passed[outlines[name].file, name, place] += count
         return Result(
             self.file,
             test.name,

@@ -164,6 +164,7 @@ class Verdict:
         if options.status is not None and options.status != status:
             got = f"got {status}{_because(told, code, detail)}" if status else "there is none"
             self._fail(expect.place, f"status: expected {options.status}, {got}", "status")
+            return  # what else differs follows from that
         elif options.status is None and expect.error is None and status and status >= 400:
             because = _because(told, code, detail)
             self._fail(expect.place, f"it is answered with status {status}{because}", key=True)

@@ -466,6 +466,23 @@ def test_a_mock_may_look_at_what_it_is_asked(project: Project) -> None:
     passes(report, 1)
 
 
+def test_nothing_is_left_behind(project: Project) -> None:
+    project.routes("trace: {sample: 1, errors: true}\n" + ROUTES)
+    report = project.run("""\
+        tests:
+          large:
+            route: orders
+            also: [large]
+            given: {path: {id: 1}, body: {total: 500}}
+            mocks: {http: {status: 404}}
+            within: 1h
+            expect: {status: 202, dead: rejected}
+        """)
+    passes(report, 1)
+    files = {path.name for path in project.folder.rglob("*")}
+    assert files == {"routes.yaml", "routes.test.yaml"}
+
+
 def test_secrets_and_addresses_need_not_be_there(project: Project) -> None:
     project.routes("""\
         routes:
@@ -684,6 +701,28 @@ def test_branches_that_were_never_taken(project: Project) -> None:
     assert (rows["orders"].ran, rows["orders"].steps) == (3, 5)
     [missed] = rows["orders"].missed
     assert missed.endswith(" the branch steps[0].choose[1].steps")
+
+
+def test_the_way_past_all_branches_is_a_way(project: Project) -> None:
+    project.routes("""\
+        routes:
+          a:
+            from: {http: {path: /a}}
+            steps:
+              - choose:
+                  - when: body.n > 1
+                    steps: [{set: {fields: {large: true}}}]
+        """)
+    tests = """\
+        tests:
+          large: {given: {body: {n: 2}}, expect: {body: {n: 2, large: true}}}
+        """
+    [row] = covered(project.run(tests).coverage)
+    assert (row.ran, row.steps) == (2, 3)
+    assert row.missed[0].endswith("routes.yaml:5 the way past all branches of steps[0].choose")
+    tests = dedent(tests) + "  small: {given: {body: {n: 1}}, expect: {body: {n: 1}}}\n"
+    [row] = covered(project.run(tests).coverage)
+    assert (row.percent, row.missed) == (100, [])
 
 
 def test_the_schema_knows_what_tests_may_say() -> None:
