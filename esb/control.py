@@ -259,6 +259,7 @@ class _Way:
     def __init__(self, routes: Mapping[str, Route]) -> None:
         self._routes = routes
         self._channels = {channel for route in routes.values() for channel in route.channels}
+        self._gathered = {channel for route in routes.values() for channel in route.gathered}
 
     def to(self, target: str | dict[str, str]) -> str:
         """The channel that a target means. Raises Refused."""
@@ -281,7 +282,7 @@ class _Way:
         if came_from in self._routes:
             return self._into(self._routes[came_from], grouped=bool(one.group))
         # It lay too long, or the bus died of it, before any route could fail.
-        if came_from in self._channels:
+        if came_from in self._channels or came_from in self._gathered:
             return came_from
         if ":" in came_from:
             raise Refused(f"no route takes messages from {came_from.replace(':', ' ', 1)}")

@@ -283,8 +283,12 @@ class Route:
     @property
     def channels(self) -> set[str]:
         """The channels of the store that it takes messages from."""
-        kinds = Consumer | Gathering
-        return {source.channel for source, _ in self._sources if isinstance(source, kinds)}
+        return {source.channel for source, _ in self._sources if isinstance(source, Consumer)}
+
+    @property
+    def gathered(self) -> set[str]:
+        """The channels of the store where messages wait for others before it takes them."""
+        return {source.channel for source, _ in self._sources if isinstance(source, Gathering)}
 
     def way_back(self, *, grouped: bool = False) -> str:
         """The channel of the store by which dead letters come to run through it again; "" if

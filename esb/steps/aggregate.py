@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
@@ -154,13 +154,13 @@ def _data(envelope: Envelope) -> Any:
 @dataclass(slots=True)
 class _Group:
     """What is kept in mind of a group that is not complete. tried: with so many members `when` was
-    false. timed: whether it is among those that end by time."""
+    false. timed: the time by which it is among those that end by time."""
 
     first: float
     last: float
     ids: set[str] = field(default_factory=set)
     tried: int = 0
-    timed: bool = False
+    timed: float | None = None
 
 
 class _Groups:
@@ -186,7 +186,7 @@ class _Groups:
 
     def forget(self) -> None:
         self._groups: dict[str, _Group] = {}
-        self._changed: set[str] = set()
+        self._changed: dict[str, None] = {}  # in their order
         self._by_time: list[tuple[float, str]] = []  # a group ends then, or later
 
     def learn(self, entry: Entry, now: float) -> None:
@@ -195,24 +195,26 @@ class _Groups:
         if entry.id not in group.ids:
             group.ids.add(entry.id)
             group.last = max(group.last, stored)
-            self._changed.add(entry.group)
+            self._changed[entry.group] = None
             self._time(entry.group, group)
 
     async def act(self, now: float) -> None:
-        changed, self._changed = self._changed, set()
+        changed, self._changed = self._changed, {}
         ripe = {
-            key
+            key: None
             for key in changed
             if self._when is not None or len(self._groups[key].ids) >= self._bound
         }
         while self._by_time and self._by_time[0][0] <= now:
-            _, key = heapq.heappop(self._by_time)
-            if group := self._groups.get(key):
-                group.timed = False
-                if self._end(group) <= now:
-                    ripe.add(key)
-                else:
-                    self._time(key, group)
+            end, key = heapq.heappop(self._by_time)
+            group = self._groups.get(key)
+            if group is None or group.timed != end:
+                continue  # that was one before it
+            group.timed = None
+            if self._end(group) <= now:
+                ripe[key] = None
+            else:
+                self._time(key, group)
         for some in self._few(ripe):
             await side_by_side(self._complete(key, now) for key in some)
 
@@ -234,8 +236,8 @@ class _Groups:
             yield some
 
     def _time(self, key: str, group: _Group) -> None:
-        if not group.timed and (end := self._end(group)) != float("inf"):
-            group.timed = True
+        if group.timed is None and (end := self._end(group)) != float("inf"):
+            group.timed = end
             heapq.heappush(self._by_time, (end, key))
 
     def _end(self, group: _Group) -> float:
@@ -252,11 +254,10 @@ class _Groups:
         """Pass on what is complete of a group's members, and keep the rest in mind."""
         while True:
             members, again, all_read = await self._members(key)
-            group = _Group(now, now)
+            group = replace(self._groups[key])
             if members:
                 group.first = min(members[0].stored, now)
                 group.last = min(members[-1].stored, now)
-                group.tried = self._groups[key].tried
             count, ended = self._judge(key, group, members, all_read, now)
             if not count:
                 del self._groups[key]

@@ -166,7 +166,7 @@ class _Stream:
     place: int = 0
     waiting: dict[int, float] = field(default_factory=dict)
     vain: int = -LARGEST
-    timed: bool = False
+    timed: bool = False  # whether it is among those that go on by time
 
 
 class _Streams:
@@ -185,21 +185,21 @@ class _Streams:
 
     def forget(self) -> None:
         self._streams: dict[str, _Stream] = {}
-        self._changed: set[str] = set()
+        self._changed: dict[str, None] = {}  # in their order
         self._by_time: list[tuple[float, str]] = []  # a stream goes on then, or later
 
     def learn(self, entry: Entry, now: float) -> None:
         number, _, stream = entry.group.partition(" ")
         state = self._streams.setdefault(stream, _Stream())
         state.waiting.setdefault(int(number), min(entry.stored, now))
-        self._changed.add(stream)
+        self._changed[stream] = None
 
     async def act(self, now: float) -> None:
-        todo, self._changed = self._changed, set()
+        todo, self._changed = self._changed, {}
         while self._by_time and self._by_time[0][0] <= now:
             _, stream = heapq.heappop(self._by_time)
             self._streams[stream].timed = False
-            todo.add(stream)
+            todo[stream] = None
         await side_by_side(self._go_on(stream, now) for stream in todo)
 
     def due(self) -> float | None:

@@ -18,7 +18,7 @@ from support.waiting import until
 from esb import gathering
 from esb.bus import Bus
 from esb.config import load
-from esb.control import Selection, replay
+from esb.control import Refused, Selection, replay
 from esb.durable import DEAD, Put, Store
 from esb.envelope import Body, Envelope, Headers
 
@@ -291,6 +291,8 @@ async def test_members_that_cannot_be_stored_as_one_are_dead_letters_and_join_ag
             await out(bus, 3, DEAD)
         codes = {one.failure and one.failure.code for one in await store.browse(DEAD)}
         assert codes == {"too-large"}
+        with pytest.raises(Refused, match="no route takes messages from aggregate"):
+            await replay(store, bus.routes, Selection(all=True), {"aggregate": "orders/aggregate"})
         assert (await replay(store, bus.routes, Selection(all=True), None)).done == 3
         assert lines((await out(bus, 1))[0]) == [1, 2, 3]
 
