@@ -7,7 +7,7 @@ else of the engine: the store, expressions, validators and what is shared come t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
@@ -271,8 +271,9 @@ class Build(Protocol):
     ) -> BuildFailed:
         """Record a mistake at `path` (at its key if `key`), and return what may be raised."""
 
-    def expression(self, source: str, *path: str | int) -> Expression:
-        """Compile an expression over body, headers, path, query, ...."""
+    def expression(self, source: str, *path: str | int, names: Collection[str] = ()) -> Expression:
+        """Compile an expression over body, headers, path, query, .... names: groups of params that
+        it may name besides."""
 
     def text(self, source: str, *path: str | int) -> Text:
         """Compile plain text with `{{ }}`."""

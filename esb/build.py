@@ -8,7 +8,7 @@ import hashlib
 import re
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
@@ -38,7 +38,13 @@ from esb.clock import REAL, Clock
 from esb.durable import Store
 from esb.envelope import Envelope
 from esb.errors import Diagnostic, RouteFailure
-from esb.expressions import ExpressionError, compile_expression, compile_text
+from esb.expressions import (
+    PARAMS,
+    ExpressionError,
+    Known,
+    compile_expression,
+    compile_text,
+)
 from esb.middleware.breaker import Breaker
 from esb.middleware.endpoint import EndpointPolicies, Guard, GuardedCaller, GuardedSink
 from esb.middleware.limit import Bulkhead
@@ -48,7 +54,15 @@ from esb.schemas import SchemaError, compile_json_schema, compile_xsd
 from esb.step import Step, Watch, identity, pipeline
 from esb.steps import STEPS
 from esb.store import open_store
-from esb.strict_yaml import READING, Document, Mark, References, YamlPath, read_yaml
+from esb.strict_yaml import (
+    READING,
+    Document,
+    Environment,
+    Mark,
+    References,
+    YamlPath,
+    read_yaml,
+)
 from esb.templates import TemplateError, compile_jinja, compile_xslt
 
 T = TypeVar("T")
@@ -664,19 +678,24 @@ class Builder:
         caller: RequestReply = self.endpoint(raw, "caller", *path)
         return caller
 
-    def expression(self, source: str, *path: str | int) -> Expression:
+    def expression(self, source: str, *path: str | int, names: Collection[str] = ()) -> Expression:
         try:
-            return compile_expression(source)
+            return compile_expression(source, names=(*PARAMS, *names), known=self._known)
         except ExpressionError as e:
             self._problem_in_text(path, e.offset or 0, "expression", e.message, e.hint)
             return _never
 
     def text(self, source: str, *path: str | int) -> Text:
         try:
-            return compile_text(source)
+            return compile_text(source, known=self._known)
         except ExpressionError as e:
             self._problem_in_text(path, e.offset or 0, "expression", e.message, e.hint)
             return _never
+
+    @property
+    def _known(self) -> Known:
+        """What expressions may name that is known by now."""
+        return {"env": Environment(self.load.references), "route": {"name": self.route}}
 
     def file(self, name: str, *path: str | int, folder: str = "transforms") -> Path:
         if "://" in name:

@@ -123,6 +123,28 @@ class References:
         raise ValueError(f"the environment variable {name} is not set")
 
 
+class Environment(Mapping[str, str]):
+    """The environment variables, as `${NAME}` would be resolved: what was asked for is remembered
+    there, so that secrets among them are known."""
+
+    def __init__(self, references: References) -> None:
+        self._references = references
+
+    def __getitem__(self, name: str) -> str:
+        if not _ENV_NAME.match(name):
+            raise KeyError(name)
+        try:
+            return self._references.resolve(name, Path())
+        except ValueError as e:
+            raise KeyError(name) from e
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._references.environ or ())
+
+    def __len__(self) -> int:
+        return len(self._references.environ or ())
+
+
 def read_yaml(text: str, file: str, folder: Path, references: References) -> Document:
     """Read one document; what is wrong is in `Document.diagnostics`, all at once where possible."""
     document = Document(file, folder)

@@ -9,6 +9,8 @@ with `{{ }}` in it (`https://crm.example/orders/{{ path.id }}`). What they may n
     message     .id .source .type .time .subject .correlation_id .content_type .attempt .principal
     path, query, http, soap, amqp, ...    what the source knows beside headers and body
     reply       what the last call told beside headers and body: reply.status
+    env.NAME    an environment variable, as it was when the routes were loaded
+    route.name  the name of the route
     xpath('//amount')       of an XML body: the first match as text (`| decimal`, `| int`)
     xpath_all(...)          every match as text, in a list
     elements(...)           every match as an element, for `split`
@@ -20,7 +22,14 @@ It differs from plain Jinja2 where that would surprise: an attribute is always a
 raises instead of vanishing, however deep, unless it meets `is defined` or `default(...)`.
 """
 
-from esb.expressions.compiler import ExpressionError, compile_expression, compile_text
-from esb.expressions.language import PARAMS
+from esb.expressions.compiler import ExpressionError, Known, compile_expression, compile_text
+from esb.expressions.language import PARAMS, Missing
 
-__all__ = ["PARAMS", "ExpressionError", "compile_expression", "compile_text"]
+__all__ = [
+    "PARAMS",
+    "ExpressionError",
+    "Known",
+    "Missing",
+    "compile_expression",
+    "compile_text",
+]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Final, cast
 
 from jinja2 import TemplateError, TemplateSyntaxError, UndefinedError, nodes
@@ -21,7 +21,7 @@ from esb.adapter import Expression, Text
 from esb.envelope import Envelope
 from esb.errors import EsbError, RouteFailure
 from esb.expressions import language
-from esb.expressions.language import MESSAGE, PARAMS, nearest, reason, to_text, truth
+from esb.expressions.language import MESSAGE, PARAMS, Missing, nearest, reason, to_text, truth
 from esb.expressions.queries import compile_jmespath, compile_xpath, xpath_namespaces
 from esb.expressions.sandbox import FILTERS, INSTEAD, TESTS, Sandbox, check_arguments, written
 
@@ -38,6 +38,7 @@ FAILURES: Final = (
 )
 """What data can make an expression or a template raise, beside the errors of the bus."""
 
+NOTHING_KNOWN: Final[Mapping[str, Mapping[str, str]]] = {}
 QUERIES: Final = ("xpath", "xpath_all", "elements", "jmespath")
 _FUNCTIONS: Final[dict[str, Callable[[], Any]]] = {
     "now": language.now,
@@ -65,18 +66,24 @@ class ExpressionError(ValueError):
         self.hint = hint
 
 
-def compile_expression(source: str, *, names: Collection[str] = PARAMS) -> Expression:
+Known = Mapping[str, Mapping[str, str]]
+"""What is known when an expression is compiled, by group and name: `env.REGION`, `route.name`."""
+
+
+def compile_expression(
+    source: str, *, names: Collection[str] = PARAMS, known: Known = NOTHING_KNOWN
+) -> Expression:
     """Compile one expression, such as `body.amount > 10000`.
 
     `names` are the groups of `Envelope.params` that it may name. Raises ExpressionError. The
-    function raises RouteFailure when it fails on a message or something is missing there, and
-    BadMessage when the body it needs cannot be read.
+    function raises RouteFailure when it fails on a message (Missing, if something is not there),
+    and BadMessage when the body it needs cannot be read.
     """
     if not source.strip():
         raise ExpressionError("the expression is empty")
     parser = _Parser(source, "variable")
     tree = parser.parse(parser.expression)
-    value = _Compiler(source, names).compile(tree)
+    value = _Compiler(source, names, known).compile(tree)
 
     def expression(envelope: Envelope) -> Any:
         try:
@@ -96,6 +103,7 @@ def compile_text(
     source: str,
     *,
     names: Collection[str] = PARAMS,
+    known: Known = NOTHING_KNOWN,
     escape: Callable[[str], str] | None = None,
 ) -> Text:
     """Compile plain text with `{{ expressions }}` in it; values are written as by `to_text`.
@@ -110,7 +118,7 @@ def compile_text(
         return lambda envelope: source
     parser = _Parser(source, None)
     tree = parser.parse(parser.template)
-    compiler = _Compiler(source, names)
+    compiler = _Compiler(source, names, known)
     parts: list[str | Callable[[Envelope], Any]] = []
     for statement in tree.body:
         if not isinstance(statement, nodes.Output):
@@ -148,7 +156,7 @@ def failure(error: BaseException) -> RouteFailure:
     if isinstance(error, EsbError):
         return RouteFailure(error.detail)
     if isinstance(error, UndefinedError):
-        return RouteFailure(error.message or "something is missing")
+        return Missing(error.message or "something is missing")
     if isinstance(error, RecursionError):
         return RouteFailure("an expression goes too deep")
     if isinstance(error, OverflowError):
@@ -254,10 +262,12 @@ DASHED: Final = re.compile(r"([A-Za-z_][\w.]*?)\.([A-Za-z_]\w*(?:-[A-Za-z_]\w*)+
 class _Compiler:
     """One closure for each node of the syntax tree; a node without a method here is refused."""
 
-    def __init__(self, source: str, names: Collection[str]) -> None:
+    def __init__(self, source: str, names: Collection[str], known: Known) -> None:
         self.source = source
         self.groups = frozenset(names)
-        self.names = ("body", "text", "headers", "message", *names)
+        self.known = known
+        self.names = ("body", "text", "headers", "message", *names, *known)
+        self.may_miss = False  # inside of `default` and `is defined`
 
     def compile(self, node: nodes.Node) -> _Value:
         """The closure of a node. Raises ExpressionError."""
@@ -270,6 +280,13 @@ class _Compiler:
         except RecursionError as e:
             raise ExpressionError("the expression is nested too deep") from e
         return value
+
+    def _compile_missing(self, node: nodes.Node, may_miss: bool) -> _Value:
+        outside, self.may_miss = self.may_miss, may_miss or self.may_miss
+        try:
+            return self.compile(node)
+        finally:
+            self.may_miss = outside
 
     def _error(self, node: nodes.Node, message: str, hint: str = "") -> ExpressionError:
         return ExpressionError(message, max(node.lineno - 1, 0), hint)
@@ -288,6 +305,9 @@ class _Compiler:
             return lambda e: e.params.get(name, _NO_PARAMS)
         if name == "message":
             raise self._error(node, "message is no value", "write message.id or the like")
+        if name in self.known:
+            hint = "write env.NAME" if name == "env" else "write route.name"
+            raise self._error(node, f"{name} is no value", hint)
         if name in _CALLED:
             raise self._error(node, f"{name} is a function", f"write {name}(...)")
         raise self._unknown(node, name)
@@ -326,12 +346,33 @@ class _Compiler:
         key, path, owner = node.attr, written(node), node.node
         if isinstance(owner, nodes.Name) and owner.name == "message":
             return self._message_field(node, key)
+        if isinstance(owner, nodes.Name) and owner.name in self.known:
+            return self._known_value(node, owner.name, key)
         if isinstance(owner, nodes.Name) and owner.name in self.groups:
             group = owner.name
             return lambda e: language.field(e.params.get(group, _NO_PARAMS), key, path)
         inner = self.compile(owner)
         field = language.field
         return lambda e: field(inner(e), key, path)
+
+    def _known_value(self, node: nodes.Node, group: str, key: str) -> _Value:
+        """A constant: what it is, is known when routes are loaded."""
+        try:
+            value = self.known[group][key]
+        except KeyError:
+            if group != "env":
+                raise self._error(
+                    node, f"{group} has no {key}", f"it has {', '.join(self.known[group])}"
+                ) from None
+            if not self.may_miss:
+                raise self._error(
+                    node,
+                    f"the environment variable {key} is not set",
+                    f"set it, or write env.{key} | default('...')",
+                ) from None
+            nothing = language.missing(f"env.{key} is not set")
+            return lambda e: nothing
+        return lambda e: value
 
     def _message_field(self, node: nodes.Node, key: str) -> _Value:
         if key not in MESSAGE:
@@ -342,10 +383,13 @@ class _Compiler:
 
     def _getitem(self, node: nodes.Getitem) -> _Value:
         path = written(node)
-        if isinstance(node.node, nodes.Name) and node.node.name == "message":
+        if isinstance(node.node, nodes.Name) and node.node.name in ("message", *self.known):
             if isinstance(node.arg, nodes.Const) and isinstance(node.arg.value, str):
-                return self._message_field(node, node.arg.value)
-            raise self._error(node, "message is no value", "write message.id or the like")
+                name = node.node.name
+                if name == "message":
+                    return self._message_field(node, node.arg.value)
+                return self._known_value(node, name, node.arg.value)
+            return self._name(node.node)  # which says that it is no value
         inner = self.compile(node.node)
         item = language.item
         if isinstance(node.arg, nodes.Const):
@@ -542,7 +586,7 @@ class _Compiler:
         if node.node is None:
             raise self._error(node, f"the filter {node.name} has nothing before it")
         self._check_named(node)
-        inner = self.compile(node.node)
+        inner = self._compile_missing(node.node, node.name in ("default", "d"))
         args, kwargs = self._arguments(node)
         passed = _PASSED.get(getattr(getattr(function, "jinja_pass_arg", None), "name", ""), ())
         settle = language.settle
@@ -573,7 +617,7 @@ class _Compiler:
 
     def _test(self, node: nodes.Test) -> _Value:
         function = self._checked(node, "test", TESTS)
-        inner = self.compile(node.node)
+        inner = self._compile_missing(node.node, node.name in ("defined", "undefined"))
         args, kwargs = self._arguments(node)
         if node.name in ("defined", "undefined"):
             return lambda e: function(inner(e))

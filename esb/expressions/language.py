@@ -62,9 +62,13 @@ def missing(reason: str) -> StrictUndefined:
     return StrictUndefined(hint=reason)
 
 
-def reason(undefined: Undefined) -> RouteFailure:
+class Missing(RouteFailure):
+    """Something that an expression needs is not there."""
+
+
+def reason(undefined: Undefined) -> Missing:
     """The error that says what is missing."""
-    return RouteFailure(undefined._undefined_message)
+    return Missing(undefined._undefined_message)
 
 
 def kind(value: Any) -> str:

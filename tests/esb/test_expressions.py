@@ -16,7 +16,7 @@ from lxml import etree
 import esb.codecs  # noqa: F401 - registers what bodies are read with
 from esb.envelope import Body, Envelope, Headers
 from esb.errors import BadMessage, EsbError, RouteFailure
-from esb.expressions import ExpressionError, compile_expression, compile_text
+from esb.expressions import ExpressionError, Missing, compile_expression, compile_text
 
 ORDER = b"""{"amount": 10000.50, "name": "Ann", "customer": null, "vip": true, "keys": 3,
   "items": [{"sku": "a", "qty": 2, "price": 1.10}, {"sku": "b", "qty": 3, "price": 0.10}],
@@ -514,3 +514,54 @@ def test_any_text_is_text_or_an_expression_error(source: str) -> None:
 
 def test_elements_are_lxml() -> None:
     assert all(isinstance(e, etree._Element) for e in evaluate("elements('//*')", XML))
+
+
+# --- what is known when routes are loaded --------------------------------------------------------
+
+KNOWN = {"env": {"REGION": "eu"}, "route": {"name": "orders"}}
+
+
+@pytest.mark.parametrize(
+    ("source", "value"),
+    [
+        ("env.REGION", "eu"),
+        ("env['REGION'] ~ route.name", "euorders"),
+        ("env.ZONE | default('a')", "a"),
+        ("env.ZONE is defined", False),
+        ("env.REGION is defined", True),
+        ("body.nothing | default(env.REGION)", "eu"),
+    ],
+)
+def test_constants_of_the_environment_and_the_route(source: str, value: Any) -> None:
+    assert compile_expression(source, known=KNOWN)(JSON) == value
+    assert compile_text(f"<{{{{ {source} }}}}>", known=KNOWN)(JSON).lower() == f"<{value}>".lower()
+
+
+@pytest.mark.parametrize(
+    ("source", "offset", "message", "hint"),
+    [
+        ("body.a == env.ZONE", 13, "the environment variable ZONE is not set", "default('...')"),
+        ("body.a | default(env.ZONE)", 20, "ZONE is not set", "set it"),
+        ("env", 0, "env is no value", "write env.NAME"),
+        ("env[body.a]", 0, "env is no value", "write env.NAME"),
+        ("route", 0, "route is no value", "write route.name"),
+        ("route.nme", 5, "route has no nme", "it has name"),
+        ("evn.REGION", 0, "nothing called evn", "did you mean env?"),
+    ],
+)
+def test_constants_that_are_not_there(source: str, offset: int, message: str, hint: str) -> None:
+    with pytest.raises(ExpressionError) as found:
+        compile_expression(source, known=KNOWN)
+    assert message in found.value.message
+    assert hint in found.value.hint
+    assert found.value.offset == offset
+
+
+def test_what_is_missing_can_be_told_from_what_fails() -> None:
+    for source in ("body.nothing", "body.nothing.deep", "body.nothing | upper", "query.x ~ 'a'"):
+        with pytest.raises(Missing):
+            evaluate(source)
+    for source in ("body.amount / 0", "body.name * body.name"):
+        with pytest.raises(RouteFailure) as found:
+            evaluate(source)
+        assert not isinstance(found.value, Missing)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,9 @@ class FakeBuild:
     ) -> BuildFailed:
         raise BuildFailed(f"{'.'.join(map(str, path))}: {message} ({hint})")
 
-    def expression(self, source: str, *path: str | int) -> Callable[[Envelope], Any]:
+    def expression(
+        self, source: str, *path: str | int, names: Collection[str] = ()
+    ) -> Callable[[Envelope], Any]:
         compiled = ImmutableSandboxedEnvironment().compile_expression(source)
         return lambda e: compiled(body=e.body.data, headers=e.headers, **e.params)
 
