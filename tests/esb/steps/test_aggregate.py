@@ -6,21 +6,26 @@ import asyncio
 import random
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from support.bus import load_text, running, store_of, url
 from support.stores import Place, lying, opened, setting
 from support.waiting import until
 
 from esb import gathering
 from esb.bus import Bus
+from esb.clock import REAL
 from esb.config import load
 from esb.control import Refused, Selection, replay
 from esb.durable import DEAD, Put, Store
 from esb.envelope import Body, Envelope, Headers
+from esb.steps.aggregate import AggregateOptions, _Groups
 
 ROUTE = """
 routes:
@@ -399,6 +404,61 @@ class TestSeveral:
             await bus.replace(project.routes)
             await put(bus, line("a", 2), line("a", 3))
             assert lines((await out(bus, 1))[0]) == [1, 2, 3]
+
+
+@given(
+    size=st.integers(1, 4),
+    # One after the other: whose group, which id, and whether it is looked at before the next;
+    # None: somebody else goes on.
+    steps=st.lists(
+        st.none() | st.tuples(st.sampled_from("ab"), st.integers(1, 6), st.booleans()), max_size=30
+    ),
+)
+@settings(max_examples=25, deadline=None)
+def test_when_it_looks_makes_no_difference(
+    size: int, steps: list[tuple[str, int, bool] | None]
+) -> None:
+    expected: list[tuple[str, list[str]]] = []
+    waiting: dict[str, list[str]] = {}
+    for step in steps:
+        if step is not None and str(step[1]) not in (group := waiting.setdefault(step[0], [])):
+            group.append(str(step[1]))
+            if len(group) == size:
+                expected.append((step[0], waiting.pop(step[0])))
+
+    async def played() -> list[tuple[str, list[str]]]:
+        options = AggregateOptions(by="key", size=size, steps=[{}])
+        with tempfile.TemporaryDirectory() as folder:
+            async with opened(Path(folder) / "bus.db") as store:
+                groups = _Groups(options, store, "here", "ready", None, REAL)
+                newest = 0
+
+                async def look() -> int:
+                    entries = await store.entries("here", limit=100, after=newest)
+                    for entry in entries:
+                        groups.learn(entry, REAL.time())
+                    await groups.act(REAL.time())
+                    return entries[-1].key if entries else newest
+
+                for step in steps:
+                    if step is None:
+                        groups.forget()
+                        newest = 0
+                    else:
+                        key, ident, now = step
+                        one = Envelope(id=str(ident), body=Body.of(str(ident)))
+                        await store.commit([Put("here", one, group=key)])
+                        newest = await look() if now else newest
+                await look()
+                assert (await store.counts()).get("here", 0) >= sum(map(len, waiting.values()))
+                ready = [stored.envelope for stored in await store.browse("ready")]
+                return [(one.correlation_id, one.body.data) for one in ready]
+
+    found = asyncio.run(played())
+    for key in "ab":
+        assert [group for of, group in found if of == key] == [
+            group for of, group in expected if of == key
+        ]
 
 
 async def test_a_process_that_is_killed_loses_no_member_and_completes_no_group_twice(

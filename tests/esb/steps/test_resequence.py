@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import random
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from support.bus import load_text, running, store_of
-from support.stores import Place, setting
+from support.stores import Place, opened, setting
 from support.waiting import until
 
 from esb import gathering
 from esb.bus import Bus
+from esb.clock import REAL
 from esb.control import Selection, replay
-from esb.durable import DEAD
+from esb.durable import DEAD, Put
 from esb.envelope import Body, Envelope
+from esb.steps.resequence import ResequenceOptions, _Streams
 
 ROUTE = """
 routes:
@@ -232,6 +237,57 @@ async def test_a_number_may_be_text(tmp_path: Path) -> None:
     async with running(route("first: -1"), tmp_path) as bus:
         await put(bus, one("0"), one("-1"))
         assert numbers(await out(bus, 2)) == ["-1", "0"]  # type: ignore[comparison-overlap]
+
+
+@given(
+    # One after the other: its stream, its number, and whether it is looked at before the next;
+    # None: somebody else goes on.
+    steps=st.lists(
+        st.none() | st.tuples(st.sampled_from("ab"), st.integers(0, 8), st.booleans()), max_size=30
+    ),
+)
+@settings(max_examples=25, deadline=None)
+def test_when_it_looks_makes_no_difference(steps: list[tuple[str, int, bool] | None]) -> None:
+    come = {s: [step[1] for step in steps if step and step[0] == s] for s in "ab"}
+
+    async def played() -> tuple[list[Envelope], list[Envelope]]:
+        options = ResequenceOptions(by="s", number="n", steps=[{}])
+        with tempfile.TemporaryDirectory() as folder:
+            async with opened(Path(folder) / "bus.db") as store:
+                streams = _Streams(options, store, "here", "ready", REAL)
+                newest = 0
+
+                async def look() -> int:
+                    entries = await store.entries("here", limit=100, after=newest)
+                    for entry in entries:
+                        streams.learn(entry, REAL.time())
+                    await streams.act(REAL.time())
+                    return entries[-1].key if entries else newest
+
+                for step in steps:
+                    if step is None:
+                        streams.forget()
+                        newest = 0
+                    else:
+                        stream, n, now = step
+                        await store.commit([Put("here", one(n, stream), group=f"{n} {stream}")])
+                        newest = await look() if now else newest
+                streams.forget()
+                newest = 0
+                await look()
+                ready, here = await store.browse("ready"), await store.browse("here")
+                return [each.envelope for each in ready], [each.envelope for each in here]
+
+    ready, waiting = asyncio.run(played())
+    for stream, all_numbers in come.items():
+        passed = [e for e in ready if e.body.data["stream"] == stream]
+        in_turn = numbers([e for e in passed if not e.params["sequence"]["late"]])
+        late = numbers([e for e in passed if e.params["sequence"]["late"]])
+        kept = numbers([e for e in waiting if e.body.data["stream"] == stream])
+        assert in_turn == list(range(1, len(in_turn) + 1))
+        assert sorted([*in_turn, *late, *kept]) == sorted(all_numbers), "none is lost or doubled"
+        assert len(in_turn) + 1 not in kept, "the next has its turn"
+        assert all(number <= len(in_turn) for number in late)
 
 
 async def test_buses_on_one_store_keep_the_order_together(
