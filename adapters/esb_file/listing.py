@@ -10,7 +10,7 @@ import stat
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from fnmatch import translate
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, NamedTuple
@@ -51,7 +51,7 @@ class Found(NamedTuple):
             "suffix": shown.suffix,
             "path": str(shown),
             "size": self.size,
-            "modified": datetime.fromtimestamp(self.modified / 1e9, UTC),
+            "modified": _date(self.modified),
         }
 
 
@@ -60,6 +60,15 @@ _KEYS: Final[dict[str, Callable[[Found], Any]]] = {
     "time": lambda file: (file.modified, file.path),
     "size": lambda file: (file.size, file.path),
 }
+
+
+def _date(nanoseconds: int) -> datetime:
+    """A time since 1970; the first or the last there is for what nobody can have meant."""
+    try:
+        return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=nanoseconds // 1000)
+    except OverflowError:
+        year = 1 if nanoseconds < 0 else 9999
+        return datetime(year, 1, 1, tzinfo=UTC)
 
 
 @dataclass

@@ -60,28 +60,28 @@ class _Known:
 
 
 class FileTarget:
-    """Where files go that are through: a path below a folder, from text with {{ }}."""
+    """Where files go that are through: a path below `folder`, from text with {{ }}. apart: the name
+    of the folder in the one that is read, "" if it is elsewhere."""
 
     def __init__(self, text: str, folder: Path, build: Build, *path: str | int) -> None:
-        fixed = text.partition("{{")[0].rpartition("/")[0]
-        if text.startswith("/"):
-            self.folder = Path(fixed or "/")
-            text = text[len(fixed) :].lstrip("/")
+        self.folder = folder
+        self.apart = text.partition("/")[0]
+        self._fixed = 0  # so much of the text is the folder's path
+        if not self.apart:
+            fixed = text.partition("{{")[0].rpartition("/")[0] + "/"
+            self.folder, self._fixed = Path(fixed), len(fixed)
             if self.folder.is_relative_to(folder):
                 build.problem(
-                    "a path of its own that leads into the folder that is read",
+                    "this path leads into the folder that is read",
                     *path,
                     hint=f"{self.folder.relative_to(folder)}/",
                 )
-        else:
-            self.folder = folder
-        self.apart = "" if self.folder != folder else text.partition("/")[0]
-        self._keeps_path = not text or text.endswith("/")
+        self._keeps_path = text.endswith("/")
         self._text: Text = build.text(text, *path)
 
     def path(self, file: Found, envelope: Envelope) -> str:
         """Where the file goes, below `folder`. Raises RouteFailure."""
-        text = self._text(envelope)
+        text = self._text(envelope)[self._fixed :]
         return text + file.path if self._keeps_path else text
 
 
@@ -174,29 +174,41 @@ class FileSource:
         slots = asyncio.Semaphore(self._at_once)
         try:
             while True:
-                self._changed.clear()
-                began = self._clock.monotonic()
-                listing = await self._look()
-                took = self._clock.monotonic() - began
-                held_up = False
-                for file in listing.files:
-                    await slots.acquire()
-                    taken = await self._take(step, file, slots)
-                    if not taken:
-                        slots.release()
-                    if self._options.order:
-                        held_up = not taken or not await self._through(file)
-                        if held_up:
-                            break
-                if listing.more and not held_up:
-                    continue
-                # What is ever changing must not have us look all the time.
-                await self._clock.sleep(took)
-                await self._until_changed(listing.soon)
+                try:
+                    await self._round(step, slots)
+                except Exception as e:
+                    log.error("looking for files failed", route=self._route, exc_info=e)
+                    self._trouble = "internal error"
+                    await self._clock.sleep(self._options.backoff.longest)
         finally:
             if self._watcher is not None:
                 self._watcher.stop()
             self._watcher, self._watched = None, (0, 0)
+
+    async def _round(self, step: Step, slots: asyncio.Semaphore) -> None:
+        """Look, take what is there, and wait until there may be more."""
+        self._changed.clear()
+        began = self._clock.monotonic()
+        listing = await self._look()
+        took = self._clock.monotonic() - began
+        held_up = False
+        for file in listing.files:
+            await slots.acquire()
+            taken = False
+            try:
+                taken = await self._take(step, file, slots)
+            finally:
+                if not taken:
+                    slots.release()
+            if self._options.order:
+                held_up = not taken or not await self._through(file)
+            if held_up:
+                break
+        if listing.more and not held_up:
+            return
+        # What is ever changing must not have us look all the time.
+        await self._clock.sleep(took)
+        await self._until_changed(listing.soon)
 
     async def _look(self) -> Listing:
         now = self._clock.monotonic()
@@ -311,7 +323,7 @@ class FileSource:
         """Claim a file, and in order the turn before it; what we then hold is added to `held`."""
         claim = Claim("busy")
         for value in (TURN, self._value(file)) if self._options.order else (self._value(file),):
-            claim = await self._store.claim(self._scope, value, self._until)
+            claim = await self._store.claim(self._scope, value, self._remembered())
             if claim.state == "busy":
                 break
             if claim.state == "new":
@@ -323,8 +335,8 @@ class FileSource:
             await give_up(self._store, *((self._scope, value) for value in held))
             held.clear()
 
-    @property
-    def _until(self) -> float:
+    def _remembered(self) -> float:
+        """Until when it is remembered that a file was handled."""
         kept = self._options.then == KEEP
         return self._clock.time() + (REMEMBERED_KEPT if kept else REMEMBERED)
 
@@ -377,7 +389,7 @@ class FileSource:
                 log.warning("a file has failed for good", **about, error=_detail(e))
                 dead = True
             answer = Envelope(outcome=Outcome.DEAD if dead else Outcome.MESSAGE)
-            unit.add(Confirm(self._scope, value, self._until, answer))
+            unit.add(Confirm(self._scope, value, self._remembered(), answer))
             unit.add(*(Release(self._scope, other) for other in held if other != value))
             await self._commit(unit, known)
         self._poison.discard(value)

@@ -121,6 +121,13 @@ class ScheduleSource:
     # --- when
 
     async def _dispatch(self, step: Step) -> None:
+        try:
+            await self._go_on(step)
+        except Exception as e:
+            log.error("a schedule has ended", route=self._route, exc_info=e)
+            self._trouble = "internal error"
+
+    async def _go_on(self, step: Step) -> None:
         once = self._options.missed == "once"
         last = await self._begin()
         if self._options.at_start:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,7 +29,7 @@ from esb.step import wrap
 from esb.store import SqliteStore
 from esb_file import listing, place
 from esb_file import source as source_module
-from esb_file.listing import Folder
+from esb_file.listing import Folder, Found
 from esb_file.options import SourceOptions
 from esb_file.source import FileSource
 
@@ -154,6 +155,13 @@ async def test_a_name_that_is_no_text(make: Make, inbox: Path) -> None:
         await until(lambda: step.finished)
     assert taken(step) == ["caf\ufffd.txt"]
     assert os.listdir(os.fsencode(inbox / "done")) == [b"caf\xe9.txt"]  # noqa: PTH208
+
+
+@pytest.mark.parametrize(
+    ("nanoseconds", "year"), [(-1, 1969), (2**62, 2116), (2**80, 9999), (-(2**80), 1)]
+)
+def test_a_time_that_nobody_can_have_meant(nanoseconds: int, year: int) -> None:
+    assert Found("a", 1, nanoseconds, 0).params["modified"].year == year
 
 
 # --- when -----------------------------------------------------------------------------------------
@@ -499,7 +507,7 @@ async def test_a_file_that_kills_the_process_is_refused_in_the_end(
             ]
             if crashes < 3:
                 # What is left of a process that dies in the midst of it.
-                claim = await store.claim(source._scope, source._value(file), source._until)
+                claim = await store.claim(source._scope, source._value(file), source._remembered())
                 assert (claim.state, claim.crashes) == ("new", crashes)
                 continue
 
@@ -533,7 +541,7 @@ async def test_a_suspect_runs_alone(tmp_path: Path, inbox: Path) -> None:
             files = source._folder.look(0, lambda f: False).files
             if crashes < 2:
                 for file in files[2:4]:
-                    await store.claim(source._scope, source._value(file), source._until)
+                    await store.claim(source._scope, source._value(file), source._remembered())
                 continue
 
             async def step(envelope: Envelope) -> Envelope:
@@ -612,6 +620,14 @@ def test_what_check_finds(tmp_path: Path) -> None:
         (11, "there is nothing called fil"),
         (15, "no cron expression (bad day-of-week)"),
     ]
+
+
+def test_the_routes_on_the_page_load(tmp_path: Path) -> None:
+    page = Path(__file__).parents[2] / "docs" / "files-and-schedules.md"
+    blocks = re.findall(r"```yaml\n(.*?)```", page.read_text(), re.DOTALL)
+    assert len(blocks) == 4
+    for block in blocks:
+        assert load_text(block, tmp_path).diagnostics == []
 
 
 # --- in a bus -------------------------------------------------------------------------------------

@@ -39,7 +39,7 @@ def test_every_example_is_told_of_and_run() -> None:
         assert f"({name}/)" in overview
         assert f"esb run examples/{name}" in (PROJECT / "examples" / name / "README.md").read_text()
         assert f'start("{name}"' in here
-    assert len(EXAMPLES) == 8
+    assert len(EXAMPLES) == 10
 
 
 def test_soap_as_rest(start: Start, legacy: str) -> None:
@@ -248,6 +248,37 @@ def test_shop_events(
 
 def _accepted(bus: Bus, event: object) -> bool:
     return bus.post("/orders", event).status == 202
+
+
+def test_csv_folder(start: Start, service: Backend, tmp_path: Path) -> None:
+    folder = tmp_path / "shop"
+    folder.mkdir()
+    bus = start("csv-folder", SHOP_FOLDER=str(folder), ORDERS_URL=service.url)
+    (folder / "orders-1.csv").write_text("number;customer;total\nA-1;Acme;12.50\nA-2;Bell;7\n")
+    (folder / "orders-2.csv").write_text("number;customer;total\nB-1;Acme;a lot\n")
+    (folder / "notes.txt").write_text("no order")
+    bus.process.until(lambda: len(service.asked) == 2, "both orders are told")
+    told = sorted((one.method, one.path, one.json) for one in service.asked)
+    order = {"number": "A-1", "customer": "Acme", "total": 12.5, "file": "orders-1.csv"}
+    assert told[0] == ("PUT", "/orders/A-1", order)
+    assert told[1][1] == "/orders/A-2"
+    bus.process.until((folder / "failed" / "orders-2.csv").exists, "the wrong one lies apart")
+    assert sorted(path.name for path in folder.glob("*.*")) == ["notes.txt"]
+    assert (folder / "done" / "orders-1.csv").exists()
+    assert len(service.asked) == 2
+
+
+def test_nightly_report(start: Start, service: Backend, tmp_path: Path) -> None:
+    reports = tmp_path / "reports"
+    reports.mkdir()
+    service.content = ("application/json", b'[{"shop": "Vienna", "sales": 120.50}]')
+    each_second = {"REPORT_AT": "* * * * * *", "REPORTS": str(reports)}
+    bus = start("nightly-report", SHOP_URL=service.url, **each_second)
+    bus.process.until(lambda: list(reports.glob("*/*.csv")), "there is a report")
+    report = next(iter(reports.glob("*/*.csv")))
+    day = f"{report.parent.name}-{report.stem}"
+    assert f"/figures?day={day}" in [one.path for one in service.asked]
+    assert report.read_text().splitlines() == ["shop;sales", "Vienna;120.50"]
 
 
 def test_rest_facade(start: Start, legacy: str) -> None:
