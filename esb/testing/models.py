@@ -105,7 +105,9 @@ class Given(Written):
     correlation_id: str = Field("", description="Its correlation id.")
     principal: str = Field("", description="Who the caller is, as if authenticated.")
     after: Duration = Field(
-        0.0, description="How much later it comes than all before it were through, or could be."
+        0.0,
+        description="How much later it comes than the one before; else at the same moment, once "
+        "nothing more happens without time passing.",
     )
     expect: _raw("answer") = Field(  # type: ignore[valid-type]
         None, description="What its sender is told; `expect` of the test speaks of the last one."
@@ -246,7 +248,9 @@ class CaseOptions(Options):
     """One test: messages come in, and what becomes of them is compared with what is expected."""
 
     description: str = Field("", description="What it shows.")
-    route: str = Field("", description="The route; may be left out if only one has messages of its own.")
+    route: str = Field(
+        "", description="The route; may be left out if only one has messages of its own."
+    )
     also: list[str] = Field(
         default_factory=list,
         description="Further routes that run: what the route sends to a queue is then taken by "

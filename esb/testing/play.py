@@ -34,7 +34,8 @@ MOST_TURNS = 200_000
 
 @dataclass(frozen=True)
 class Coming:
-    """A message that comes in. after: seconds after all before it was through, or could be."""
+    """A message that comes in. after: seconds after the one before, and all that brought about at
+    once."""
 
     message: Envelope
     after: float = 0.0
@@ -112,13 +113,9 @@ class Player:
                 started += await self._start(route)
             began = loop.time()
             for number, one in enumerate(coming):
-                if one.after:
-                    await self._pass(began, tasks, loop.time() + one.after)
+                await self._pass(began, tasks, loop.time() + one.after)
                 tasks.append(asyncio.create_task(self._hand_in(one.message, number)))
-                until = None if within is None else began + within
-                await self._pass(began, tasks, until if one is coming[-1] else loop.time())
-            if within is None or not coming:
-                await self._pass(began, tasks, None if within is None else began + within)
+            await self._pass(began, tasks, None if within is None else began + within)
             played.took = loop.time() - began
             for task in tasks:
                 if not task.done():
@@ -219,9 +216,10 @@ class Player:
 
     # --- time
 
-    async def _pass(self, began: float, tasks: Sequence[asyncio.Task[Told]], until: float | None
-                    ) -> None:  # fmt: skip
-        """Let time pass until `until`, or until all is through."""
+    async def _pass(
+        self, began: float, tasks: Sequence[asyncio.Task[Told]], until: float | None
+    ) -> None:
+        """Let time pass until `until`, or (None) until all is through."""
         loop = self._stage.loop
         for _ in range(MOST_TURNS):
             then = await loop.idle()

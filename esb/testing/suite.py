@@ -29,7 +29,7 @@ from esb.testing.models import CaseOptions, Given, Reply, SuiteOptions, Written
 from esb.testing.play import Coming, Played, Player, seeded
 from esb.testing.stage import Answering, Endpoint, Mock, Stage, headers_of
 from esb.testing.verdict import Answered, Expectation, Failure, Verdict
-from esb.testing.virtual import VirtualLoop, virtual_clock
+from esb.testing.virtual import PATIENCE, Restless, VirtualLoop, virtual_clock
 
 SUFFIXES = (".test.yaml", ".test.yml")
 
@@ -264,6 +264,8 @@ class Suite:
                 played = runner.run(player.play(coming, test.options.within))
             except EsbError as e:
                 stage.problem(e.detail)
+            except Restless:
+                stage.problem(f"it did not come to rest within {PATIENCE:g} seconds")
             verdict = Verdict(test.place, played, stage, log.told, self.outlines.values())
             failures = verdict.failures(test.expect, [one.expect for one in test.given])
         if coverage is not None:

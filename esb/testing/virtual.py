@@ -6,6 +6,7 @@ import asyncio
 import selectors
 from collections.abc import Callable
 from concurrent.futures import Executor
+from time import monotonic
 from typing import Any, TypeVar, TypeVarTuple
 
 from esb.clock import Clock
@@ -14,6 +15,13 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 _LOOK_AGAIN = 5.0  # whoever works beside the loop wakes it; this is for those who forget to
+
+PATIENCE = 60.0
+"""Seconds of real time in which it must come to rest."""
+
+
+class Restless(Exception):
+    """It did not come to rest: something runs in circles, or works and works."""
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
@@ -28,7 +36,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._now = 0.0
         self._busy = 0
         self._idle: asyncio.Future[float | None] | None = None
+        self._rested_at = monotonic()
         super().__init__(_Selector(self))
+        # After some months a float holds no nanoseconds any more, and a timer would never be due.
+        self._clock_resolution = 1e-6
 
     def time(self) -> float:
         """Seconds since the loop was made."""
@@ -46,6 +57,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         """Return once all has happened that can happen at this moment: with the time of the next
         timer, None if there is none."""
         assert self._idle is None
+        self._rested_at = monotonic()
         self._idle = self.create_future()
         try:
             return await self._idle
@@ -63,6 +75,12 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         future = super().run_in_executor(executor, func, *args)
         self.busy_until(future)
         return future
+
+    def check(self) -> None:
+        """Raises Restless, once, if nobody has found it idle for too long."""
+        if monotonic() > self._rested_at + PATIENCE:
+            self._rested_at = monotonic()
+            raise Restless
 
     def nothing_ready(self, timeout: float | None) -> float | None:
         """How long to wait for files and threads, when the next timer is `timeout` seconds off."""
@@ -83,6 +101,7 @@ class _Selector(selectors.DefaultSelector):
         self._loop = loop
 
     def select(self, timeout: float | None = None) -> Any:
+        self._loop.check()
         found = super().select(0)
         if found or (timeout is not None and timeout <= 0):
             return found

@@ -483,6 +483,34 @@ def test_nothing_is_left_behind(project: Project) -> None:
     assert files == {"routes.yaml", "routes.test.yaml"}
 
 
+def test_what_runs_in_circles_is_given_up(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("esb.testing.virtual.PATIENCE", 0.3)
+    project.routes("""\
+        routes:
+          there: {from: {queue: a}, steps: [{send: {queue: b}}]}
+          back: {from: {queue: b}, steps: [{send: {queue: a}}]}
+        """)
+    failure = project.failure("tests: {round: {route: there, also: [back], expect: {}}}")
+    assert "did not come to rest within" in failure
+
+
+def test_what_waits_for_ever_is_given_up(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("esb.testing.play.LONGEST", 5 * 86_400.0)
+    project.routes("""\
+        routes:
+          a:
+            from: {queue: a}
+            steps: [{send: {http: "http://far.example/"}}]
+            retry: {attempts: 1000000, backoff: 1d}
+        """)
+    failure = project.failure("tests: {one: {mocks: {http: {error: unreachable}}, expect: {}}}")
+    assert failure == "1:9: it is not through after 5 days of its own time"
+
+
 def test_secrets_and_addresses_need_not_be_there(project: Project) -> None:
     project.routes("""\
         routes:
