@@ -192,8 +192,13 @@ def _items(value: Any) -> list[tuple[str, Any]]:
     if isinstance(value, Undefined):
         raise reason(value)
     if not isinstance(value, Mapping):
-        raise RouteFailure(f"items needs an object, not {kind(value)}")
+        raise RouteFailure(f"there are items and values of an object, not of {kind(value)}")
     return list(value.items())
+
+
+def _values(value: Any) -> list[Any]:
+    """The values of an object."""
+    return [one for _, one in _items(value)]
 
 
 def _length(value: Any) -> int:
@@ -307,6 +312,7 @@ FILTERS: Final[dict[str, Callable[..., Any]]] = {
     "unique": _settled(filters.do_unique),
     "upper": _of_text(str.upper),
     "urlencode": _urlencode,
+    "values": _values,
 }
 
 INSTEAD: Final = {
@@ -316,7 +322,7 @@ INSTEAD: Final = {
     "json": "use `| tojson`",
     "get": "use `['key'] | default(...)`",
     "keys": "use `| list`",
-    "values": "use `| items`",
+    "values": "use `| values`",
     "items": "use `| items`",
     "format": "join texts with ~",
     "attr": "write `.name` or `['name']`",
