@@ -32,8 +32,8 @@ ASK_AGAIN: Final = 1.0
 """Seconds between two looks whether whoever gathers is gone."""
 LOOK_AGAIN: Final = 30.0  # only a clock that was set ahead makes something due without a bell
 LOOK_AFRESH: Final = 5.0
-"""Seconds after which what is kept in mind is read anew if something happened: what comes back from
-the dead letters has an old key."""
+"""Seconds after which all is read again if something happened: what comes back from the dead
+letters has an old key."""
 SHARE: Final = 50
 """Of the time, no more than one in so many is spent on that."""
 PAGE: Final = 10_000
@@ -101,6 +101,7 @@ class Gathering:
         while True:
             try:
                 async with self._alone():
+                    self._rule.forget()
                     while True:
                         await self._gather()
             except Superseded:
@@ -128,8 +129,7 @@ class Gathering:
             await give_up(self._store, (scope, self.channel))
 
     async def _gather(self) -> None:
-        """Read what lies there, and act on what comes, until it should be read anew."""
-        self._rule.forget()
+        """Learn of what lies there, and act on what comes, until all should be read again."""
         newest = 0
         afresh = float("inf")
         happened = False

@@ -44,6 +44,8 @@ log = structlog.get_logger("esb.resequence")
 
 AT_A_TIME: Final = 50
 """So many messages of a stream are in memory, and passed on in one commit."""
+IN_MIND: Final = 10_000
+"""So many streams of which nothing waits are kept in mind."""
 LARGEST: Final = 2**63
 _ONE_STREAM: Final = "*"
 _DIGITS: Final = re.compile(r"-?[0-9]{1,19}")
@@ -158,15 +160,17 @@ class _Stream:
     """What is kept in mind of a stream.
 
     expected: the number whose turn it is; None if that was not looked up yet. place: the key under
-    which it is remembered, 0 if it is not. waiting: since when, by number. vain: up to this number,
-    messages have waited in vain.
+    which it is remembered, 0 if it is not; until: for how long. waiting: since when, by number.
+    vain: up to this number, messages have waited in vain. timed: whether it is among those that go
+    on by time.
     """
 
     expected: int | None = None
     place: int = 0
+    until: float = float("inf")
     waiting: dict[int, float] = field(default_factory=dict)
     vain: int = -LARGEST
-    timed: bool = False  # whether it is among those that go on by time
+    timed: bool = False
 
 
 class _Streams:
@@ -191,16 +195,20 @@ class _Streams:
     def learn(self, entry: Entry, now: float) -> None:
         number, _, stream = entry.group.partition(" ")
         state = self._streams.setdefault(stream, _Stream())
-        state.waiting.setdefault(int(number), min(entry.stored, now))
-        self._changed[stream] = None
+        if int(number) not in state.waiting:
+            state.waiting[int(number)] = min(entry.stored, now)
+            self._changed[stream] = None
 
     async def act(self, now: float) -> None:
         todo, self._changed = self._changed, {}
         while self._by_time and self._by_time[0][0] <= now:
             _, stream = heapq.heappop(self._by_time)
-            self._streams[stream].timed = False
-            todo[stream] = None
+            if state := self._streams.get(stream):
+                state.timed = False
+                todo[stream] = None
         await side_by_side(self._go_on(stream, now) for stream in todo)
+        if len(self._streams) > IN_MIND:
+            self._streams = {name: state for name, state in self._streams.items() if state.waiting}
 
     def due(self) -> float | None:
         return self._by_time[0][0] if self._by_time else None
@@ -208,8 +216,8 @@ class _Streams:
     async def _go_on(self, stream: str, now: float) -> None:
         """Pass on all whose turn it is."""
         state = self._streams[stream]
-        if state.expected is None:
-            await self._look_up(stream, state)
+        if state.expected is None or state.until <= now:
+            await self._look_up(stream, state, now)
         most = AT_A_TIME
         while numbers := self._in_turn(state, now)[:most]:
             try:
@@ -223,10 +231,13 @@ class _Streams:
             state.timed = True
             heapq.heappush(self._by_time, (end, stream))
 
-    async def _look_up(self, stream: str, state: _Stream) -> None:
-        state.expected = self._options.first
+    async def _look_up(self, stream: str, state: _Stream, now: float) -> None:
+        state.expected, state.place, state.until = self._options.first, 0, float("inf")
         for place in await self._store.browse(self._places, group=stream):
-            state.expected, state.place = int(place.envelope.body.text), place.key
+            until = place.expires or float("inf")
+            if until > now:
+                expected = int(place.envelope.body.text)
+                state.expected, state.place, state.until = expected, place.key, until
 
     def _end(self, state: _Stream) -> float | None:
         timeout = self._options.timeout
@@ -274,24 +285,27 @@ class _Streams:
                 numbered = envelope.replace(params={**envelope.params, "sequence": facts})
                 on.append(Put(self._ready, numbered, group=stream))
                 expected = max(expected, number + 1)
-        place = self._moved(stream, state, expected) if expected != state.expected else []
-        if gone:
-            keys = await self._store.commit([*gone, *on, *place])
-            if place:
-                state.expected, state.place = expected, keys[-1]
+        if expected != state.expected:
+            await self._move_on(stream, state, expected, [*gone, *on])
+        elif gone:
+            await self._store.commit([*gone, *on])
         for number in passed:
             del state.waiting[number]
 
     async def _those(self, stream: str, number: int) -> list[Stored]:
         return await self._store.browse(self._channel, group=_group(number, stream))
 
-    def _moved(self, stream: str, state: _Stream, expected: int) -> list[Change]:
-        """The changes that remember how far a stream is."""
-        before = [Done(state.place, lying_in=self._places)] if state.place else []
+    async def _move_on(
+        self, stream: str, state: _Stream, expected: int, changes: Sequence[Change]
+    ) -> None:
+        """Commit changes, and with them how far the stream is."""
         several = self._options.by is not None
         expires = self._clock.time() + self._options.keep if several else 0.0
-        place = Envelope(body=Body(str(expected).encode(), "text/plain"))
-        return [*before, Put(self._places, place, expires=expires, group=stream)]
+        envelope = Envelope(body=Body(str(expected).encode(), "text/plain"))
+        place = Put(self._places, envelope, expires=expires, group=stream)
+        before = [Done(state.place, lying_in=self._places)] if state.place else []
+        keys = await self._store.commit([*changes, *before, place])
+        state.expected, state.place, state.until = expected, keys[-1], expires or float("inf")
 
     async def _bury(self, stream: str, state: _Stream, number: int, error: Permanent) -> None:
         """One that cannot be passed on is a dead letter, and the next has its turn."""
@@ -303,9 +317,7 @@ class _Streams:
             Move(stored.key, DEAD, failure=failure, lying_in=self._channel)
             for stored in await self._those(stream, number)
         ]
-        expected = max(state.expected, number + 1)
-        keys = await self._store.commit([*dead, *self._moved(stream, state, expected)])
-        state.expected, state.place = expected, keys[-1]
+        await self._move_on(stream, state, max(state.expected, number + 1), dead)
         del state.waiting[number]
 
 

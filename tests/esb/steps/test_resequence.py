@@ -15,7 +15,6 @@ from support.bus import load_text, running, store_of
 from support.stores import Place, opened, setting
 from support.waiting import until
 
-from esb import gathering
 from esb.bus import Bus
 from esb.clock import REAL
 from esb.control import Selection, replay
@@ -201,9 +200,9 @@ async def test_how_far_a_stream_is_is_forgotten_in_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("esb.store.sqlite.TIDY_EVERY", 0.05)
-    monkeypatch.setattr(gathering, "LOOK_AFRESH", 0.05)
-    async with running(route("by: body.stream", "keep: 50ms"), tmp_path) as bus:
-        await put(bus, one(1), one(2))
+    async with running(route("by: body.stream", "keep: 700ms"), tmp_path) as bus:
+        await store_of(bus).commit([Put("queue:in", one(n)) for n in (1, 2)])
+        await out(bus, 2)
         await until(lambda: _empty(bus, PLACES))
         await put(bus, one(1, id="again"))
         assert numbers(await out(bus, 3)) == [1, 2, 1]
