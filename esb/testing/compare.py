@@ -41,11 +41,13 @@ class Difference(NamedTuple):
 def differences(expected: Any, body: Body, *, part: bool = False) -> list[Difference]:
     """How `body` differs from what was expected: data, or a text, which is read as XML or JSON if
     the body is that. part: the body may hold more."""
+    kind = parse_content_type(body.content_type).essence
+    as_text = isinstance(expected, str) and not kind.endswith(("json", "xml"))
     try:
-        data = body.data if not _is_text(body) else body.text
+        data = body.text if as_text else body.data
     except EsbError as e:
-        kind = body.content_type or "a body without content type"
-        return [Difference("", shown(expected), f"{kind} that cannot be read: {e.detail}")]
+        what = kind or "a body without content type"
+        return [Difference("", shown(expected), f"{what} that cannot be read: {e.detail}")]
     if isinstance(data, etree._Element):
         return list(_of_xml(expected, data, part))[:MOST]
     if isinstance(expected, str) and isinstance(data, dict | list):
@@ -61,12 +63,6 @@ def differences_of_values(expected: Any, got: Any, *, part: bool = False) -> lis
     return list(_of_data(expected, got, "", part))[:MOST]
 
 
-def _is_text(body: Body) -> bool:
-    return parse_content_type(body.content_type).essence.startswith("text/") and not (
-        body.content_type.startswith(("text/xml", "text/csv", "text/json"))
-    )
-
-
 def shown(value: Any) -> str:
     """A value as people read it, on one line."""
     if isinstance(value, etree._Element):
@@ -74,7 +70,10 @@ def shown(value: Any) -> str:
     elif value is _NOTHING:
         return "nothing"
     elif isinstance(value, bytes):
-        text = f"{len(value)} bytes"
+        try:
+            text = _JSON.encode(value.decode()).decode()
+        except UnicodeDecodeError:
+            text = f"{len(value)} bytes"
     else:
         text = _JSON.encode(value).decode()
     return text if len(text) <= 300 else f"{text[:290]}... ({len(text)} characters)"

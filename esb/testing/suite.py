@@ -93,24 +93,9 @@ class Coverage:
     passed: Counter[tuple[str, str, str]] = field(default_factory=Counter)
 
 
-class Environment(Mapping[str, str]):
-    """What `${NAME}` stands for in tests: what the file says, else the name itself."""
-
-    def __init__(self, given: Mapping[str, str]) -> None:
-        self._given = given
-
-    def __getitem__(self, name: str) -> str:
-        return self._given[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._given)
-
-    def __len__(self) -> int:
-        return len(self._given)
-
-
 class _References(References):
-    """What stands for secrets and addresses that tests do not have."""
+    """What `${NAME}` stands for in tests: what the file of tests says; else its default, or the
+    name itself in the place of an address or a secret that tests do not have."""
 
     def resolve(self, reference: str, folder: Path) -> str:
         try:
@@ -191,9 +176,9 @@ class Suite:
             raise ConfigError(self.top.load.diagnostics)
         if paths:
             return paths
-        stem = self._path.name[: -len(".test.yaml")].rstrip(".")
-        for suffix in (".yaml", ".yml"):
-            if (same := folder / f"{stem}{suffix}").is_file():
+        for suffix in SUFFIXES:
+            same = folder / self._path.name.replace(suffix, suffix.removeprefix(".test"))
+            if same != self._path and same.is_file():
                 return [same]
         return [folder]
 
@@ -201,7 +186,7 @@ class Suite:
         return load(
             self._paths,
             shared=shared,
-            environ=_References(Environment(self.options.environ)),
+            environ=_References(self.options.environ),
             root=self._root,
             clock=stage.clock,
             stage=stage,

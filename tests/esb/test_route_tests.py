@@ -8,6 +8,7 @@ import re
 import shutil
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
 import jsonschema_rs
 import pytest
@@ -15,7 +16,9 @@ from lxml import etree
 from typer.testing import CliRunner
 
 from esb.cli import app
+from esb.envelope import Body
 from esb.strict_yaml import References, read_yaml
+from esb.testing.compare import differences
 from esb.testing.models import CaseOptions, Expect, Reply
 from esb.testing.report import Report, as_json, as_junit, covered, percentage, run_tests
 
@@ -496,9 +499,7 @@ def test_what_runs_in_circles_is_given_up(
     assert "did not come to rest within" in failure
 
 
-def test_what_waits_for_ever_is_given_up(
-    project: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_waits_for_ever_is_given_up(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("esb.testing.play.LONGEST", 5 * 86_400.0)
     project.routes("""\
         routes:
@@ -621,6 +622,40 @@ def test_text_is_shown_as_a_diff(project: Project) -> None:
         """)
     assert failure.startswith("4:13: body: \n--- expected\n+++ got\n")
     assert failure.endswith(" one\n-three\n+two")
+
+
+@pytest.mark.parametrize(
+    ("expected", "body", "content_type", "part", "different"),
+    [
+        ({"n": 1.1}, '{"n": 1.10}', "application/json", False, ""),
+        ({"n": 1}, '{"n": true}', "application/json", False, "n: expected 1, got true"),
+        (None, "null", "application/json", False, ""),
+        ('{"n": 0.10000000000000000001}', '{"n": 0.10000000000000000002}', "application/json",
+         False, "n: expected 0.10000000000000000001, got 0.10000000000000000002"),
+        ([{"a": 1}], '[{"a": 1, "b": 2}]', "application/json", True, ""),
+        ([2, 3], "[1, 2, 3]", "application/json", True, ""),
+        ("Bell", '"Bell & Co"', "application/json", True, ""),
+        ("<o xmlns='u' b='2' a='1'><n>1.0</n></o>",
+         "<p:o xmlns:p='u' a='1' b='2'>\n <p:n>1.00</p:n> </p:o>", "text/xml", False, ""),
+        ("<o><n>007</n></o>", "<o><n>7</n></o>", "application/xml", False,
+         '/o/n: expected "007", got "7"'),
+        ("<o><n>2</n></o>", "<o a='1'><m/><n>1</n><n>2</n></o>", "application/soap+xml", True, ""),
+        ("<o/>", "<o a='1'><m/></o>", "application/xml", False,
+         '/o/@a: expected nothing, got "1"'),
+        ({"o": 1}, "<o/>", "application/xml", False, 'expected {"o":1}, got XML: <o/>'),
+        ("a,b\n1,2", "a,b\n1,2\n", "text/csv", False, ""),
+        ([{"a": "1", "b": "2"}], "a,b\n1,2\n", "text/csv", False, ""),
+        ("text", "text\n", "", False, ""),
+        ({"a": 1}, "text", "", False, 'expected {"a":1}, got "text"'),
+        ({"a": 1}, "{", "application/json", False, 'expected {"a":1}, got application/json that '
+         "cannot be read: the JSON ends too early at line 1, column 2"),
+    ],
+)  # fmt: skip
+def test_bodies_are_compared_by_value(
+    expected: Any, body: str, content_type: str, part: bool, different: str
+) -> None:
+    found = differences(expected, Body(body.encode(), content_type), part=part)
+    assert (str(found[0]) if found else "") == different
 
 
 # --- what is wrong with tests ---------------------------------------------------------------------
