@@ -205,6 +205,7 @@ def _table(model: type[BaseModel]) -> list[str]:
     rows = ["| option | type | default | meaning |", "| --- | --- | --- | --- |"]
     properties = TypeAdapter(model).json_schema(by_alias=True).get("properties", {})
     nested: list[str] = []
+    told: set[type[BaseModel]] = set()
     for name, field in model.model_fields.items():
         key = field.alias or name
         if key not in properties:
@@ -215,7 +216,8 @@ def _table(model: type[BaseModel]) -> list[str]:
         meaning = (field.description or "").replace("\n", " ").replace("|", "\\|")
         rows.append(f"| `{key}` | {kind} | {default} | {meaning} |")
         for inner in _models_in(field.annotation):
-            if inner is not model and issubclass(inner, Options):
+            if inner is not model and inner not in told and issubclass(inner, Options):
+                told.add(inner)
                 nested += ["", f"`{key}`:", "", *_table(inner)]
     return rows + nested
 

@@ -10,7 +10,7 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any, Final
 
-from esb.codecs._format import MAX_PIECE, Format, Piece, Stream
+from esb.codecs._format import MAX_PIECE, Format, NoOptions, Piece, Stream
 from esb.envelope import parse_content_type, register_codec
 
 FORMATS: Final[dict[str, Format[Any]]] = {
@@ -34,4 +34,4 @@ def format_of(content_type: str) -> Format[Any] | None:
     return next((_BY_TYPE[key] for key in keys if key in _BY_TYPE), None)
 
 
-__all__ = ["FORMATS", "MAX_PIECE", "Format", "Piece", "Stream", "format_of"]
+__all__ = ["FORMATS", "MAX_PIECE", "Format", "NoOptions", "Piece", "Stream", "format_of"]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field, create_model, model_validator
 
-from esb.codecs import FORMATS
+from esb.codecs import FORMATS, NoOptions
 from esb.options import Options
 
 
@@ -40,18 +41,37 @@ class Choice(Options):
     def chosen(self) -> tuple[str, Any]:
         """The name and its options."""
         [field] = self.model_fields_set
-        return field.removesuffix("_"), getattr(self, field)
+        name = field.removesuffix("_")
+        return name, NoOptions() if self.__choices__[name] is NoOptions else getattr(self, field)
 
 
-def _choice(name: str, what: str, choices: Mapping[str, type[Options]]) -> Any:
-    # A field may not be called as a method of the model: `json`.
-    fields: dict[str, Any] = {
-        f"{key}_": (model | None, Field(None, alias=key, description=(model.__doc__ or "").strip()))
-        for key, model in choices.items()
-    }
+def _choice(
+    name: str, what: str, choices: Mapping[str, type[Options]], told: Mapping[str, str]
+) -> Any:
+    fields: dict[str, Any] = {}
+    for key, model in choices.items():
+        none = model is NoOptions
+        # A field may not be called as a method of the model: `json`.
+        fields[f"{key}_"] = (
+            (Annotated[dict[str, Any], Field(max_length=0)] if none else model) | None,
+            Field(
+                None,
+                alias=key,
+                description=told[key],
+                json_schema_extra=_or_text if model.__shorthand__ else None,
+            ),
+        )
     made = create_model(name, __base__=Choice, **fields)
     made.__choices__, made.__what__ = choices, what
     return made
+
+
+def _summary(doc: str | None) -> str:
+    return " ".join((doc or "").split("\n\n")[0].split()).partition(". ")[0].rstrip(".") + "."
+
+
+def _or_text(schema: dict[str, Any]) -> None:
+    schema["anyOf"] = [{"type": "string"}, *schema["anyOf"]]
 
 
 def or_name(choices: Mapping[str, type[Options]]) -> Any:
@@ -64,14 +84,23 @@ def or_name(choices: Mapping[str, type[Options]]) -> Any:
     return extend
 
 
+_STREAMS = {name: one.stream for name, one in FORMATS.items() if one.stream is not None}
 READ: Mapping[str, type[Options]] = {name: one.options for name, one in FORMATS.items()}
-STREAMED: Mapping[str, type[Options]] = {
-    name: one.stream.options for name, one in FORMATS.items() if one.stream is not None
-}
+STREAMED: Mapping[str, type[Options]] = {name: one.options for name, one in _STREAMS.items()}
 
 if TYPE_CHECKING:
     FormatChoice = Choice
     StreamChoice = Choice
 else:
-    FormatChoice = _choice("FormatChoice", "format", READ)
-    StreamChoice = _choice("StreamChoice", "stream", STREAMED)
+    FormatChoice = _choice(
+        "FormatChoice",
+        "format",
+        READ,
+        {name: _summary(sys.modules[one.make.__module__].__doc__) for name, one in FORMATS.items()},
+    )
+    StreamChoice = _choice(
+        "StreamChoice",
+        "stream",
+        STREAMED,
+        {name: _summary(one.read.__doc__) for name, one in _STREAMS.items()},
+    )

@@ -157,4 +157,7 @@ def test_each_format_is_in_the_schema() -> None:
     schema: Any = convert.ConvertOptions.model_json_schema()
     names = schema["properties"]["to"]["anyOf"][0]["enum"]
     assert {"csv", "fixed", "json", "lines", "multipart", "ndjson", "xml", "yaml"} <= set(names)
-    assert set(schema["$defs"]["FormatChoice"]["properties"]) == set(names)
+    formats = schema["$defs"]["FormatChoice"]["properties"]
+    assert set(formats) == set(names)
+    assert {"type": "string"} in formats["multipart"]["anyOf"]  # its shorthand
+    assert {"type": "string"} not in formats["csv"]["anyOf"]
