@@ -16,7 +16,7 @@ import msgspec
 from lxml import etree
 
 from esb.envelope import NO_BODY, Body, Envelope, Outcome, parse_content_type
-from esb.errors import EsbError
+from esb.errors import KINDS, EsbError
 from esb.outline import Part
 from esb.redaction import Redactor
 from esb.step import Seen
@@ -169,7 +169,9 @@ class _Writer:
                 return told | ({"data": self._redact.data(data)} if data is not None else {})
             if (status := failed.told.get("status")) is not None:
                 return {"status": status}
-            return {"error": failed.code, "detail": self._redact.value(failed.detail)}
+            # An adapter may have kinds of its own.
+            code = failed.code if failed.code in KINDS else failed.told.get("kind", "permanent")
+            return {"error": code, "detail": self._redact.value(failed.detail)}
         if part.direction == "sink" or seen.after is None:
             return {}
         status = seen.after.params.get("reply", {}).get("status")

@@ -31,7 +31,7 @@ from pydantic import Field
 from esb.adapter import Health
 from esb.clock import REAL, Clock
 from esb.envelope import Body, Envelope
-from esb.errors import EsbError, Fault
+from esb.errors import EsbError, Fault, Transient
 from esb.options import Duration, Options, Size
 from esb.redaction import Redactor
 from esb.step import Seen, Step, Watch
@@ -253,7 +253,7 @@ class TraceStore(Protocol):
 
 class Failed(msgspec.Struct, frozen=True):
     """What is left of an exception: not its frames, which hold everything. told: what the far side
-    said, its "status" or its "fault" (name and data)."""
+    said, its "status" or its "fault" (name and data); and the "kind" of the error in short."""
 
     code: str
     detail: str
@@ -264,7 +264,10 @@ class Failed(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, error: BaseException) -> Failed:
         if isinstance(error, EsbError):
-            told: dict[str, Any] = {} if error.status is None else {"status": error.status}
+            kind = "transient" if isinstance(error, Transient) else "permanent"
+            told: dict[str, Any] = {"kind": kind}
+            if error.status is not None:
+                told["status"] = error.status
             if isinstance(error, Fault):
                 told["fault"] = error.name, error.data
             return cls(error.code, error.detail, error.step, error.notes, told)

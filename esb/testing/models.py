@@ -8,27 +8,16 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
 from esb.envelope import Outcome
-from esb.errors import EsbError
+from esb.errors import KINDS
 from esb.options import Backoff, Duration, Options
 
 Outcomes = Literal["message", "reply", "accepted", "filtered", "dead"]
 assert {outcome.value for outcome in Outcome} == set(Outcomes.__args__)  # type: ignore[attr-defined]
 
 
-def _kinds(kind: type[EsbError]) -> dict[str, type[EsbError]]:
-    found = {kind.code: kind} if kind.__module__ == EsbError.__module__ else {}
-    for below in kind.__subclasses__():
-        found |= _kinds(below)
-    return found
-
-
-ERRORS = {code: kind for code, kind in _kinds(EsbError).items() if code not in ("error", "config")}
-"""Errors of the bus by their codes."""
-
-
 def _code(value: str) -> str:
-    if value not in ERRORS:
-        raise ValueError(f"an error is one of: {', '.join(sorted(ERRORS))}")
+    if value not in KINDS:
+        raise ValueError(f"an error is one of: {', '.join(KINDS)}")
     return value
 
 
@@ -49,7 +38,7 @@ Moment = Annotated[
     WithJsonSchema({"type": "string", "format": "date-time"}),
 ]
 ErrorCode = Annotated[
-    str, AfterValidator(_code), WithJsonSchema({"type": "string", "enum": sorted(ERRORS)})
+    str, AfterValidator(_code), WithJsonSchema({"type": "string", "enum": [*KINDS]})
 ]
 
 

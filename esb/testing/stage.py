@@ -17,10 +17,10 @@ from esb.build import Builder
 from esb.clock import Clock
 from esb.durable import Change, Publish, Put
 from esb.envelope import Body, Envelope, Headers
-from esb.errors import Fault, Permanent, Transient
+from esb.errors import KINDS, Fault, Permanent, Transient
 from esb.outline import Part
 from esb.store import SqliteStore
-from esb.testing.models import ERRORS, Reply
+from esb.testing.models import Reply
 from esb.testing.virtual import VirtualLoop
 
 _FOR_EVER = 1e9
@@ -137,7 +137,7 @@ class Stage:
         if reply.delay:
             await self.clock.sleep(reply.delay)
         if reply.error is not None:
-            error = ERRORS[reply.error](reply.detail or f"the mock of {endpoint.places[0]} fails")
+            error = KINDS[reply.error](reply.detail or f"the mock of {endpoint.places[0]} fails")
             if isinstance(error, Transient):
                 error.retry_after = reply.retry_after
             raise error
