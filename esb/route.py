@@ -12,6 +12,8 @@ from esb.adapter import Admitting, Expression, Health, Pausing, Sink, Source
 from esb.clock import REAL, Clock
 from esb.consumer import Consumer
 from esb.durable import Store
+from esb.envelope import Envelope
+from esb.errors import EsbError
 from esb.gathering import Gathering
 from esb.middleware.accept import accept_channel, accepted, accepting
 from esb.middleware.business_key import keyed
@@ -107,14 +109,25 @@ def subroute(
     name: str, options: RouteOptions, step: Step, store: Store | None = None, clock: Clock = REAL
 ) -> Step:
     """The steps of a sub-route with its policies around them. store: what they may change."""
-    layers: list[Middleware] = []
+
+    def named(step: Step) -> Step:
+        async def run(envelope: Envelope) -> Envelope:
+            try:
+                return await step(envelope)
+            except EsbError as e:
+                e.step = f"{name}/{e.step}"
+                raise
+
+        return run
+
+    layers: list[Middleware] = [named]
     if options.timeout is not None:
         layers.append(timed(options.timeout, clock=clock))
     if options.retry is not None:
         layers.append(retrying(options.retry, route=name, clock=clock))
     if options.concurrency is not None:
         layers.append(limited(options.concurrency, route=name, clock=clock))
-    if store is not None and layers:
+    if store is not None and len(layers) > 1:
         layers.append(transactional(store))
     return wrap(step, *layers)
 

@@ -46,6 +46,13 @@ async def test_its_steps_run_as_if_they_stood_there(tmp_path: Path) -> None:
     assert [route.source.where for route in loaded.routes] == ["POST /orders", "called by name"]
 
 
+async def test_an_error_says_in_which_of_them_it_was(tmp_path: Path) -> None:
+    step = project(TWO, tmp_path).check().routes[0].step
+    with pytest.raises(RouteFailure) as caught:
+        await step(message({}))
+    assert caught.value.step == "priced/steps[0].filter"
+
+
 @pytest.mark.parametrize(
     ("step", "says"),
     [
