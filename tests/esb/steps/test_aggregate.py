@@ -16,11 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.bus import load_text, running, store_of, url
 from support.stores import Place, lying, opened, setting
-from support.waiting import until
+from support.waiting import Jumping, until
 
 from esb import gathering
 from esb.bus import Bus
-from esb.clock import REAL
 from esb.config import load
 from esb.control import Refused, Selection, replay
 from esb.durable import DEAD, Put, Store
@@ -137,22 +136,84 @@ async def test_a_run_that_fails_leaves_no_member(tmp_path: Path) -> None:
         assert await store_of(bus).counts() == {DEAD: 1}
 
 
+class Gathered:
+    """Groups on a clock that is set, and what was passed on."""
+
+    def __init__(self, store: Any, jumping: Jumping, **options: Any) -> None:
+        self.store = store
+        self.jumping = jumping
+        given = AggregateOptions.model_validate({"by": "key", "steps": [{}], **options})
+        self.groups = _Groups(given, store, "here", "ready", None, jumping.clock)
+        self.newest = 0
+
+    def forget(self) -> None:
+        """Somebody else goes on."""
+        self.groups.forget()
+        self.newest = 0
+
+    async def put(self, key: str, ident: object) -> None:
+        """A member comes."""
+        one = Envelope(id=str(ident), body=Body.of(str(ident)))
+        await self.store.commit([Put("here", one, group=key)])
+
+    async def look(self) -> None:
+        """Do what is to be done now."""
+        for entry in await self.store.entries("here", limit=100, after=self.newest):
+            self.groups.learn(entry, self.jumping.now)
+            self.newest = entry.key
+        await self.groups.act(self.jumping.now)
+
+    async def out(self) -> list[tuple[str, list[str]]]:
+        """The groups that were passed on, each with its key."""
+        ready = [stored.envelope for stored in await self.store.browse("ready")]
+        return [(one.correlation_id, one.body.data) for one in ready]
+
+
 class TestTime:
     async def test_a_group_ends_so_long_after_its_first_member(
         self, tmp_path: Path, place: Place
     ) -> None:
-        async with running(route("timeout: 300ms") + setting(place), tmp_path) as bus:
-            await put(bus, line("a", 1), line("a", 2))
+        async with running(route("timeout: 500ms") + setting(place), tmp_path) as bus:
+            await store_of(bus).commit([Put("queue:in", line("a", n)) for n in (1, 2)])
             [one] = await out(bus, 1)
-            assert lines(one) == [1, 2]
+            assert sorted(lines(one)) == [1, 2]
             assert one.params["group"]["complete"]
 
-    async def test_a_group_ends_so_long_after_its_last_member(self, tmp_path: Path) -> None:
-        async with running(route("idle: 400ms"), tmp_path) as bus:
-            for n in range(4):
-                await put(bus, line("a", n))
-                await asyncio.sleep(0.15)
-            assert [lines(one) for one in await out(bus, 1)] == [[0, 1, 2, 3]]
+    @pytest.mark.parametrize(("option", "end"), [("timeout", 10), ("idle", 16)])
+    async def test_after_its_first_or_its_last(
+        self, tmp_path: Path, option: str, end: float
+    ) -> None:
+        jumping = Jumping()
+        begun = jumping.now
+        async with opened(tmp_path / "bus.db", clock=jumping.clock) as store:
+            gathered = Gathered(store, jumping, **{option: 10.0})
+            for ident, at in ((1, 0), (2, 3), (2, 5), (3, 6)):
+                jumping.now = begun + at
+                await gathered.put("a", ident)
+                await gathered.look()
+            while (due := gathered.groups.due()) is not None and due < begun + end:
+                jumping.now = due
+                await gathered.look()
+                assert await gathered.out() == []
+            assert due == begun + end
+            jumping.now = due
+            await gathered.look()
+            assert await gathered.out() == [("a", ["1", "2", "3"])]
+            assert gathered.groups.due() is None
+
+    async def test_the_next_group_of_a_key_has_its_own_time(self, tmp_path: Path) -> None:
+        jumping = Jumping()
+        begun = jumping.now
+        async with opened(tmp_path / "bus.db", clock=jumping.clock) as store:
+            gathered = Gathered(store, jumping, size=2, timeout=10.0)
+            for ident in range(5):
+                await gathered.put("a", ident)
+                await gathered.look()
+                jumping.now += 3
+            jumping.now = begun + 20
+            await gathered.look()
+            assert (await gathered.out())[2:] == []
+            assert gathered.groups.due() == begun + 22
 
     async def test_what_was_due_while_nobody_ran_ends_at_the_start(self, tmp_path: Path) -> None:
         async with running(route("timeout: 10s"), tmp_path) as bus:
@@ -427,32 +488,19 @@ def test_when_it_looks_makes_no_difference(
                 expected.append((step[0], waiting.pop(step[0])))
 
     async def played() -> list[tuple[str, list[str]]]:
-        options = AggregateOptions(by="key", size=size, steps=[{}])
         with tempfile.TemporaryDirectory() as folder:
             async with opened(Path(folder) / "bus.db") as store:
-                groups = _Groups(options, store, "here", "ready", None, REAL)
-                newest = 0
-
-                async def look() -> int:
-                    entries = await store.entries("here", limit=100, after=newest)
-                    for entry in entries:
-                        groups.learn(entry, REAL.time())
-                    await groups.act(REAL.time())
-                    return entries[-1].key if entries else newest
-
+                gathered = Gathered(store, Jumping(), size=size)
                 for step in steps:
                     if step is None:
-                        groups.forget()
-                        newest = 0
-                    else:
-                        key, ident, now = step
-                        one = Envelope(id=str(ident), body=Body.of(str(ident)))
-                        await store.commit([Put("here", one, group=key)])
-                        newest = await look() if now else newest
-                await look()
-                assert (await store.counts()).get("here", 0) >= sum(map(len, waiting.values()))
-                ready = [stored.envelope for stored in await store.browse("ready")]
-                return [(one.correlation_id, one.body.data) for one in ready]
+                        gathered.forget()
+                        continue
+                    key, ident, now = step
+                    await gathered.put(key, ident)
+                    if now:
+                        await gathered.look()
+                await gathered.look()
+                return await gathered.out()
 
     found = asyncio.run(played())
     for key in "ab":

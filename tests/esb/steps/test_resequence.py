@@ -137,8 +137,8 @@ async def test_one_that_is_delivered_again_while_it_waits_passes_once(tmp_path: 
 
 class TestMissing:
     async def test_is_waited_for_so_long(self, tmp_path: Path, place: Place) -> None:
-        async with running(route("timeout: 200ms") + setting(place), tmp_path) as bus:
-            await put(bus, one(3), one(4), one(1))
+        async with running(route("timeout: 500ms") + setting(place), tmp_path) as bus:
+            await store_of(bus).commit([Put("queue:in", one(n)) for n in (3, 4, 1)])
             found = await out(bus, 3)
             assert numbers(found) == [1, 3, 4]
             complete = [each.params["sequence"]["complete"] for each in found]
@@ -156,9 +156,9 @@ class TestMissing:
     async def test_those_behind_it_may_be_dead_letters_until_somebody_wants_them(
         self, tmp_path: Path
     ) -> None:
-        async with running(route("timeout: 50ms", "incomplete: dead"), tmp_path) as bus:
+        async with running(route("timeout: 500ms", "incomplete: dead"), tmp_path) as bus:
             store = store_of(bus)
-            await put(bus, one(2), one(3))
+            await store.commit([Put("queue:in", one(n)) for n in (2, 3)])
             assert numbers(await out(bus, 2, DEAD)) == [2, 3]
             [failure, _] = [stored.failure for stored in await store.browse(DEAD)]
             assert failure is not None
