@@ -22,6 +22,9 @@ from esb.errors import ConfigError, EsbError
 from esb.terminal import fail_with, route_files, show
 
 COMMANDS = {
+    "reload": "esb.cli_live:reload",
+    "routes": "esb.cli_live:routes",
+    "versions": "esb.cli_live:versions",
     "test": "esb.cli_test:command",
     "record": "esb.cli_record:command",
     "trace": "esb.cli_trace:trace",
@@ -65,6 +68,10 @@ Paths = Annotated[
     typer.Argument(help="YAML files or folders of them; routes/ if left out.", show_default=False),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON, for programs.")]
+Profile = Annotated[
+    str | None,
+    typer.Option("--profile", help="The profile that counts; or ESB_PROFILE.", show_default=False),
+]
 
 
 @app.callback(invoke_without_command=True)
@@ -91,9 +98,13 @@ def run(
     grace: Annotated[
         float, typer.Option(min=0, help="Seconds that messages in flight get to finish on SIGTERM.")
     ] = 25.0,
+    profile: Profile = None,
 ) -> None:
     """Run the bus until SIGTERM or Ctrl-C."""
-    serve(route_files(paths), watch=watch, json_logs=json_logs, log_level=log_level, grace=grace)
+    serve(
+        route_files(paths), watch=watch, json_logs=json_logs, log_level=log_level, grace=grace,
+        profile=profile,
+    )  # fmt: skip
 
 
 @app.command()
@@ -103,11 +114,13 @@ def check(
     no_env: Annotated[
         bool, typer.Option("--no-env", help="Do not resolve ${NAME}: check without the secrets.")
     ] = False,
+    profile: Profile = None,
 ) -> None:
     """Find every mistake in the route files, without starting anything."""
     from esb.config import load
 
-    project = load(route_files(paths), environ=None if no_env else os.environ)
+    environ = None if no_env else os.environ
+    project = load(route_files(paths), environ=environ, profile=profile)
     found = project.diagnostics
     if as_json:
         fields = ("file", "line", "column", "code", "message", "hint")
@@ -279,10 +292,12 @@ def serve(
     log_level: str = "info",
     grace: float = 25.0,
     root: Path | None = None,
+    profile: str | None = None,
 ) -> None:
     """Run a bus from files, and from `extra`, plain data in the shape of a file.
 
     root: the folder that files are looked up in and never leave; the working directory if None.
+    profile: see `esb.config.load`.
     """
     logs.configure(json=json_logs, level=log_level)
     try:
@@ -293,7 +308,8 @@ def serve(
             runner = uvloop.run
         from esb.service import Service
 
-        runner(Service(paths, extra, watch=watch, grace=grace, root=root).run())
+        service = Service(paths, extra, watch=watch, grace=grace, root=root, profile=profile)
+        runner(service.run())
     except ConfigError as e:
         fail_with(e.diagnostics)
     except EsbError as e:

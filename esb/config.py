@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from esb.clock import REAL, Clock
 from esb.errors import ConfigError, Diagnostic
 from esb.middleware.endpoint import EndpointPolicies
 from esb.options import Options
+from esb.projects import LATER, SHARED, Projects
 from esb.redaction import secret_values
 from esb.route import Called, Route, RouteOptions, assemble
 from esb.store import StoreOptions
@@ -70,7 +72,7 @@ SETTINGS: dict[str, type[Options]] = {
     "versions": VersionsOptions,
     "trace": TraceOptions,
 }
-_CORE_KEYS = ("routes", "connections", *SETTINGS)
+_CORE_KEYS = ("routes", "connections", *SHARED, *SETTINGS)
 
 
 @dataclass
@@ -108,6 +110,7 @@ def load(
     extra: Mapping[str, Any] | None = None,
     clock: Clock = REAL,
     stage: Stage | None = None,
+    profile: str | None = None,
 ) -> Project:
     """Load YAML files, and the *.yaml and *.yml of folders but those of tests.
 
@@ -115,13 +118,14 @@ def load(
     for, or what resolves it; None leaves references unresolved. root: the folder no file reference
     may leave; the working directory if left out. extra: a document of plain data loaded beside the
     files. clock: what the routes tell the time by. stage: what plays all that is outside, in tests.
+    profile: the one of `profiles` that counts, "" for none; what ESB_PROFILE says if left out.
     """
     references = environ if isinstance(environ, References) else References(environ)
-    loader = _Loader(shared or Shared(), references, root, clock, stage)
+    loader = _Loader(shared or Shared(), references, root, clock, stage, profile)
     for path in paths:
         loader.add(path)
     if extra is not None:
-        document = Document("<command line>", root or Path.cwd(), extra)
+        document = Document("<command line>", root or Path.cwd(), deepcopy(dict(extra)))
         loader.documents.append(document)
     return loader.load()
 
@@ -160,8 +164,10 @@ class _Loader:
         root: Path | None,
         clock: Clock = REAL,
         stage: Stage | None = None,
+        profile: str | None = None,
     ) -> None:
         self.common = Load(shared, references, root, clock, stage)
+        self.profile = os.environ.get("ESB_PROFILE", "") if profile is None else profile
         self.documents: list[Document] = []
         self.project = Project(
             settings=self.common.settings,
@@ -194,7 +200,9 @@ class _Loader:
             self.common.diagnose(str(path), None, "file", f"cannot be read: {reason}")
             return
         self.common.remember(path)
-        document = read_yaml(text, shown_path(path), path.resolve().parent, self.common.references)
+        document = read_yaml(
+            text, shown_path(path), path.resolve().parent, self.common.references, later=LATER
+        )
         self.project.files.append(path)
         self.project.diagnostics += document.diagnostics
         self.common.unread |= any(one.code == "yaml" for one in document.diagnostics)
@@ -205,6 +213,7 @@ class _Loader:
     def load(self, *, routes: bool = True) -> Project:
         tops = [Builder(self.common, document, ()) for document in self.documents]
         tops = [top for top in tops if self._top_level(top)]
+        projects = Projects(self.common, tops, self.profile, self._known())
         for top in tops:
             self._connections(top)
         for name, model in SETTINGS.items():
@@ -216,10 +225,10 @@ class _Loader:
             if section.expand is None:
                 self._settings(name, section.options, tops)
         for top in tops if routes else ():
-            self._routes(top)
+            self._routes(top, projects)
             for name, section in self.sections.items():
                 if section.expand is not None and name in top.data:
-                    self._expand(name, section, top.at(name))
+                    self._expand(name, section, top.at(name), projects)
         for place in list(self.common.routes.values()):
             self._route(place)
         for more in self.common.continuations:
@@ -242,7 +251,7 @@ class _Loader:
             if top.data is not None:
                 top.problem("a file is a mapping", code="type", hint="routes: ...")
             return False
-        known = [*_CORE_KEYS, *self.common.section_points]
+        known = self._known()
         for key in top.data:
             if key not in known:
                 hint = did_you_mean(key, known)
@@ -253,6 +262,9 @@ class _Loader:
                     f"unknown section '{key}'", key, code="unknown-key", key=True, hint=hint
                 )
         return True
+
+    def _known(self) -> list[str]:
+        return [*_CORE_KEYS, *self.common.section_points]
 
     def _connections(self, top: Builder) -> None:
         for name, raw in top.mapping("connections").items():
@@ -342,13 +354,15 @@ class _Loader:
         except ImportError as e:
             top.problem(f"'{name}' cannot be loaded: {e}", name, code="adapter", key=True)
 
-    def _routes(self, top: Builder) -> None:
+    def _routes(self, top: Builder, projects: Projects) -> None:
         for name in top.mapping("routes"):
             place = top.at("routes", name)
             place.begin(name)
-            self._name(place)
+            with contextlib.suppress(BuildFailed):
+                projects.shape(place)
+                self._name(place)
 
-    def _expand(self, name: str, section: Section, place: Builder) -> None:
+    def _expand(self, name: str, section: Section, place: Builder, projects: Projects) -> None:
         expand = section.expand
         assert expand is not None
         try:
@@ -361,6 +375,7 @@ class _Loader:
             inner.begin(route.name)
             inner.fixed = True
             inner.given = route.route
+            projects.shape(inner)
             self._name(inner)
 
     def _name(self, place: Builder) -> None:
@@ -368,7 +383,8 @@ class _Loader:
         may run any other."""
         there = self.common.routes.setdefault(place.route, place)
         if there is not place:
-            at = f"{there.document.file}:{there.mark((), key=True).line}"
+            document, mark = there.spot((), key=True)
+            at = f"{document.file}:{mark.line}"
             place.problem(
                 f"route '{place.route}' exists already, at {at}", code="duplicate", key=True
             )
@@ -399,7 +415,9 @@ class _Loader:
         except BuildFailed as e:
             failed = e
         uses = self.common.store_uses
+        place.endpoints = options.endpoints
         step = place.steps(options.steps, "steps")
+        place.endpoints = None  # a circuit that refuses dead letters would help nobody
         changes_store = self.common.store_uses > uses
         try:
             if options.dead_letter is not None:

@@ -184,4 +184,5 @@ def error_name_schema(names: Collection[str]) -> dict[str, Any]:
 RawSteps = Annotated[list[Any], WithJsonSchema({"type": "array", "items": {"x-esb": "step"}})]
 RawSink = Annotated[Any, WithJsonSchema({"x-esb": "sink"})]
 RawCaller = Annotated[Any, WithJsonSchema({"x-esb": "caller"})]
+RawRoute = Annotated[Any, WithJsonSchema({"x-esb": "route"})]
 RawSource = Annotated[Any, WithJsonSchema({"x-esb": "source"})]

@@ -13,6 +13,7 @@ from esb.adapter import Adapter, Section
 from esb.config import SETTINGS
 from esb.middleware.endpoint import EndpointPolicies
 from esb.options import Options, Range
+from esb.projects import SHARED, Use
 from esb.route import RouteOptions, StepPolicies
 from esb.steps import STEPS
 
@@ -47,12 +48,20 @@ def schema() -> dict[str, Any]:
             if adapter.connection is not None
         ]
     }
+    route = definitions["route"] = _schema_of(RouteOptions, definitions)
+    definitions["any_route"] = {
+        "anyOf": [
+            {"$ref": "#/$defs/route"},
+            _with(_schema_of(Use, definitions), route["properties"]),
+        ]
+    }
     properties: dict[str, Any] = {
-        "routes": _named(_schema_of(RouteOptions, definitions)),
+        "routes": _named({"$ref": "#/$defs/any_route"}),
         "connections": _named({"$ref": "#/$defs/connection"}),
     }
-    for name, model in SETTINGS.items():
+    for name, model in {**SHARED, **SETTINGS}.items():
         properties[name] = _schema_of(model, definitions)
+    properties["profiles"] = _named({"$ref": "#"})
     for point in sorted(entry_points(group="esb.sections"), key=lambda p: p.name):
         section: Section = point.load()
         properties[point.name] = _schema_of(section.options, definitions)
@@ -157,6 +166,9 @@ def markdown() -> str:
         "",
         *_table(RouteOptions),
         "",
+        *_intro(Use),
+        *_table(Use),
+        "",
         "## Steps",
         "",
     ]
@@ -176,7 +188,7 @@ def markdown() -> str:
         if adapter.connection is not None:
             out += [f"### connections: {point.name}", "", *_table(adapter.connection), ""]
     out += ["## Sections", ""]
-    sections: dict[str, Any] = dict(SETTINGS)
+    sections: dict[str, Any] = {**SHARED, **SETTINGS}
     for point in sorted(entry_points(group="esb.sections"), key=lambda p: p.name):
         sections[point.name] = point.load().options
     for name, model in sections.items():

@@ -18,6 +18,7 @@ from esb.gathering import Gathering
 from esb.middleware.accept import accept_channel, accepted, accepting
 from esb.middleware.business_key import keyed
 from esb.middleware.dead_letter import dead_letters
+from esb.middleware.endpoint import EndpointPolicies
 from esb.middleware.limit import limited
 from esb.middleware.retry import RetryOptions, parked, retrying
 from esb.middleware.timeout import timed
@@ -36,18 +37,24 @@ class StepPolicies(Options):
     timeout: Duration | None = Field(None, description="Longest time for this step.")
 
 
-class RouteOptions(Options):
-    """One route."""
+class _Path(Options):
+    """Where messages come from, and what is done."""
 
     description: str = Field("", description="What the route is for.")
     from_: RawSource = Field(
         None,
         alias="from",
         description="Where messages come from: one adapter. A route without it is a sub-route: the "
-        "step `run` of others calls it by its name, and only `retry`, `timeout` and `concurrency` "
-        "may stand beside its steps.",
+        "step `run` of others calls it by its name, and of the policies only `retry`, `timeout`, "
+        "`concurrency` and `endpoints` may stand beside its steps.",
     )
     steps: RawSteps = Field(default_factory=list, description="What is done, in this order.")
+
+
+class RoutePolicies(Options):
+    """Policies of routes. Those of a route itself come first, then those of its `policy`, then the
+    `defaults` of its folder and of the folders above it; each is taken as a whole."""
+
     retry: RetryOptions | None = Field(
         None,
         description="Run the route again, from its first step, when it fails with an error that "
@@ -66,6 +73,19 @@ class RouteOptions(Options):
     )
     concurrency: int | None = Field(
         None, ge=1, description="How many messages may be in the steps at a time; others wait."
+    )
+    endpoints: EndpointPolicies | None = Field(
+        None,
+        description="For each endpoint of the steps that has none of its own, nor of its "
+        "connection: `concurrency`, `circuit_breaker`.",
+    )
+
+
+class RouteOptions(RoutePolicies, _Path):
+    """One route."""
+
+    policy: str | None = Field(
+        None, description="The name of the `policies` that it has, where it has none of its own."
     )
     accept: Literal["durable"] | None = Field(
         None,
@@ -101,7 +121,7 @@ def step_policies(
     return wrap(step, *layers)
 
 
-OF_CALLERS = ("retry", "timeout", "concurrency", "description", "steps")
+OF_CALLERS = ("retry", "timeout", "concurrency", "endpoints", "policy", "description", "steps")
 """What a sub-route may have; the rest is its callers' business."""
 
 

@@ -46,10 +46,12 @@ class Service:
         watch: bool = False,
         grace: float = 25.0,
         root: Path | None = None,
+        profile: str | None = None,
     ) -> None:
         self.paths = paths
         self.extra = extra
         self.root = (root or Path.cwd()).resolve()
+        self.profile = profile
         self.watch = watch
         self.shared = Shared()
         self.project = self._load().check()
@@ -60,13 +62,19 @@ class Service:
         self.bus = Bus(self.project.routes, self.shared, grace=grace, stopped=stopped)
         self._found: Project = self.project  # what was loaded last, whether it runs or not
         self._reloading = asyncio.Lock()
-        self.stopping = asyncio.Event()
+        self.up, self.stopping = asyncio.Event(), asyncio.Event()
         self.watching: list[Path] = []
         options = self.project.settings["admin"]
         self.admin = AdminServer(self.bus, self, options.host, options.port)
 
-    def _load(self) -> Project:
-        return load(self.paths, shared=self.shared, extra=self.extra, root=self.root)
+    def _load(self, shared: Shared | None = None) -> Project:
+        return load(
+            self.paths,
+            shared=shared or self.shared,
+            extra=self.extra,
+            root=self.root,
+            profile=self.profile,
+        )
 
     # --- its life
 
@@ -85,9 +93,11 @@ class Service:
         if options.enabled:
             await self.admin.open()
         try:
-            await self.bus.start()
-            await self._keep("start", _user())
+            async with self._reloading:  # nobody reloads what has not begun
+                await self.bus.start()
+                await self._keep("start", _user())
             CURRENT.set(1)
+            self.up.set()
             self._tell(f"{options.host}:{self.admin.port}" if options.enabled else "")
             watcher = asyncio.create_task(self._watch()) if self.watch else None
             await self.stopping.wait()
@@ -181,10 +191,9 @@ class Service:
         RELOADS.labels("refused").inc()
         for problem in problems:
             log.error("not reloaded", problem=problem)
-        many = f"{len(problems)} mistakes" if len(problems) > 1 else "one mistake"
         return {
             "reloaded": False,
-            "detail": f"not reloaded, the routes run as they were: {many}",
+            "detail": "\n".join(("not reloaded, the routes run as they were:", *problems)),
             "problems": problems,
             "diagnostics": [asdict(found) for found in self._found.diagnostics],
         }
@@ -285,7 +294,7 @@ class Service:
 
     def _look(self) -> Project:
         """What lies in the files now, in a load that nothing comes of."""
-        return load(self.paths, extra=self.extra, root=self.root)
+        return self._load(Shared())
 
     # --- watching
 

@@ -9,8 +9,8 @@ are references, resolved here; `$${` is a literal `${`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +25,7 @@ READING = frozenset({"yaml", "reference", "duplicate-key"})
 
 YamlPath = tuple[str | int, ...]
 
-_REFERENCE = re.compile(r"\$(\$)?\{([^{}]*)\}")
+REFERENCE = re.compile(r"\$(\$)?\{([^{}]*)\}")
 _HALF_A_REFERENCE = re.compile(r"\$\{|\$[A-Za-z_]\w*:-[^{}]*\}")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
@@ -51,7 +51,8 @@ class Document:
 
     values, keys: marks by path; `texts`: where the text of a scalar on one line begins, so that an
     offset into it is a column; `referenced`: paths whose value came from outside, so that no
-    message ever repeats it.
+    message ever repeats it. origins: parts of the data that are written elsewhere: in which
+    document, and where in it. note: what to add to a mistake, such as who uses this.
     """
 
     file: str
@@ -61,7 +62,22 @@ class Document:
     keys: dict[YamlPath, Mark] = field(default_factory=dict)
     texts: dict[YamlPath, Mark] = field(default_factory=dict)
     referenced: set[YamlPath] = field(default_factory=set)
+    origins: dict[YamlPath, tuple[Document, YamlPath]] = field(default_factory=dict)
+    note: str = ""
     diagnostics: list[Diagnostic] = field(default_factory=list)
+
+    def origin(self, path: YamlPath) -> tuple[Document, YamlPath]:
+        """Where the part at `path` is written: the document, and the path in it."""
+        if self.origins:
+            for length in range(len(path), -1, -1):
+                if (found := self.origins.get(path[:length])) is not None:
+                    document, there = found
+                    return document.origin((*there, *path[length:]))
+        return self, path
+
+    def view(self, note: str) -> Document:
+        """The same places, with another note, and with origins of its own beside these."""
+        return replace(self, data=None, note=note, origins=dict(self.origins), diagnostics=[])
 
     def mark(self, path: YamlPath, *, key: bool = False) -> Mark:
         """Where `path` stands, or the nearest thing around it that is written in the file."""
@@ -145,8 +161,31 @@ class Environment(Mapping[str, str]):
         return len(self._references.environ or ())
 
 
-def read_yaml(text: str, file: str, folder: Path, references: References) -> Document:
-    """Read one document; what is wrong is in `Document.diagnostics`, all at once where possible."""
+def resolved(
+    text: str, folder: Path, references: References, problem: Callable[[str, str], object]
+) -> str:
+    """A text with the values of its references. problem: is told what is wrong, and a hint."""
+
+    def one(match: re.Match[str]) -> str:
+        if match[1]:
+            return "${" + match[2] + "}"
+        try:
+            return references.resolve(match[2], folder)
+        except ValueError as e:
+            unset = "is not set" in str(e)
+            problem(str(e), f"set it, or give a default: ${{{match[2]}:-...}}" if unset else "")
+            return ""
+
+    return REFERENCE.sub(one, text)
+
+
+def read_yaml(
+    text: str, file: str, folder: Path, references: References, *, later: Collection[str] = ()
+) -> Document:
+    """Read one document; what is wrong is in `Document.diagnostics`, all at once where possible.
+
+    later: keys at the top below which references stay as they are written.
+    """
     document = Document(file, folder)
     if len(text) > MAX_BYTES:
         document.problem(None, "size", f"the file is larger than {MAX_BYTES // 1024**2} MB")
@@ -154,7 +193,7 @@ def read_yaml(text: str, file: str, folder: Path, references: References) -> Doc
     if too_deep := bracketed(text):
         document.problem(Mark(*too_deep), "yaml", f"nested deeper than {MAX_DEPTH}")
         return document
-    reader = _Reader(document, references, events(text))
+    reader = _Reader(document, references, events(text), later)
     try:
         document.data = reader.document()
     except yaml.YAMLError as e:
@@ -215,10 +254,17 @@ class _Stop(yaml.MarkedYAMLError):
 class _Reader:
     """Builds plain data from parse events."""
 
-    def __init__(self, document: Document, references: References, events: Iterator[Any]) -> None:
+    def __init__(
+        self,
+        document: Document,
+        references: References,
+        events: Iterator[Any],
+        later: Collection[str],
+    ) -> None:
         self.doc = document
         self.references = references
         self.events = events
+        self.later = later
 
     def document(self) -> Any:
         value: Any = None
@@ -301,25 +347,16 @@ class _Reader:
         return plain_scalar(text)
 
     def _resolve(self, event: Any, text: str, path: YamlPath) -> str:
-        def one(match: re.Match[str]) -> str:
-            if match[1]:
-                return "${" + match[2] + "}"
-            self.doc.referenced.add(path)
-            try:
-                return self.references.resolve(match[2], self.doc.folder)
-            except ValueError as e:
-                hint = ""
-                if "is not set" in str(e):
-                    hint = f"set it, or give a default: ${{{match[2]}:-...}}"
-                self._problem(event, str(e), hint, code="reference")
-                return ""
+        def problem(message: str, hint: str) -> None:
+            self._problem(event, message, hint, code="reference")
 
-        if _HALF_A_REFERENCE.search(_REFERENCE.sub("", text)):
-            self._problem(
-                event, "a reference has both its braces",
-                "${NAME}, or $${ for the signs themselves", code="reference",
-            )  # fmt: skip
-        return _REFERENCE.sub(one, text)
+        if _HALF_A_REFERENCE.search(REFERENCE.sub("", text)):
+            problem("a reference has both its braces", "${NAME}, or $${ for the signs themselves")
+        if path and path[0] in self.later:
+            return text
+        if any(not match[1] for match in REFERENCE.finditer(text)):
+            self.doc.referenced.add(path)
+        return resolved(text, self.doc.folder, self.references, problem)
 
 
 def _start(event: Any) -> Mark:

@@ -1,4 +1,4 @@
-"""Reload under load, in short: what the long form (`bench/reload.py`) looks for must not be there."""
+"""Reload under load, in short: nothing that `bench/reload.py` looks for may be there."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ async def live(folder: Path, routes: str = ROUTES, *, watch: bool = False) -> As
     running = asyncio.create_task(service.run())
     try:
         async with aiohttp.ClientSession() as http:
-            await until(lambda: service.bus.state == "running" or running.done())
+            await until(lambda: service.up.is_set() or running.done())
             yield Live(service, http, folder)
     finally:
         service.stopping.set()
@@ -183,7 +183,8 @@ def _read_only(self: Path, target: Path) -> Path:
 async def test_secrets_are_not_kept(tmp_path: Path) -> None:
     (tmp_path / "password").write_text("s3cr3t")
     text = """
-        connections: {crm: {http: {url: "http://127.0.0.1:1/", auth: {bearer: "${file:../password}"}}}}
+        connections:
+          crm: {http: {url: "http://127.0.0.1:1/", auth: {bearer: "${file:../password}"}}}
         routes: {a: {from: {queue: a}, steps: [{send: {http: {connection: crm}}}]}}
     """
     async with live(tmp_path, text) as bus:
