@@ -137,8 +137,7 @@ class Load:
         found = Diagnostic(file, line, column, code, message, hint)
         for known in self.diagnostics:
             there = (known.file, known.line, known.column) == (file, line, column)
-            same = (known.code, known.message) == (code, message)
-            if there and (same or (line and known.code in READING)):
+            if known == found or (there and line and known.code in READING):
                 return
         self.diagnostics.append(found)
 
@@ -202,8 +201,6 @@ class Builder:
         self.files: set[Path] = set()
         self.runs: set[str] = set()  # the sub-routes it calls
         self.connections: set[str] = set()
-        self.endpoints: EndpointPolicies | None = None  # for those that have none of their own
-        self.shaped: dict[str, Any] = {}  # what a route that a section made has of the project's
         self.inside: YamlPath = ()  # the place within the route
         self.given: Any = None  # a route that a section made
         self.part = Part("route", route)
@@ -220,7 +217,6 @@ class Builder:
         )
         inner.durable, inner.fixed = self.durable, self.fixed
         inner.files, inner.runs, inner.connections = self.files, self.runs, self.connections
-        inner.endpoints = self.endpoints
         inner.inside = (*self.inside, *path)
         inner.part, inner.watch = self.part, self.watch
         return inner
@@ -241,8 +237,8 @@ class Builder:
         self.part = part
 
     def _locate(self, part: Part) -> None:
-        document, (part.line, part.column) = self.spot((), key=True)
-        part.file = document.file
+        part.file = self.document.file
+        part.line, part.column = self.mark((), key=True)
 
     @property
     def where(self) -> str:
@@ -277,23 +273,14 @@ class Builder:
             return {}
         return value
 
-    def origin(self, path: YamlPath = ()) -> tuple[Document, YamlPath]:
-        """Where it is written: of what comes from elsewhere, another document."""
-        return self.document.origin(self.path if self.fixed else (*self.path, *path))
-
-    def spot(self, path: YamlPath, *, key: bool = False) -> tuple[Document, Mark]:
-        document, there = self.origin(path)
-        return document, document.mark(there, key=key)
-
     def mark(self, path: YamlPath, *, key: bool = False) -> Mark:
-        return self.spot(path, key=key)[1]
+        return self.document.mark(self.path if self.fixed else (*self.path, *path), key=key)
 
     def problem(
         self, message: str, *path: str | int, code: str = "value", hint: str = "", key: bool = False
     ) -> BuildFailed:
-        document, at = self.spot(path, key=key or self.fixed)
-        hint = "; ".join(filter(None, (hint, document.note)))
-        self.load.diagnose(document.file, at, code, message, hint)
+        at = self.mark(path, key=key or self.fixed)
+        self.load.diagnose(self.document.file, at, code, message, hint)
         return BuildFailed(message)
 
     def _problem_in_text(
@@ -301,9 +288,8 @@ class Builder:
     ) -> BuildFailed:
         if self.fixed:
             return self.problem(message, *path, code=code, hint=hint)
-        document, there = self.origin(path)
-        hint = "; ".join(filter(None, (hint, document.note)))
-        self.load.diagnose(document.file, document.text_mark(there, offset), code, message, hint)
+        at = self.document.text_mark((*self.path, *path), offset)
+        self.load.diagnose(self.document.file, at, code, message, hint)
         return BuildFailed(message)
 
     # --- validation
@@ -502,8 +488,6 @@ class Builder:
             if options is None:
                 options, of = getattr(common, kind), f"connection {connection}"
             if options is None:
-                options, of = getattr(self.endpoints, kind, None), name
-            if options is None:
                 return None
             # The first part is what people read where it is down.
             return self.shared((f"{kind} of {of}", options), lambda: make(options, of))
@@ -644,7 +628,6 @@ class Builder:
                     f"a sub-route has no '{key}'", key, key=True,
                     hint="it belongs to the routes that run it",
                 )  # fmt: skip
-            self.endpoints = options.endpoints
             step = self.steps(options.steps, "steps")
             sub.store_uses = int(self.load.store_uses > uses)
             store = self.store if sub.store_uses else None
@@ -720,9 +703,8 @@ class Builder:
                 f"{name} is no file, and loading touches no network", *path, code="missing-file",
                 hint="bring it into the project and name it there",
             )  # fmt: skip
-        home = self.origin(path)[0].folder
-        folders = [home, self.load.root / folder]
-        inside = [self.load.root, home]
+        folders = [self.document.folder, self.load.root / folder]
+        inside = [self.load.root, self.document.folder]
         for place in folders:
             found = (place / name).resolve()
             if found.is_file():
@@ -782,8 +764,11 @@ class Builder:
 
     def jinja(self, name: str, content_type: str, *path: str | int) -> Renderer:
         source: Path | str = name if "\n" in name else self.file(name, *path)
-        folders = (self.origin(path)[0].folder, self.load.root / "transforms")
-        return self._compiled(path, lambda: compile_jinja(source, content_type, folders=folders))
+        folders = (self.document.folder, self.load.root / "transforms")
+        return self._compiled(
+            path,
+            lambda: compile_jinja(source, content_type, folders=folders, known=self._known),
+        )
 
     def xslt(self, name: str, content_type: str, *path: str | int) -> Renderer:
         file = self.file(name, *path)
@@ -801,8 +786,7 @@ class Builder:
             file = shown_path(Path(e.file)) if e.file else ""
             if file and e.line:
                 # The mistake is in the template: point there, and say who uses it.
-                user, mark = self.spot(path)
-                at = f"{user.file}:{mark.line}"
+                at = f"{self.document.file}:{self.mark(path).line}"
                 self.load.diagnose(
                     file, Mark(e.line, 1), "template", e.message, e.hint or f"used at {at}"
                 )
@@ -818,8 +802,8 @@ class Builder:
         return self.load.section_value(name)
 
     def claim(self, name: str, *path: str | int) -> None:
-        document, at = self.spot(path, key=self.fixed)
-        here = f"'{self.route}' at {document.file}:{at.line}"
+        at = self.mark(path, key=self.fixed)
+        here = f"'{self.route}' at {self.document.file}:{at.line}"
         taken = self.load.claims.setdefault(name, here)
         if taken is not here:
             self.problem(f"{name} is served already by route {taken}", *path, code="duplicate")
@@ -841,7 +825,7 @@ class Builder:
         todo, seen = [self], {self.route}
         while todo:
             place = todo.pop()
-            parts.append(repr((place.data, place.shaped)))
+            parts.append(repr(place.data))
             parts += [repr(self.load.connections.get(name)) for name in sorted(place.connections)]
             parts += [
                 f"{file}:{self.load.digests.get(file.resolve())}" for file in sorted(place.files)

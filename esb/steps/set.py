@@ -69,7 +69,7 @@ def make(options: SetOptions, build: Build) -> Step:
             content_type = options.content_type or envelope.content_type
             return changed.with_body(Body.of(data, content_type))
         if options.content_type:
-            return changed.with_body(Body(envelope.body.raw, options.content_type))
+            return changed.with_body(envelope.body.typed(options.content_type))
         return changed
 
     return set_

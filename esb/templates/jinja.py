@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Final
@@ -24,7 +24,14 @@ from esb.codecs.json import dumps, loads
 from esb.envelope import Body, Envelope, parse_content_type
 from esb.errors import BadMessage, EsbError, RouteFailure
 from esb.expressions import language
-from esb.expressions.compiler import DASHED, FAILURES, QUERIES, failure
+from esb.expressions.compiler import (
+    DASHED,
+    FAILURES,
+    NOTHING_KNOWN,
+    QUERIES,
+    Known,
+    failure,
+)
 from esb.expressions.language import MESSAGE, PARAMS, nearest, to_text
 from esb.expressions.queries import Query, compile_jmespath, compile_xpath, xpath_namespaces
 from esb.expressions.sandbox import BUDGET, FILTERS, INSTEAD, TESTS, Sandbox
@@ -48,10 +55,12 @@ class JinjaTemplate:
         names: Collection[str],
         content_type: str,
         files: Collection[Path],
+        constants: Mapping[str, Mapping[str, str]],
     ) -> None:
         self.files = frozenset(files)
         self._template = template
         self._variables = [(name, _VARIABLES.get(name) or _group(name)) for name in sorted(names)]
+        self._constants = constants
         self._content_type = content_type
         self._mode = _mode(content_type)
 
@@ -59,6 +68,7 @@ class JinjaTemplate:
         BUDGET.renew()
         try:
             values = {name: value(envelope) for name, value in self._variables}
+            values.update(self._constants)
             text = self._write(values)
         except EsbError as e:
             self._annotate(e)
@@ -131,6 +141,7 @@ def compile_jinja(
     *,
     folders: Sequence[Path],
     names: Collection[str] = PARAMS,
+    known: Known = NOTHING_KNOWN,
 ) -> JinjaTemplate:
     """Compile a template file, or the text of one, that writes `content_type`.
 
@@ -141,7 +152,7 @@ def compile_jinja(
     searched = [] if isinstance(template, str) else [template.resolve().parent]
     searched += [folder.resolve() for folder in folders]
     environment = _Templates(content_type, _Folders(searched))
-    source = _Load(environment, {"body", "text", "headers", "message", *names, *QUERIES})
+    source = _Load(environment, {"body", "text", "headers", "message", *names, *QUERIES}, known)
     if isinstance(template, str):
         try:
             source.check(template, "")
@@ -151,7 +162,7 @@ def compile_jinja(
     else:
         compiled = source.load(template.name, None, str(template))
     files = [] if inline else environment.files
-    return JinjaTemplate(compiled, source.used, content_type, files)
+    return JinjaTemplate(compiled, source.used, content_type, files, source.constants)
 
 
 # --- what a template may name --------------------------------------------------------------------
@@ -329,9 +340,11 @@ class _Folders(jinja2.BaseLoader):
 class _Load:
     """Compiles a template and all it refers to, and collects which names they use."""
 
-    def __init__(self, environment: _Templates, names: set[str]) -> None:
+    def __init__(self, environment: _Templates, names: set[str], known: Known) -> None:
         self.environment = environment
         self.names = names
+        self.known = known
+        self.constants: dict[str, dict[str, str]] = {}
         self.used: set[str] = set()
         self._seen: set[str] = set()
 
@@ -358,13 +371,45 @@ class _Load:
         self.used |= undeclared & self.names
         # What is included may also use the variables of those that include it.
         if not included:
-            known = self.names | self.environment.globals.keys() | _declared(tree)
+            known = self.names | self.known.keys() | self.environment.globals.keys()
+            known |= _declared(tree)
             for name in sorted(undeclared - known):
                 raise self._unknown(tree, name, source, file)
         for node in tree.find_all((nodes.Call, nodes.Getattr, nodes.Include, nodes.Import)):
             self._check_node(node, file)
         for node in tree.find_all((nodes.FromImport, nodes.Extends)):
             self._check_node(node, file)
+        for group in self.known.keys() & undeclared:
+            self._take_constants(tree, group, file)
+
+    def _take_constants(self, tree: nodes.Template, group: str, file: str) -> None:
+        """Look up what is named of a group that is known by now: no template has the whole of it.
+        Raises TemplateError."""
+        found: Iterable[Any] = tree.find_all((nodes.Getattr, nodes.Getitem))
+        uses = [n for n in found if isinstance(n.node, nodes.Name) and n.node.name == group]
+        uses = [use for use in uses if isinstance(_key(use), str)]
+        proper = {id(use.node) for use in uses}
+        may_miss = {
+            id(node.node)
+            for node in tree.find_all((nodes.Filter, nodes.Test))
+            if node.name in ("default", "d", "defined", "undefined")
+        }
+        for node in tree.find_all(nodes.Name):
+            if node.name == group and id(node) not in proper:
+                hint = f"write {group}.NAME" if group == "env" else f"write {group}.name"
+                raise TemplateError(f"{group} is no value", file, node.lineno, hint)
+        values = self.constants.setdefault(group, {})
+        for use in uses:
+            key = _key(use)
+            try:
+                values[key] = self.known[group][key]
+            except KeyError:
+                if id(use) in may_miss:
+                    continue
+                what = f"the environment variable {key} is not set"
+                if group != "env":
+                    what = f"{group} has no {key}"
+                raise TemplateError(what, file, use.lineno) from None
 
     def _check_node(self, node: nodes.Node, file: str) -> None:
         if isinstance(node, nodes.Call):
@@ -442,9 +487,14 @@ class _Load:
                     line,
                     f"write {head}['{tail}']",
                 )
-        meant = nearest(name, self.names | self.environment.globals.keys())
+        meant = nearest(name, self.names | self.known.keys() | self.environment.globals.keys())
         hint = INSTEAD.get(name) or f"did you mean {meant or repr(name)}?"
         return TemplateError(f"there is nothing called {name}", file, line, hint)
+
+
+def _key(use: Any) -> Any:
+    """What an access is for, if it is written out."""
+    return use.attr if isinstance(use, nodes.Getattr) else getattr(use.arg, "value", None)
 
 
 def _declared(tree: nodes.Template) -> set[str]:

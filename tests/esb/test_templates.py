@@ -490,3 +490,28 @@ def test_mistakes_in_stylesheets_are_found_at_load(
         compile_xslt(file, folder=tmp_path)
     assert message in e.value.message
     assert (e.value.file, e.value.line) == (str(file), line)
+
+
+# --- what is known when routes are loaded --------------------------------------------------------
+
+KNOWN = {"env": {"REGION": "eu", "TOKEN": "s3cret"}, "route": {"name": "orders"}}
+
+
+def test_templates_name_constants_but_never_all_of_them() -> None:
+    source = (
+        "{{ env.REGION }}{{ route['name'] }}{{ env.ZONE | default('z') }}{{ env.X is defined }}"
+    )
+    compiled = compile_jinja(source, "text/plain", folders=[], known=KNOWN)
+    assert compiled(JSON).raw == b"euorderszfalse"
+    own = "{% for route in [1] %}{{ route }}{% endfor %}"
+    assert compile_jinja(own, "text/plain", folders=[], known=KNOWN)(JSON).raw == b"1"
+    for source, message in (
+        ("{{ env.ZONE }}", "the environment variable ZONE is not set"),
+        ("{{ route.nme }}", "route has no nme"),
+        ("{{ env }}", "env is no value"),
+        ("{% for name in env %}{{ name }}{% endfor %}", "env is no value"),
+        ("{{ env[body.name] }}", "env is no value"),
+        ("{{ evn.REGION }}", "there is nothing called evn"),
+    ):
+        with pytest.raises(TemplateError, match=message):
+            compile_jinja(source, "text/plain", folders=[], known=KNOWN)
