@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any
@@ -106,8 +107,8 @@ def _take(one: Mapping[str, Any], tests: dict[str, Any]) -> None:
 
 def _settle(file: Path, tests: dict[str, Any], text: Callable[[], str]) -> None:
     """Write the file, run its tests, and leave out of those that do not pass what is not the same
-    each time: first the bodies of calls (a protocol may have made others of them), then that of the
-    answer."""
+    each time: the order of calls, then their bodies (a protocol may have made others of them), then
+    that of the answer."""
     from esb.errors import ConfigError
     from esb.testing.suite import Suite
 
@@ -119,9 +120,12 @@ def _settle(file: Path, tests: dict[str, Any], text: Callable[[], str]) -> None:
 
     try:
         failed = failing()
-        for less in (_without_bodies_of_calls, _without_body):
+        whole = {name: deepcopy(tests[name]) for name in failed}
+        for variant in _VARIANTS:
             for name in failed:
-                less(tests[name]["expect"])
+                tests[name] = deepcopy(whole[name])
+                for less in variant:
+                    less(tests[name]["expect"])
             failed = failing() if failed else {}
     except ConfigError as e:
         note(f"the tests cannot be run here: {e.diagnostics[0]}")
@@ -130,12 +134,24 @@ def _settle(file: Path, tests: dict[str, Any], text: Callable[[], str]) -> None:
         note(f"does not pass as it is: {name}: {plain(why)}")
 
 
+def _in_any_order(expect: dict[str, Any]) -> None:
+    expect["any_order"] = True
+
+
 def _without_bodies_of_calls(expect: dict[str, Any]) -> None:
     expect["calls"] = [{"to": call["to"]} for call in expect["calls"]]
 
 
 def _without_body(expect: dict[str, Any]) -> None:
     expect.pop("body", None)
+
+
+_VARIANTS = (
+    (_in_any_order,),
+    (_without_bodies_of_calls,),
+    (_in_any_order, _without_bodies_of_calls),
+    (_in_any_order, _without_bodies_of_calls, _without_body),
+)
 
 
 def written(
