@@ -137,7 +137,8 @@ class Load:
         found = Diagnostic(file, line, column, code, message, hint)
         for known in self.diagnostics:
             there = (known.file, known.line, known.column) == (file, line, column)
-            if known == found or (there and line and known.code in READING):
+            same = (known.code, known.message) == (code, message)
+            if there and (same or (line and known.code in READING)):
                 return
         self.diagnostics.append(found)
 
@@ -201,6 +202,8 @@ class Builder:
         self.files: set[Path] = set()
         self.runs: set[str] = set()  # the sub-routes it calls
         self.connections: set[str] = set()
+        self.endpoints: EndpointPolicies | None = None  # for those that have none of their own
+        self.shaped: dict[str, Any] = {}  # what a route that a section made has of the project's
         self.inside: YamlPath = ()  # the place within the route
         self.given: Any = None  # a route that a section made
         self.part = Part("route", route)
@@ -217,6 +220,7 @@ class Builder:
         )
         inner.durable, inner.fixed = self.durable, self.fixed
         inner.files, inner.runs, inner.connections = self.files, self.runs, self.connections
+        inner.endpoints = self.endpoints
         inner.inside = (*self.inside, *path)
         inner.part, inner.watch = self.part, self.watch
         return inner
@@ -237,8 +241,8 @@ class Builder:
         self.part = part
 
     def _locate(self, part: Part) -> None:
-        part.file = self.document.file
-        part.line, part.column = self.mark((), key=True)
+        document, (part.line, part.column) = self.spot((), key=True)
+        part.file = document.file
 
     @property
     def where(self) -> str:
@@ -273,14 +277,23 @@ class Builder:
             return {}
         return value
 
+    def origin(self, path: YamlPath = ()) -> tuple[Document, YamlPath]:
+        """Where it is written: of what comes from elsewhere, another document."""
+        return self.document.origin(self.path if self.fixed else (*self.path, *path))
+
+    def spot(self, path: YamlPath, *, key: bool = False) -> tuple[Document, Mark]:
+        document, there = self.origin(path)
+        return document, document.mark(there, key=key)
+
     def mark(self, path: YamlPath, *, key: bool = False) -> Mark:
-        return self.document.mark(self.path if self.fixed else (*self.path, *path), key=key)
+        return self.spot(path, key=key)[1]
 
     def problem(
         self, message: str, *path: str | int, code: str = "value", hint: str = "", key: bool = False
     ) -> BuildFailed:
-        at = self.mark(path, key=key or self.fixed)
-        self.load.diagnose(self.document.file, at, code, message, hint)
+        document, at = self.spot(path, key=key or self.fixed)
+        hint = "; ".join(filter(None, (hint, document.note)))
+        self.load.diagnose(document.file, at, code, message, hint)
         return BuildFailed(message)
 
     def _problem_in_text(
@@ -288,8 +301,9 @@ class Builder:
     ) -> BuildFailed:
         if self.fixed:
             return self.problem(message, *path, code=code, hint=hint)
-        at = self.document.text_mark((*self.path, *path), offset)
-        self.load.diagnose(self.document.file, at, code, message, hint)
+        document, there = self.origin(path)
+        hint = "; ".join(filter(None, (hint, document.note)))
+        self.load.diagnose(document.file, document.text_mark(there, offset), code, message, hint)
         return BuildFailed(message)
 
     # --- validation
@@ -488,6 +502,8 @@ class Builder:
             if options is None:
                 options, of = getattr(common, kind), f"connection {connection}"
             if options is None:
+                options, of = getattr(self.endpoints, kind, None), name
+            if options is None:
                 return None
             # The first part is what people read where it is down.
             return self.shared((f"{kind} of {of}", options), lambda: make(options, of))
@@ -628,6 +644,7 @@ class Builder:
                     f"a sub-route has no '{key}'", key, key=True,
                     hint="it belongs to the routes that run it",
                 )  # fmt: skip
+            self.endpoints = options.endpoints
             step = self.steps(options.steps, "steps")
             sub.store_uses = int(self.load.store_uses > uses)
             store = self.store if sub.store_uses else None
@@ -703,8 +720,9 @@ class Builder:
                 f"{name} is no file, and loading touches no network", *path, code="missing-file",
                 hint="bring it into the project and name it there",
             )  # fmt: skip
-        folders = [self.document.folder, self.load.root / folder]
-        inside = [self.load.root, self.document.folder]
+        home = self.origin(path)[0].folder
+        folders = [home, self.load.root / folder]
+        inside = [self.load.root, home]
         for place in folders:
             found = (place / name).resolve()
             if found.is_file():
@@ -764,7 +782,7 @@ class Builder:
 
     def jinja(self, name: str, content_type: str, *path: str | int) -> Renderer:
         source: Path | str = name if "\n" in name else self.file(name, *path)
-        folders = (self.document.folder, self.load.root / "transforms")
+        folders = (self.origin(path)[0].folder, self.load.root / "transforms")
         return self._compiled(
             path,
             lambda: compile_jinja(source, content_type, folders=folders, known=self._known),
@@ -786,7 +804,8 @@ class Builder:
             file = shown_path(Path(e.file)) if e.file else ""
             if file and e.line:
                 # The mistake is in the template: point there, and say who uses it.
-                at = f"{self.document.file}:{self.mark(path).line}"
+                user, mark = self.spot(path)
+                at = f"{user.file}:{mark.line}"
                 self.load.diagnose(
                     file, Mark(e.line, 1), "template", e.message, e.hint or f"used at {at}"
                 )
@@ -802,8 +821,8 @@ class Builder:
         return self.load.section_value(name)
 
     def claim(self, name: str, *path: str | int) -> None:
-        at = self.mark(path, key=self.fixed)
-        here = f"'{self.route}' at {self.document.file}:{at.line}"
+        document, at = self.spot(path, key=self.fixed)
+        here = f"'{self.route}' at {document.file}:{at.line}"
         taken = self.load.claims.setdefault(name, here)
         if taken is not here:
             self.problem(f"{name} is served already by route {taken}", *path, code="duplicate")
@@ -825,7 +844,7 @@ class Builder:
         todo, seen = [self], {self.route}
         while todo:
             place = todo.pop()
-            parts.append(repr(place.data))
+            parts.append(repr((place.data, place.shaped)))
             parts += [repr(self.load.connections.get(name)) for name in sorted(place.connections)]
             parts += [
                 f"{file}:{self.load.digests.get(file.resolve())}" for file in sorted(place.files)
