@@ -251,6 +251,15 @@ routes:
     steps:
       - transform: {jinja: hello.json.j2}
 """
+_HELLO_TEST = """\
+# Run it: esb test
+tests:
+  whoever calls is greeted by name:
+    given: {path: {name: world}}
+    expect:
+      status: 200
+      body: {message: "Hello, world!"}
+"""
 _HELLO_TEMPLATE = '{"message": {{ ("Hello, " ~ path.name ~ "!") | tojson }}}\n'
 
 
@@ -258,9 +267,10 @@ _HELLO_TEMPLATE = '{"message": {{ ("Hello, " ~ path.name ~ "!") | tojson }}}\n'
 def init(
     folder: Annotated[Path, typer.Argument(help="Where; made if it is not there.")] = Path(),
 ) -> None:
-    """Start a project: a first route with its template, ready to run."""
+    """Start a project: a first route with its template and a test, ready to run."""
     files = {
         folder / "routes" / "hello.yaml": _HELLO,
+        folder / "routes" / "hello.test.yaml": _HELLO_TEST,
         folder / "transforms" / "hello.json.j2": _HELLO_TEMPLATE,
         folder / ".gitignore": "data/\n",
     }

@@ -14,7 +14,6 @@ from typing import Any, Final, Literal
 from pydantic import Field
 
 from esb.adapter import Build
-from esb.clock import REAL
 from esb.durable import Confirm, Unit
 from esb.envelope import Body, Envelope, Headers
 from esb.errors import BadMessage, Denied, EsbError, InProgress, Permanent
@@ -50,6 +49,7 @@ class Once:
     def __init__(self, options: IdempotencyKey, build: Build) -> None:
         self._options = options
         self._store = build.store
+        self._clock = build.clock
         self._scope = f"idempotency:{build.route}"
 
     async def answer(
@@ -70,7 +70,7 @@ class Once:
             return await run()
         value = f"{envelope.principal}\n{key}"
         asked = _fingerprint(request)
-        until = REAL.time() + self._options.window
+        until = self._clock.time() + self._options.window
         async with Unit(self._store) as unit:
             claim = await unit.claim(self._scope, value, until)
             if claim.answer is not None:

@@ -14,7 +14,6 @@ from urllib.parse import quote
 import msgspec
 
 from esb.adapter import Build
-from esb.clock import REAL
 from esb.durable import DEAD, Receipt, Stored, accept_channel
 from esb.errors import BadMessage, EsbError, NoSuchOperation
 from esb_web import Request, Response, Site, problem
@@ -79,6 +78,7 @@ class Monitor:
         self._below = path.removesuffix(":id")
         self._route = build.route
         self._store = build.store
+        self._clock = build.clock
         self.site = Site(
             path=path,
             methods=("GET",),
@@ -142,7 +142,7 @@ class Monitor:
             stored = max(here, key=lambda one: one.key)
             told = _lying(stored)
             if told["state"] != "dead":
-                wait = 0.0 if stored.hold else stored.due - REAL.time()
+                wait = 0.0 if stored.hold else stored.due - self._clock.time()
                 headers.append(("retry-after", str(max(_ASK_AGAIN, math.ceil(wait)))))
         elif through:
             told = _through(max(through, key=lambda one: one.finished))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 from esb.adapter import Build, Health, Source, Text
 from esb.consumer import Consumer
 from esb.durable import Publish, Put, Store, change, subscription
@@ -37,12 +35,13 @@ class _Terms:
 
     def __init__(self, options: QueueSink | TopicSink, build: Build) -> None:
         self._options = options
+        self._clock = build.clock
         self._key = build.text(options.key, "key")
 
     def of(self, envelope: Envelope) -> tuple[float, float, int, str]:
         """due, expires, priority and group of a Put. Raises RouteFailure."""
         options = self._options
-        now = time.time() if options.delay or options.expires else 0.0
+        now = self._clock.time() if options.delay or options.expires else 0.0
         due = now + options.delay if options.delay else 0.0
         expires = now + options.expires if options.expires else 0.0
         return due, expires, options.priority, self._key(envelope)

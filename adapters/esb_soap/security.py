@@ -22,7 +22,6 @@ import hashlib
 import hmac
 import re
 import secrets
-import time
 from datetime import UTC, datetime, timedelta
 from typing import Final, Literal, NamedTuple
 
@@ -30,6 +29,7 @@ import structlog
 from lxml import etree
 from pydantic import Field, SecretStr, model_validator
 
+from esb.clock import current
 from esb.durable import Confirm, Store, give_up
 from esb.errors import BadReply
 from esb.options import Duration, Options
@@ -146,7 +146,7 @@ def check_reply(message: SoapMessage) -> None:
             return
         tokens = _tokens(block, {"Timestamp"})
         if "Timestamp" in tokens:
-            _Times(time.time(), _SKEW_OF_REPLIES).check_timestamp(tokens["Timestamp"])
+            _Times(current.get().time(), _SKEW_OF_REPLIES).check_timestamp(tokens["Timestamp"])
     except HeaderFault as e:
         raise BadReply(f"in the reply, {e.detail}") from e
 
@@ -224,7 +224,7 @@ class Guard:
         if block is None:
             raise _fault("InvalidSecurity", "a WS-Security header with a UsernameToken is required")
         tokens = _tokens(block, {"Timestamp", "UsernameToken"})
-        times = _Times(time.time(), self._skew, self._max_age)
+        times = _Times(current.get().time(), self._skew, self._max_age)
         if "Timestamp" in tokens:
             times.check_timestamp(tokens["Timestamp"])
         elif self.timestamp:

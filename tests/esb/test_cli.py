@@ -231,6 +231,8 @@ def test_check_without_the_secrets(tmp_path: Path) -> None:
 def test_init_makes_a_project_that_checks(tmp_path: Path) -> None:
     assert esb("init", "p", cwd=tmp_path).returncode == 0
     assert esb("check", cwd=tmp_path / "p").returncode == 0
+    tested = esb("test", "--min-coverage", "100", cwd=tmp_path / "p")
+    assert (tested.returncode, tested.stdout[:21]) == (0, "1 test, none failed; ")
     again = esb("init", "p", cwd=tmp_path)
     assert again.returncode == 1
     assert "exists already" in again.stderr

@@ -218,6 +218,38 @@ def test_routes_behind_a_queue_run_if_they_are_named(project: Project) -> None:
     passes(report, 1)
 
 
+def test_what_is_delayed_or_expires_in_a_queue_does_so_in_the_time_of_the_test(
+    project: Project,
+) -> None:
+    project.routes("""\
+        routes:
+          slow:
+            from: {http: {path: /slow}}
+            steps: [{send: {queue: {name: later, delay: 90s}}}]
+          brief:
+            from: {http: {path: /brief}}
+            steps: [{send: {queue: {name: later, delay: 1h, expires: 2h}}}]
+          later:
+            from: {queue: {name: later, concurrency: 1}}
+            steps: [{send: {http: {url: "http://far.example/", timeout: 2h}}}]
+        """)
+    report = project.run("""\
+        tests:
+          delayed:
+            route: slow
+            also: [later]
+            mocks: {http: {}}
+            expect: {calls: [{to: http}], took: 90s}
+          expired:
+            route: brief
+            also: [later]
+            given: [{body: 1}, {body: 2}]
+            mocks: {http: {delay: 90m}}
+            expect: {calls: [{to: http, body: 1}], dead: {code: expired, body: 2}, took: 150m}
+        """)
+    passes(report, 2)
+
+
 def test_what_is_not_over_can_be_looked_at_in_between(project: Project) -> None:
     report = project.run("""\
         tests:
