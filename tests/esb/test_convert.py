@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import pytest
 from support.bus import load_text
 
+from esb.codecs import FORMATS
 from esb.envelope import Body, Envelope
 from esb.errors import BadMessage, EsbError, RouteFailure, UnsupportedMedia
 from esb.step import Step
@@ -161,3 +164,22 @@ def test_each_format_is_in_the_schema() -> None:
     assert set(formats) == set(names)
     assert {"type": "string"} in formats["multipart"]["anyOf"]  # its shorthand
     assert {"type": "string"} not in formats["csv"]["anyOf"]
+
+
+def test_the_routes_on_the_page_about_formats_load(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs/formats.md").read_text()
+    blocks = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) == 3
+    for block in blocks:
+        assert load_text(block, tmp_path).diagnostics == []
+
+
+async def test_the_mapping_on_the_page_is_the_mapping(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs/formats.md").read_text()
+    [xml] = re.findall(r"```xml\n(.*?)```", page, re.DOTALL)
+    [data] = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+    there = await route("convert: json", tmp_path)(Envelope(body=Body(xml.encode(), "text/xml")))
+    assert there.body.data == json.loads(data)
+    back = await route("convert: xml", tmp_path)(there)
+    assert xml.strip().encode() in back.body.raw
+    assert {f"| `{name}` |" in page for name in FORMATS} == {True}
