@@ -70,6 +70,7 @@ from esb_soap.envelope import (
     xml_text,
 )
 from esb_soap.publish import Published
+from esb_soap.rehearsal import as_data, as_request
 from esb_soap.security import (
     SECURITY,
     XMLENC,
@@ -294,8 +295,19 @@ class SoapHost:
         return self._server.health()
 
     async def rehearse(self, given: Envelope) -> Envelope:
-        """As if a request had come in: see `esb.adapter.Rehearsing`."""
-        return await rehearse(self._site, given)
+        """As if a request had come in: see `esb.adapter.Rehearsing`. Data for the operation in the
+        params "soap" becomes its request, and the answer data as well; XML is the whole envelope.
+        """
+        name = given.params.get("soap", {}).get("operation")
+        if name is None or is_xml(given.body, parse_content_type(given.content_type).essence):
+            return await rehearse(self._site, given)
+        version, dispatch = next(iter(self._dispatch.items()))
+        operation = dispatch.operations.get(name)
+        if operation is None:
+            hint = did_you_mean(name, dispatch.operations)
+            raise ValueError(f"the service has no operation '{name}'; {hint}")
+        reply = await rehearse(self._site, as_request(given, operation, version))
+        return as_data(reply, operation)
 
     # --- one request
 

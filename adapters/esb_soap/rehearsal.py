@@ -7,7 +7,13 @@ from esb.adapter import RequestReply
 from esb.envelope import NO_BODY, Body, Envelope, parse_content_type
 from esb.errors import BadMessage, Fault, RouteFailure
 from esb_soap.endpoint import did_you_mean, usable
-from esb_soap.envelope import content_type, read_envelope, write_envelope, write_fault
+from esb_soap.envelope import (
+    content_type,
+    read_envelope,
+    read_fault,
+    write_envelope,
+    write_fault,
+)
 from esb_soap.wsdl import Operation, Version
 
 
@@ -72,6 +78,30 @@ class PlayedService:
 
     def _answered(self, envelope: Envelope, raw: bytes, status: int) -> Envelope:
         return envelope.reply(Body(raw, content_type(self._version)), facts={"status": status})
+
+
+def as_request(given: Envelope, operation: Operation, version: Version) -> Envelope:
+    """A message with the data of an operation's input, as the SOAP request that brings it. Raises
+    ValueError for data that does not fit."""
+    try:
+        with usable(operation.name):
+            written = operation.input.write({} if given.body.is_empty else given.body.data)
+    except BadMessage as e:
+        raise ValueError(f"it does not fit the WSDL's '{operation.name}': {_reasons(e)}") from e
+    raw = write_envelope(version, written.body, written.headers)
+    return given.with_body(Body(raw, content_type(version, operation.soap_action)))
+
+
+def as_data(reply: Envelope, operation: Operation) -> Envelope:
+    """The answer to such a request with the data in it, unless it is a fault or none."""
+    if reply.body.is_empty or operation.output is None:
+        return reply
+    message = read_envelope(reply.body.raw)
+    if message.fault is not None:
+        fault = read_fault(message.fault)
+        facts = {**reply.params["reply"], "code": "fault", "detail": fault.reason}
+        return reply.replace(params={**reply.params, "reply": facts})
+    return reply.replace(body=Body.of(operation.output.read(message.body, message.header)))
 
 
 def _reasons(error: BadMessage) -> str:

@@ -454,8 +454,25 @@ def test_a_hosted_soap_service_is_asked_without_a_socket(project: Project) -> No
                   </p:getPartnerResponse>
                 </e:Body></e:Envelope>
               calls: [{to: http, sent: {url: "http://crm.example/7"}}]
+          as data:
+            given: {params: {soap: {operation: getPartner}}, body: {id: 7}}
+            mocks:
+              http: {body: {id: 7, name: Bell, status: active, creditLimit: 10,
+                            address: {city: Cork, country: IE}}}
+            expect: {status: 200, body_includes: {name: Bell, creditLimit: 10}}
+          a fault:
+            given: {params: {soap: {operation: getPartner}}, body: {id: 7}}
+            mocks: {http: {status: 404}}
+            expect: {status: 500, error: rejected}
         """)
-    passes(report, 1)
+    passes(report, 3)
+    failure = project.failure("""\
+        tests:
+          no such operation:
+            given: {params: {soap: {operation: getPartners}}}
+            expect: {status: 200}
+        """)
+    assert "the service has no operation 'getPartners'; did you mean" in failure
 
 
 def test_nothing_reaches_a_far_side_that_is_not_mocked(project: Project) -> None:
