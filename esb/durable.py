@@ -138,6 +138,7 @@ class Put(msgspec.Struct, frozen=True):
     priority: the higher comes first.
     group: messages of one channel and group are handed out one after the other, in the order they
         were put, the next when the one before has left the channel; "" for none.
+    instead: it takes the room of what the same commit forgets, so it is taken when there is none.
     written: the envelope as it will lie on the disk, filled in by `Store.prepare`.
     """
 
@@ -149,6 +150,7 @@ class Put(msgspec.Struct, frozen=True):
     priority: int = 0
     expires: float = 0.0
     group: str = ""
+    instead: bool = False
     written: bytes = b""
 
 

@@ -22,7 +22,7 @@ import structlog
 from esb.adapter import Health
 from esb.clock import REAL, Clock
 from esb.durable import Entry, Store, Superseded, give_up, unit_on
-from esb.errors import BadMessage, EsbError
+from esb.errors import BadMessage, EsbError, Overloaded
 from esb.options import Range
 from esb.step import Step
 
@@ -118,11 +118,13 @@ class Gathering:
     async def _alone(self) -> AsyncIterator[None]:
         """As the only one who gathers in this channel."""
         scope = "gathering"
-        while (
-            await self._store.claim(scope, self.channel, self._clock.time() + LOOK_AFRESH)
-        ).state != "new":
-            self._went_well()
-            await self._clock.sleep(ASK_AGAIN)
+        # Without room for a claim somebody must make some.
+        with contextlib.suppress(Overloaded):
+            while (
+                await self._store.claim(scope, self.channel, self._clock.time() + LOOK_AFRESH)
+            ).state != "new":
+                self._went_well()
+                await self._clock.sleep(ASK_AGAIN)
         try:
             yield
         finally:

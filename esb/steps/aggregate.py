@@ -317,7 +317,7 @@ class _Groups:
             facts = self._facts(key, len(members)) | ended
             aggregate = _aggregate(facts, [member.envelope for member in members])
             done = [Done(stored.key, lying_in=self._channel) for stored in gone]
-            await self._store.commit([*done, Put(self._ready, aggregate)])
+            await self._store.commit([*done, Put(self._ready, aggregate, instead=True)])
         except Permanent as e:
             # As one they cannot be stored; replayed, each joins a group again.
             log.warning("a group goes to the dead letters", channel=self._channel, error=e.detail)

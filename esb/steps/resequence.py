@@ -283,7 +283,7 @@ class _Streams:
                     "complete": late or number > state.vain,
                 }
                 numbered = envelope.replace(params={**envelope.params, "sequence": facts})
-                on.append(Put(self._ready, numbered, group=stream))
+                on.append(Put(self._ready, numbered, group=stream, instead=True))
                 expected = max(expected, number + 1)
         if expected != state.expected:
             await self._move_on(stream, state, expected, [*gone, *on])
@@ -302,7 +302,7 @@ class _Streams:
         several = self._options.by is not None
         expires = self._clock.time() + self._options.keep if several else 0.0
         envelope = Envelope(body=Body(str(expected).encode(), "text/plain"))
-        place = Put(self._places, envelope, expires=expires, group=stream)
+        place = Put(self._places, envelope, expires=expires, group=stream, instead=True)
         before = [Done(state.place, lying_in=self._places)] if state.place else []
         keys = await self._store.commit([*changes, *before, place])
         state.expected, state.place, state.until = expected, keys[-1], expires or float("inf")

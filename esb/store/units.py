@@ -105,7 +105,8 @@ class Unit:
     def _put(
         self, put: Put | Publish, channel: str, attempts: int, failure: Any
     ) -> tuple[Any, ...]:
-        self.size += len(put.written) + OVERHEAD
+        if isinstance(put, Publish) or not put.instead:
+            self.size += len(put.written) + OVERHEAD
         envelope = put.envelope
         return (
             channel, max(put.due, 0.0), attempts, pack(failure), put.priority, put.expires,

@@ -115,7 +115,8 @@ class Writing:
     # --- messages
 
     def _put(self, db: apsw.Connection, effects: Effects, put: Put | Publish, channel: str) -> int:
-        self._take_room(db, len(put.written) + OVERHEAD)
+        if isinstance(put, Publish) or not put.instead:
+            self._take_room(db, len(put.written) + OVERHEAD)
         attempts, failure = (put.attempts, put.failure) if isinstance(put, Put) else (0, None)
         blocked = bool(put.group) and self._occupied(db, channel, put.group)
         db.execute(

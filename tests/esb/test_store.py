@@ -20,7 +20,7 @@ from support.waiting import Jumping, until
 
 from esb import record
 from esb.adapter import Resource
-from esb.durable import Failure
+from esb.durable import Done, Failure, Put
 from esb.envelope import Body, Envelope
 from esb.errors import BadMessage, Overloaded, RouteFailure, Transient, Unavailable
 from esb.store import DAMAGED, SqliteStore, StoreOptions, StoreUnusable, open_store
@@ -468,6 +468,17 @@ async def test_a_full_store_refuses_new_messages_and_goes_on_with_the_old(place:
         assert await store.done(keys[1])
         assert await store.done(keys[2])
         await store.put("a", large)
+
+
+async def test_what_takes_the_place_of_others_needs_no_room(place: Place) -> None:
+    async with opened(place, max_size=1024**2) as store:
+        large = Envelope(body=Body(b"x" * 100_000, "text/plain"))
+        first = await store.put("a", large)
+        with contextlib.suppress(Overloaded):
+            while True:
+                await store.put("a", large)
+        await store.commit((Done(first), Put("b", large, instead=True)))
+        assert (await store.counts())["b"] == 1
 
 
 async def test_a_disk_that_is_full_for_a_while(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 import random
 import subprocess
 import sys
@@ -24,6 +26,7 @@ from esb.config import load
 from esb.control import Refused, Selection, replay
 from esb.durable import DEAD, Put, Store
 from esb.envelope import Body, Envelope, Headers
+from esb.errors import Overloaded
 from esb.steps.aggregate import AggregateOptions, _Groups
 
 ROUTE = """
@@ -375,6 +378,21 @@ async def test_a_group_whose_steps_fail_goes_back_to_them(tmp_path: Path) -> Non
     async with running(route("size: 2"), tmp_path) as bus:
         assert (await replay(store_of(bus), bus.routes, Selection(all=True), None)).done == 1
         assert lines((await out(bus, 1))[0]) == [1, 2]
+
+
+async def test_a_group_is_completed_when_the_store_has_no_room(
+    tmp_path: Path, place: Place
+) -> None:
+    full = setting(place, max_size="1MB")
+    text = route("timeout: 1s").replace("[{send: {queue: out}}]", "[{log: group}]")
+    async with opened(place, max_size=1024**2) as store:
+        for size in (50_000, 0):
+            with contextlib.suppress(Overloaded):
+                for n in itertools.count():
+                    one = line("a", n, body={"text": "x" * size})
+                    await store.commit([Put(WAITING, one, group="a")])
+    async with running(text + full, tmp_path) as bus:
+        await until(lambda: _empty(store_of(bus), WAITING, "accept:orders/aggregate"))
 
 
 async def test_a_caller_hears_that_it_was_accepted(tmp_path: Path) -> None:
