@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.bus import load_text, running, store_of
+from support.stores import Place, lying, opened, setting
 from support.waiting import until
 
 from esb.bus import Bus
@@ -14,6 +17,8 @@ from esb.control import Selection, replay
 from esb.durable import DEAD, Store, Stored
 from esb.envelope import Body, Envelope, Headers, Outcome
 from esb.steps import split
+
+PROCESS = Path(__file__).parents[1] / "support" / "crashing_bus.py"
 
 
 def routes(split: str) -> str:
@@ -266,3 +271,31 @@ def test_mistakes(options: str, message: str, tmp_path: Path) -> None:
     [found] = load_text(routes(options), tmp_path).diagnostics
     assert message in str(found)
     assert found.line == 7
+
+
+async def test_killed_in_the_middle_each_part_is_sent_once(tmp_path: Path, place: Place) -> None:
+    many = 1_500
+    text = routes(f"{{stream: lines, commit_every: 20, {SEND}}}") + setting(place, lease="500ms")
+    (tmp_path / "routes.yaml").write_text(text)
+    lines = b"".join(b"%d\n" % n for n in range(many))
+    async with opened(place) as store:
+        await store.put("queue:in", Envelope(body=Body(lines, "text/plain")))
+    goals = [300, many - 1]
+    for goal in goals:
+        process = subprocess.Popen([sys.executable, str(PROCESS), str(tmp_path)])
+        try:
+            await until(lambda goal=goal: _more_than(place, goal))
+        finally:
+            process.kill()
+        assert process.wait() == -9
+    async with opened(place) as store:
+        found: list[str] = []
+        after = 0
+        while page := await store.browse("queue:out", limit=1000, after=after):
+            found += [stored.envelope.body.text for stored in page]
+            after = page[-1].key
+        assert found == [str(n) for n in range(many)]
+
+
+async def _more_than(place: Place, count: int) -> bool:
+    return await lying(place, "queue:out") > count
