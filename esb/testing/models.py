@@ -108,8 +108,8 @@ class Reply(Written):
 
     when: str = Field(
         "",
-        description="An expression over what was sent: the first reply whose `when` is true, or "
-        "that has none, answers.",
+        description="An expression over what was sent: if it is true this answers, as often as it "
+        "is, before those that have none.",
     )
     status: int | None = Field(None, ge=100, le=599, description="HTTP: the status of the answer.")
     error: ErrorCode | None = Field(

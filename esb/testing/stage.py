@@ -7,6 +7,7 @@ is gone afterwards. What is played is what lies beyond an endpoint.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,7 +46,8 @@ class Answering:
 class Mock:
     """What the endpoints that go by `key` answer.
 
-    always: the first reply that fits answers each time; else one after the other.
+    always: the one reply answers each time; else one after the other, but for those that look at
+        what they are asked.
     own: of the test itself, so that it goes before what is said for all tests of the file.
     """
 
@@ -111,7 +113,7 @@ class Stage:
     sent: list[Sent] = field(default_factory=list)
     put: list[tuple[str, Envelope]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
-    _used: dict[int, int] = field(default_factory=dict)
+    _used: Counter[str] = field(default_factory=Counter)  # answers, by the keys of mocks
 
     def stand_in(self, place: Builder, raw: Any) -> StandIn:
         """For the endpoint that is being built: see `esb.build.Stage`."""
@@ -148,21 +150,22 @@ class Stage:
         return sent.reply(chosen.body, headers_of(reply.headers), facts)
 
     def _next(self, endpoint: Endpoint, mock: Mock, sent: Envelope) -> Answering:
-        used = self._used.get(id(mock), 0)
-        self._used[id(mock)] = used + 1
-        replies = mock.replies
-        if not mock.always:
-            replies = [one for one in replies for _ in range(one.reply.times)]
-            if used >= len(replies):
-                raise self.problem(
-                    f"{endpoint.shown} was asked for the {_ordinal(used + 1)} time, and "
-                    f"'{mock.key}' has {len(replies)} answer{'s' * (len(replies) != 1)}"
-                )
-            replies = replies[used:]
-        for one in replies if mock.always else replies[:1]:
-            if one.when is None or one.when(sent):
+        for one in mock.replies:
+            if one.when is not None and one.when(sent):
                 return one
-        raise self.problem(f"no answer of '{mock.key}' fits what {endpoint.shown} was sent")
+        others = [one for one in mock.replies if one.when is None for _ in range(one.reply.times)]
+        if not others:
+            raise self.problem(f"no answer of '{mock.key}' fits what {endpoint.shown} was sent")
+        if mock.always:
+            return others[0]
+        used = self._used[mock.key]
+        self._used[mock.key] += 1
+        if used >= len(others):
+            raise self.problem(
+                f"{endpoint.shown} was asked for the {_ordinal(used + 1)} time, and "
+                f"'{mock.key}' has {len(others)} answer{'s' * (len(others) != 1)}"
+            )
+        return others[used]
 
     def problem(self, text: str) -> NotMocked:
         """Note what makes the test fail whatever it expects, and return what may be raised."""

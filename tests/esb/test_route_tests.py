@@ -505,17 +505,36 @@ def test_a_mock_answers_as_often_as_it_says(project: Project) -> None:
 
 
 def test_a_mock_may_look_at_what_it_is_asked(project: Project) -> None:
+    project.routes("""\
+        routes:
+          orders:
+            from: {http: {path: /orders}}
+            steps:
+              - split:
+                  each: body
+                  gather: true
+                  steps: [{call: {http: "http://crm.example/"}}]
+        """)
     report = project.run("""\
         tests:
           by what is sent:
-            route: orders
-            given: {path: {id: 1}, body: {total: 2}}
+            given: {body: [1, 2, 3, 2]}
             mocks:
               http:
-                - {when: body.total > 1, body: {ok: false}}
-            expect: {body_includes: {ok: false}}
+                - {body: first}
+                - {when: body == 2, body: two}
+                - {body: last}
+            expect: {body: [first, two, last, two]}
         """)
     passes(report, 1)
+    failure = project.failure("""\
+        tests:
+          none fits:
+            given: {body: [1]}
+            mocks: {http: {when: body == 2, body: two}}
+            expect: {status: 200}
+        """)
+    assert "no answer of 'http' fits what steps[0].split.steps[0].call (http)" in failure
 
 
 def test_nothing_is_left_behind(project: Project) -> None:
