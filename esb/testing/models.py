@@ -286,6 +286,7 @@ class SuiteOptions(Options):
         description="What `${NAME}` stands for. The real environment is not seen: what is not "
         "named here has its default, or `NAME` as its value.",
     )
+    profile: str = Field("", description="The profile that counts; none if left out.")
     now: Moment | None = Field(None, description="The time, for tests that say none.")
     mocks: dict[str, _raw("reply", many=True)] = Field(  # type: ignore[valid-type]
         default_factory=dict, description="What far sides answer in tests that say nothing else."

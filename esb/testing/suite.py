@@ -190,6 +190,7 @@ class Suite:
             root=self._root,
             clock=stage.clock,
             stage=stage,
+            profile=self.options.profile,
         )
 
     def _check_mocks(self) -> None:

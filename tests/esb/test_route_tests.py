@@ -537,6 +537,39 @@ def test_a_mock_may_look_at_what_it_is_asked(project: Project) -> None:
     assert "no answer of 'http' fits what steps[0].split.steps[0].call (http)" in failure
 
 
+def test_profiles_templates_and_sub_routes_that_nobody_runs(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ESB_PROFILE", "nonsense")
+    project.routes("""\
+        connections: {crm: {http: {url: "http://crm.example"}}}
+        profiles: {prod: {connections: {crm: {http: {url: "https://crm.prod.example"}}}}}
+        templates:
+          feed:
+            parameters: {queue: {}}
+            route:
+              from: {queue: "${queue}"}
+              steps: [{send: {http: {connection: crm, path: /feed}}}]
+        routes:
+          orders: {use: feed, with: {queue: orders}}
+          priced: {steps: [{set: {body: {price: 1}}}]}
+        """)
+    for profile, host in (("", "http://crm.example"), ("prod", "https://crm.prod.example")):
+        report = project.run(f"""\
+            profile: "{profile}"
+            tests:
+              fed:
+                route: orders
+                mocks: {{crm: {{}}}}
+                expect: {{calls: [{{to: crm, sent: {{url: "{host}/feed"}}}}]}}
+              alone:
+                route: priced
+                expect: {{body: {{price: 1}}}}
+            """)
+        passes(report, 2)
+        assert percentage(covered(report.coverage)) == 100
+
+
 def test_nothing_is_left_behind(project: Project) -> None:
     project.routes("trace: {sample: 1, errors: true}\n" + ROUTES)
     report = project.run("""\
