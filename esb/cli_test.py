@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -52,15 +54,35 @@ def command(
     """Run the tests of routes: *.test.yaml. Nothing is called that is not mocked."""
     named = list(route_files(paths))
     run = partial(_run, named, only, junit, as_json, coverage, min_coverage, verbose)
-    passed = run()
-    if watch:
-        import watchfiles
+    if not watch:
+        raise typer.Exit(0 if run()[0] else 1)
+    files: set[Path] = {*named}
+    changes, watched = _changes(files)
+    while True:
+        with contextlib.suppress(typer.Exit):
+            files = {*named, *run()[1]}
+        if _folders(files) != watched:
+            changes, watched = _changes(files)  # and what changed before that is not missed
+        else:
+            while not next(changes):
+                pass
+        typer.echo()
 
-        folders = {path if path.is_dir() else path.parent for path in named} | {Path("transforms")}
-        for _ in watchfiles.watch(*(folder for folder in folders if folder.is_dir())):
-            typer.echo()
-            run()
-    raise typer.Exit(0 if passed else 1)
+
+def _folders(files: set[Path]) -> set[Path]:
+    folders = {path if path.is_dir() else path.parent for path in (*files, Path("transforms"))}
+    return {folder.resolve() for folder in folders if folder.is_dir()}
+
+
+def _changes(files: set[Path]) -> tuple[Iterator[set[Any]], set[Path]]:
+    """What changes in the folders of files, from now on: nothing, again and again, or something.
+    And the folders."""
+    import watchfiles
+
+    folders = _folders(files)
+    changes = watchfiles.watch(*folders, rust_timeout=200, yield_on_timeout=True)
+    next(changes)
+    return changes, folders
 
 
 def _run(
@@ -71,8 +93,8 @@ def _run(
     coverage: bool,
     min_coverage: float,
     verbose: bool,
-) -> bool:
-    """Run them and tell about it; whether all is well."""
+) -> tuple[bool, set[Path]]:
+    """Run them and tell about it; whether all is well, and which files it takes."""
     from esb.testing import report as reports
 
     def told(result: Result) -> None:
@@ -108,7 +130,7 @@ def _run(
         typer.secho(text, fg="green" if report.passed else "red")
     if not enough:
         typer.secho(f"at least {min_coverage:g}% of the steps should run", fg="red", err=True)
-    return report.passed and enough
+    return report.passed and enough, report.files
 
 
 def _silent(result: Result) -> None:

@@ -17,11 +17,13 @@ from esb.testing.suite import Coverage, Result, Suite, files_of_tests
 
 @dataclass
 class Report:
-    """results: of tests, in the order of their files; mistakes: by the files that could not run."""
+    """results: of tests, in the order of their files; mistakes: by the files that could not run.
+    files: of tests and of their routes."""
 
     results: list[Result] = field(default_factory=list)
     mistakes: dict[str, Sequence[Diagnostic]] = field(default_factory=dict)
     coverage: Coverage = field(default_factory=Coverage)
+    files: set[Path] = field(default_factory=set)
 
     @property
     def failed(self) -> list[Result]:
@@ -48,11 +50,13 @@ def run_tests(
     """
     report = Report()
     for file in files_of_tests(paths):
+        report.files.add(file)
         try:
             suite = Suite(file, root=root)
         except ConfigError as e:
             report.mistakes[str(file)] = e.diagnostics
             continue
+        report.files.update(suite.project.files)
         for test in suite.tests.values():
             if only.lower() in test.name.lower() or only == test.route:
                 report.results.append(suite.run(test, report.coverage))

@@ -6,6 +6,8 @@ import json
 import random
 import re
 import shutil
+import signal
+import sys
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 import jsonschema_rs
 import pytest
 from lxml import etree
+from support.processes import Process
 from typer.testing import CliRunner
 
 from esb.cli import app
@@ -23,6 +26,8 @@ from esb.testing.models import CaseOptions, Expect, Reply
 from esb.testing.report import Report, as_json, as_junit, covered, percentage, run_tests
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+
+ESB = Path(sys.executable).with_name("esb")
 
 ROUTES = """\
 routes:
@@ -828,6 +833,20 @@ def test_the_command_tells_what_failed_and_what_never_ran(project: Project) -> N
     assert command(project, "--filter", "passes")[0] == 0
     assert command(project, "--filter", "passes", "--min-coverage", "50")[0] == 1
     assert command(project, "--filter", "nonsense")[0] == 2
+
+
+def test_what_changes_is_tested_again(project: Project) -> None:
+    (project.folder / "tests").mkdir()
+    tests = project.folder / "tests" / "all.test.yaml"
+    tests.write_text("routes: [../routes.yaml]\n" + TWO)
+    with Process([ESB, "test", tests, "--watch"], cwd=project.folder) as process:
+        process.until(lambda: "2 tests, 1 failed" in process.output)
+        project.routes(ROUTES.replace("send: {http:", "sedn: {http:"))
+        process.until(lambda: "did you mean 'send'?" in process.output)
+        project.routes(ROUTES)
+        process.until(lambda: process.output.count("2 tests, 1 failed") == 2)
+        process.signal(signal.SIGINT)
+        process.wait()
 
 
 def test_reports_for_programs(project: Project, tmp_path: Path) -> None:
