@@ -8,6 +8,7 @@ parts, each `{"headers", "content_type", "content"}`: text of a text type, else 
 from __future__ import annotations
 
 import binascii
+import logging
 import quopri
 import re
 from base64 import b64decode
@@ -27,6 +28,9 @@ from esb.options import Options
 MAX_PARTS: Final = 1_000
 MAX_HEADERS: Final = 50
 MAX_HEADER: Final = 8 * 1024
+
+# What it warns of, it also raises: a sender's mistake is none of the bus's.
+logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
 
 _FORM: Final = "multipart/form-data"
 _TEXT: Final = "text/plain"

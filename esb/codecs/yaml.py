@@ -24,6 +24,8 @@ from esb.errors import BadMessage, RouteFailure, TooLarge
 
 MAX_BYTES: Final = 4 * 1024 * 1024
 MAX_DEPTH: Final = 60
+MAX_VALUES: Final = 100_000
+"""Of one body: each takes a few microseconds, in which nobody else runs."""
 
 _INT = re.compile(r"[-+]?[0-9]+\Z")
 _HEX_OCT = re.compile(r"0x[0-9a-fA-F]+\Z|0o[0-7]+\Z")
@@ -83,8 +85,8 @@ class YamlCodec:
     """YAML to plain data and back."""
 
     def decode(self, raw: bytes, content_type: ContentType) -> Any:
-        """The data. Raises BadMessage with line and column, TooLarge over `MAX_BYTES` and
-        `MAX_DEPTH`."""
+        """The data. Raises BadMessage with line and column, TooLarge over `MAX_BYTES`, `MAX_DEPTH`
+        or `MAX_VALUES`."""
         if len(raw) > MAX_BYTES:
             raise TooLarge(f"the YAML is larger than {MAX_BYTES // 1024**2} MB")
         try:
@@ -135,6 +137,7 @@ class _Reader:
 
     def __init__(self, events: Iterator[Any]) -> None:
         self._events = events
+        self._values = 0
 
     def document(self) -> Any:
         data, seen = None, False
@@ -147,6 +150,9 @@ class _Reader:
         return data
 
     def _value(self, event: Any, depth: int) -> Any:
+        self._values += 1
+        if self._values > MAX_VALUES:
+            raise TooLarge(f"the YAML has more than {MAX_VALUES} values")
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
             raise _refused(event, "aliases and anchors are not allowed")
         if event.tag not in (None, "!"):
