@@ -115,7 +115,7 @@ async def _bounded(doing: Awaitable[T], end: asyncio.Future[Any], timeout: float
     In a task of its own: some calls never return once a connection hangs, and some end as if they
     were cancelled when it is lost, which would look like a cancellation of ours.
     """
-    task = _heeded(asyncio.ensure_future(doing))
+    task = _heeded(doing)
     try:
         await asyncio.wait({task, end}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
     finally:
@@ -127,8 +127,9 @@ async def _bounded(doing: Awaitable[T], end: asyncio.Future[Any], timeout: float
     raise TimeoutError
 
 
-def _heeded(task: asyncio.Task[T]) -> asyncio.Task[T]:
-    """The task, whose error nobody else may look at."""
+def _heeded(doing: Awaitable[T]) -> asyncio.Future[T]:
+    """A task, whose error nobody else may look at."""
+    task = asyncio.ensure_future(doing)
     task.add_done_callback(lambda t: t.cancelled() or t.exception())
     return task
 
@@ -149,7 +150,8 @@ class Connection:
         self._wire = wire
         self._connection = connection
         self._number = 0
-        self._tidying: asyncio.Task[None] | None = None
+        self._tidying: asyncio.Future[None] | None = None
+        self._closing: set[asyncio.Future[None]] = set()
         self.closed = wire.closed
         self._below.closing.add_done_callback(lambda _: wire.abort("closed by the broker"))
         wire.closed.add_done_callback(lambda _: self._tidy())
@@ -239,7 +241,19 @@ class Connection:
     async def channel(self, *, confirms: bool = False) -> Channel:
         """Open a channel, with publisher confirms if wanted. Raises Unreachable, Overloaded."""
         self.check()
-        return await self.ask("channel.open", self._channel(confirms), self.closed)
+        opening = asyncio.ensure_future(self._channel(confirms))
+        try:
+            return await self.ask("channel.open", opening, self.closed)
+        except asyncio.CancelledError:
+            opening.add_done_callback(self._unwanted)
+            raise
+
+    def _unwanted(self, opening: asyncio.Future[Channel]) -> None:
+        """A channel is open that nobody waits for any more."""
+        if not opening.cancelled() and opening.exception() is None:
+            closing = asyncio.ensure_future(opening.result().close())
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
 
     async def _channel(self, confirms: bool) -> Channel:
         channel = await self._connection.channel(
@@ -259,9 +273,15 @@ class Connection:
 
     async def ask(self, what: str, doing: Awaitable[T], end: asyncio.Future[Any]) -> T:
         """The broker's answer to a method, while `end` is not done. Raises ChannelClosed if the
-        broker refuses, Unreachable, Overloaded if its alarms keep it from answering, BadMessage."""
+        broker refuses, Unreachable, Overloaded if its alarms keep it from answering, BadMessage.
+
+        Who no longer waits for the answer does not end the question: the library would then close
+        the channel without reading what is still on its way to it, and what nobody reads blocks the
+        whole connection.
+        """
+        asked = asyncio.shield(_heeded(doing))
         try:
-            return await _bounded(doing, end, RPC_TIMEOUT)
+            return await _bounded(asked, end, RPC_TIMEOUT)
         except TimeoutError:
             if self.blocked:
                 raise Overloaded(f"the broker takes no messages now: {self.blocked}") from None
@@ -283,10 +303,10 @@ class Connection:
         await asyncio.wait({self._tidy()}, timeout=CLOSE_TIMEOUT)
         self._wire.abort("closed by the bus")
 
-    def _tidy(self) -> asyncio.Task[None]:
+    def _tidy(self) -> asyncio.Future[None]:
         """Let aio-pika close what is its own: after a loss too, or it would when collected."""
         if self._tidying is None:
-            self._tidying = _heeded(asyncio.ensure_future(self._connection.close()))
+            self._tidying = _heeded(self._connection.close())
         return self._tidying
 
 

@@ -1,0 +1,63 @@
+"""Whoever asks the broker and does not wait for the answer leaves the connection as it was for the
+others on it: a route may be replaced at any moment."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable
+
+import pytest
+from support.broker import Rabbit
+from support.waiting import until
+
+from esb_amqp.client import Connection
+from esb_amqp.options import parse_url
+
+MOMENTS = range(12)
+"""How many turns of the event loop pass before it is interrupted."""
+
+
+@pytest.fixture
+async def connection(broker_url: str) -> AsyncIterator[Connection]:
+    opened = await Connection.open(parse_url(broker_url))
+    try:
+        yield opened
+    finally:
+        await opened.close()
+
+
+async def interrupted(asking: Awaitable[object], moment: int) -> None:
+    task = asyncio.ensure_future(asking)
+    for _ in range(moment):
+        await asyncio.sleep(0)
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+async def test_a_consumer_that_is_stopped_while_it_begins(
+    connection: Connection, rabbit: Rabbit
+) -> None:
+    queue = await rabbit.queue()
+    await rabbit.put_many(queue, [b"x"] * 200)
+    for moment in MOMENTS:
+        channel = await asyncio.wait_for(connection.channel(), 10)
+        await channel.qos(100)
+        await interrupted(channel.consume(queue, lambda delivery: None, tag="t"), moment)
+        await asyncio.wait_for(channel.close(), 10)
+    # Nobody has any of them, and the connection is as good as new.
+    connection.check()
+    await until(lambda: _ready(rabbit, queue, 200))
+
+
+async def test_a_channel_that_nobody_waits_for_is_closed(connection: Connection) -> None:
+    for moment in MOMENTS:
+        await interrupted(connection.channel(), moment)
+    channel = await asyncio.wait_for(connection.channel(), 10)
+    await until(lambda: sum(map(bool, connection._below.channels.values())) == 1)
+    await channel.close()
+
+
+async def _ready(rabbit: Rabbit, queue: str, count: int) -> bool:
+    return await rabbit.ready(queue) == count
