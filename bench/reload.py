@@ -219,7 +219,9 @@ async def measure(reloads: int, rate: float, amqp: str, every: float) -> dict[st
                     figures = await _reload(http, admin, reloads, every, write, load, bus.pid)
                     load.over = True
                     await loading
+                    begun = time.monotonic()
                     await _arrived(tally)
+                    figures["drained"] = round(time.monotonic() - begun, 1)
             finally:
                 load.over = True
                 if loading is not None:
@@ -236,6 +238,7 @@ async def measure(reloads: int, rate: float, amqp: str, every: float) -> dict[st
         "errors": len(tally.errors),
         "first_errors": tally.errors[:5],
         "lost": tally.lost(),
+        "sent": dict(tally.sent),
         "stale": tally.stale,
         "twice": tally.twice(),
         "slowest": round(tally.slowest, 3),
@@ -297,9 +300,12 @@ async def _ready(http: aiohttp.ClientSession, url: str, bus: Any) -> None:
 
 
 async def _arrived(tally: Tally) -> None:
-    end = time.monotonic() + 60
-    while tally.lost() and time.monotonic() < end:
-        await asyncio.sleep(0.1)
+    """Return when all is there, or nothing has come for a minute."""
+    missing, since = tally.lost(), time.monotonic()
+    while missing and time.monotonic() < since + 60:
+        await asyncio.sleep(0.5)
+        if (now := tally.lost()) < missing:
+            missing, since = now, time.monotonic()
 
 
 def _memory(pid: int) -> float:
@@ -323,6 +329,7 @@ def page(found: dict[str, Any]) -> str:
         ("messages lost", found["lost"]),
         ("answers of routes that were replaced before", found["stale"]),
         ("messages that arrived twice", found["twice"]),
+        ("the last arrived after the load by", f"{found['drained']} s"),
         ("a reload, median and longest", f"{found['reload_ms']} and {found['reload_ms_most']} ms"),
         ("the slowest answer", f"{found['slowest']} s"),
         (
