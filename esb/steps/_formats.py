@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from pydantic import Field, create_model, model_validator
+from pydantic import Field, create_model, model_serializer, model_validator
 
 from esb.codecs import FORMATS, NoOptions
 from esb.options import Options
@@ -35,6 +35,11 @@ class Choice(Options):
             if options is not None and not shorthand:
                 raise ValueError(f"the options of {name} are a mapping")
             options = {} if options is None else {shorthand: options}
+        return {name: options}
+
+    @model_serializer
+    def _as_written(self) -> dict[str, Any]:
+        name, options = self.chosen
         return {name: options}
 
     @property

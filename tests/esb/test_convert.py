@@ -166,6 +166,24 @@ def test_each_format_is_in_the_schema() -> None:
     assert {"type": "string"} not in formats["csv"]["anyOf"]
 
 
+def test_what_was_chosen_is_shown_with_all_its_options() -> None:
+    options = convert.ConvertOptions.model_validate(
+        {"from": {"csv": {"header": False}}, "to": "json"}
+    )
+    assert options.model_dump(by_alias=True) == {
+        "from": {
+            "csv": {
+                "delimiter": ",",
+                "quote": '"',
+                "header": False,
+                "columns": [],
+                "charset": "utf-8",
+            }
+        },
+        "to": {"json": {}},
+    }
+
+
 def test_the_routes_on_the_page_about_formats_load(tmp_path: Path) -> None:
     page = (Path(__file__).parents[2] / "docs/formats.md").read_text()
     blocks = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
