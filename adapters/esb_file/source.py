@@ -98,7 +98,7 @@ class FileSource:
             keeps_order(build, "order")
         if options.then != KEEP:
             # Two that do not move what they take may well read the same.
-            for pattern in options.glob:
+            for pattern in dict.fromkeys(options.glob):
                 build.claim(f"{folder}/{pattern}", "folder")
         self._then = None
         if options.then not in (DELETE, KEEP):
@@ -200,9 +200,8 @@ class FileSource:
             finally:
                 if not taken:
                     slots.release()
-            if self._options.order:
-                held_up = not taken or not await self._through(file)
-            if held_up:
+            if self._options.order and not await self._through(file):
+                held_up = True
                 break
         if listing.more and not held_up:
             return
@@ -278,11 +277,7 @@ class FileSource:
                 # Else whoever of them is to blame would have this one blamed, too.
                 await asyncio.wait(self._running)
             message = None
-            if claim.state == "busy":
-                known.until = self._clock.monotonic() + ASK_AGAIN
-            elif claim.state == "done" and self._is_left(claim):
-                known.until = inf
-            else:
+            if claim.state == "new" or (claim.state == "done" and not self._is_left(claim)):
                 message = await asyncio.to_thread(self._read, file)
         except BaseException as e:
             known.in_hand = False
@@ -291,7 +286,10 @@ class FileSource:
                 raise
             self._try_again(known, e)
             return False
-        if message is None:  # it is none of ours, or not there any more
+        if message is None:
+            # Somebody else is at work on it; or it is through, or as it was no longer there.
+            busy = claim.state == "busy"
+            known.until = self._clock.monotonic() + ASK_AGAIN if busy else inf
             known.in_hand = False
             await self._give_up(held)
             return False
@@ -313,7 +311,7 @@ class FileSource:
         return self._options.then == KEEP and not (self._failed and _is_dead(claim))
 
     async def _through(self, file: Found) -> bool:
-        """Whether a file that was taken is through, once it no longer is in hand."""
+        """Whether nothing is left to do with a file, once it is in hand no more."""
         if self._running:
             await asyncio.wait(self._running)
         known = self._known.get(file.path)
@@ -445,7 +443,7 @@ class FileSource:
                 raw, status = place.read(self._folder.path, file.path, READ_AT_ONCE)
             except (FileNotFoundError, NotADirectoryError):
                 return None
-            if self._folder.found(file.path, status) != file or len(raw) != file.size:
+            if self._folder.found(file.path, status) != file:
                 return None
             body = Body(raw, kind)
         params = file.params

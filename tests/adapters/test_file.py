@@ -285,6 +285,16 @@ async def test_in_order_one_that_fails_holds_up_the_rest(make: Make, inbox: Path
     assert "".join(taken(step)) == "aaaabc"
 
 
+async def test_in_order_what_is_through_holds_up_nobody(make: Make, inbox: Path) -> None:
+    step = Recorder()
+    for names in ("abc", "d"):
+        for name in names:
+            (inbox / name).write_text(name)
+        async with started(make(order=True, then="keep", poll="1h"), step):
+            await until(lambda names=names: taken(step)[-1:] == [names[-1]])
+    assert "".join(taken(step)) == "abcd"
+
+
 async def test_two_in_order_take_turns(make: Make, inbox: Path) -> None:
     step = Recorder()
     sources = [make(order=True) for _ in range(2)]
