@@ -472,6 +472,9 @@ class Builder:
             )  # fmt: skip
         inner.outlined("source" if direction == "source" else "endpoint", name, direction)
         options = inner.connect(name, raw[name])
+        if options is not raw[name]:
+            inner.part.connection = raw[name]["connection"]
+            inner.part.connected = tuple(key for key in options if key not in raw[name])
         also = ["connection"] if adapter.connection is not None else []
         own: dict[str, Any] = {}
         if direction != "source":

@@ -22,12 +22,16 @@ from esb.errors import ConfigError, EsbError
 from esb.terminal import fail_with, route_files, show
 
 COMMANDS = {
+    "docs": "esb.cli_show:docs",
+    "explain": "esb.cli_show:explain",
+    "graph": "esb.cli_show:graph",
+    "list": "esb.cli_show:list_",
+    "record": "esb.cli_record:command",
     "reload": "esb.cli_live:reload",
     "routes": "esb.cli_live:routes",
-    "versions": "esb.cli_live:versions",
     "test": "esb.cli_test:command",
-    "record": "esb.cli_record:command",
     "trace": "esb.cli_trace:trace",
+    "versions": "esb.cli_live:versions",
     "why": "esb.cli_trace:why",
 }
 """Commands in files of their own, each a function or a Typer: loaded when they are used."""
@@ -150,15 +154,17 @@ def schema(
     ] = False,
 ) -> None:
     """Write the JSON Schema of route files, which gives editors completion and checks."""
-    from esb import reference
-
     if tests:
         from esb.testing.schema import schema as of_tests
 
         text = json.dumps(of_tests(), indent=2) + "\n"
     elif markdown:
-        text = reference.markdown()
+        from esb.catalogue import page
+
+        text = page()
     else:
+        from esb import reference
+
         text = json.dumps(reference.schema(), indent=2) + "\n"
     if output is None:
         typer.echo(text, nl=False)

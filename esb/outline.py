@@ -43,6 +43,7 @@ class Part:
     direction: of an endpoint: "source", "sink" or "caller".
     file, line, column: where it is written.
     channels: what an endpoint reads (source) or feeds (sink, caller).
+    connection: what an endpoint names; connected: the options that it has from there.
     """
 
     kind: Kind
@@ -55,6 +56,8 @@ class Part:
     line: int = 0
     column: int = 0
     channels: list[Channel] = field(default_factory=list)
+    connection: str = ""
+    connected: tuple[str, ...] = ()
     parts: list[Part] = field(default_factory=list)
 
     def walk(self) -> Iterator[Part]:

@@ -9,9 +9,9 @@ from typing import Any, Final
 from esb.control import find, moment
 from esb.durable import Store
 from esb.errors import EsbError
+from esb.graph import target
 from esb.options import spelled_size, spelled_time
 from esb.outline import Part
-from esb.redaction import without_password
 from esb.route import Route
 from esb.tracing import Snapshot, Trace, TraceStore, Visit
 
@@ -255,19 +255,6 @@ def _parts(trace: Trace, visit: Visit) -> set[str]:
         and other.id.startswith(f"{own}.")
         and "." not in other.id[len(own) + 1 :]
     }
-
-
-def target(part: Part) -> str:
-    """What an endpoint leads to, for people."""
-    if part.channels:
-        return part.channels[0].name
-    options = part.options
-    shorthand = getattr(type(options), "__shorthand__", "")
-    for name in (shorthand, "url", "operation", "queue", "exchange", "name", "path"):
-        value = getattr(options, name, None) if name else None
-        if isinstance(value, str) and value:
-            return f"{part.name} {without_password(value)}"
-    return part.name
 
 
 def _body(body: Snapshot) -> str:

@@ -423,7 +423,12 @@ class KeyOrder(Options):
 
 
 class SourceOptions(ConnectionOptions):
-    """Consume a queue: a message is acknowledged when the route is through with it."""
+    """Consume a queue: a message is acknowledged when the route is through with it.
+
+    For example:
+
+        from: {amqp: {url: "amqp://localhost", queue: orders, prefetch: 50}}
+    """
 
     queue: Name = Field(description="The queue to consume.")
     declare: QueueDeclaration | None = Field(
@@ -559,7 +564,12 @@ class TargetOptions(ConnectionOptions):
 
 
 class SinkOptions(TargetOptions):
-    """Publish and wait for the broker's confirm."""
+    """Publish and wait for the broker's confirm.
+
+    For example:
+
+        send: {amqp: {url: "amqp://localhost", exchange: shop, routing_key: "{{ body.kind }}"}}
+    """
 
     delay: Annotated[Duration, Field(gt=0)] | None = Field(
         None,
@@ -585,7 +595,12 @@ class SinkOptions(TargetOptions):
 
 
 class CallerOptions(TargetOptions):
-    """Publish a request and wait for its reply (direct reply-to)."""
+    """Publish a request and wait for its reply (direct reply-to).
+
+    For example:
+
+        call: {amqp: {url: "amqp://localhost", queue: prices, timeout: 2s}}
+    """
 
     persistent: bool = Field(False, description="The broker writes the request to its disk.")
     timeout: Duration = Field(30.0, description="Time until the reply is there.")

@@ -42,7 +42,12 @@ Mode = Annotated[str, Field(pattern="^0?[0-7]{3}$")]
 
 class SourceOptions(Options):
     """Take the files of a folder, one message each. A file stays where it is until its message is
-    through. Hidden files (`.name`) and symbolic links are left alone."""
+    through. Hidden files (`.name`) and symbolic links are left alone.
+
+    For example:
+
+        from: {file: {folder: inbox, glob: "*.csv"}}
+    """
 
     __shorthand__ = "folder"
 
@@ -114,7 +119,12 @@ class _Named(Options):
 
 
 class SinkOptions(_Named):
-    """Write the message into a file, which appears as a whole."""
+    """Write the message into a file, which appears as a whole.
+
+    For example:
+
+        send: {file: {folder: out, name: "{{ body.number }}.json"}}
+    """
 
     if_exists: IfExists = Field(
         "fail",
@@ -130,7 +140,12 @@ class SinkOptions(_Named):
 
 class CallOptions(_Named):
     """Read a file: its content is the reply (EIP: Content Enricher), `reply.size` and
-    `reply.modified` what is known of it."""
+    `reply.modified` what is known of it.
+
+    For example:
+
+        call: {file: {folder: out, name: "{{ body.number }}.json"}}
+    """
 
     content_type: str = Field(
         "", description="Content type of the reply; by the name's ending if left out."

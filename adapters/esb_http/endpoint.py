@@ -45,6 +45,10 @@ class SinkOptions(ClientOptions):
     message for good. Redirects are not followed, cookies not kept. An attempt whose outcome is
     unknown (no answer after the request left) is retried if the method is idempotent by
     definition or `idempotent: true` says so.
+
+    For example:
+
+        send: {http: {url: https://crm.example/orders, method: PUT, timeout: 5s}}
     """
 
     __shorthand__ = "url"
@@ -80,6 +84,10 @@ class CallerOptions(SinkOptions):
 
     The reply's status is `reply.status`. Errors as with `send`, but a 4xx may be for the caller
     who waits: see `pass_errors`.
+
+    For example:
+
+        call: {http: {url: "https://crm.example/partners/{{ path.id }}", method: GET}}
     """
 
     accept: list[str] = Field(

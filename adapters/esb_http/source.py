@@ -66,6 +66,10 @@ class SourceOptions(Options):
     202 and the message's id, a filtered message with 204, any other with 200 and the message as
     the steps left it. Errors are answered as problem+json (RFC 9457). A client that hangs up does
     not stop the steps: they may have had effects already.
+
+    For example:
+
+        from: {http: {path: "/orders/:id", method: PUT, schema: order.schema.json}}
     """
 
     __shorthand__ = "path"

@@ -54,14 +54,24 @@ class Terms(Options):
 
 
 class QueueSink(Terms):
-    """Put the message into a queue of the bus."""
+    """Put the message into a queue of the bus.
+
+    For example:
+
+        send: {queue: {name: orders, key: "{{ body.customer }}"}}
+    """
 
     __shorthand__ = "name"
     name: NameText = Field(description="The queue; may be text with {{ }}.")
 
 
 class TopicSink(Terms):
-    """Publish the message: each subscription of the topic gets a copy."""
+    """Publish the message: each subscription of the topic gets a copy.
+
+    For example:
+
+        send: {topic: prices}
+    """
 
     __shorthand__ = "name"
     name: Name = Field(description="The topic.")
@@ -85,7 +95,12 @@ class _Taking(Options):
 
 
 class QueueSource(_Taking):
-    """Take messages from a queue of the bus."""
+    """Take messages from a queue of the bus.
+
+    For example:
+
+        from: {queue: {name: orders, concurrency: 5}}
+    """
 
     __shorthand__ = "name"
     name: Name = Field(description="The queue.")
@@ -94,7 +109,12 @@ class QueueSource(_Taking):
 class TopicSource(_Taking):
     """Take the messages that are published to a topic, from a subscription that keeps them while
     nobody takes them: from its first start on until it is ended with the admin API, whether or not
-    the route still exists."""
+    the route still exists.
+
+    For example:
+
+        from: {topic: {name: prices, subscription: shop}}
+    """
 
     __shorthand__ = "name"
     name: Name = Field(description="The topic.")

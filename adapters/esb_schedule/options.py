@@ -43,7 +43,12 @@ def _unknown(zone: str) -> str:
 
 class SourceOptions(Options):
     """Fire at fixed times: each firing is a message, whose time and `schedule.due` are when it was
-    due. Of several buses on one store exactly one fires."""
+    due. Of several buses on one store exactly one fires.
+
+    For example:
+
+        from: {schedule: {every: 15m}}
+    """
 
     __shorthand__ = "every"
 

@@ -129,6 +129,10 @@ class SendOptions(SoapClientOptions):
 
     The message is data, which becomes the operation's input by the WSDL's types; or XML, the
     input's element or a whole SOAP envelope. A fault is an error.
+
+    For example:
+
+        send: {soap: {wsdl: partner.wsdl, operation: Notify}}
     """
 
     operation: str = Field(description="The operation of the WSDL.")
@@ -150,6 +154,10 @@ class CallOptions(SendOptions):
     The message is data, which becomes the operation's input by the WSDL's types; or XML, the
     input's element or a whole SOAP envelope. A fault is an error, with a name if the WSDL declares
     it. A one-way operation answers 202.
+
+    For example:
+
+        call: {soap: {wsdl: partner.wsdl, operation: getPartner, bind: [id]}}
     """
 
     reply: Form | None = Field(

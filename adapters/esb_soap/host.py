@@ -111,7 +111,12 @@ def _addresses(value: list[str]) -> list[str]:
 
 class HostOptions(WsdlOptions):
     """Host the service of a WSDL. The message is the request's data; `soap.operation` is the
-    operation's name, for `choose`. The WSDL is served at `<path>?wsdl`, with our own address."""
+    operation's name, for `choose`. The WSDL is served at `<path>?wsdl`, with our own address.
+
+    For example:
+
+        from: {soap: {wsdl: partner.wsdl, path: /partner}}
+    """
 
     path: str = Field(description="The path to serve the service at, such as /claims.")
     body: Form = Field(

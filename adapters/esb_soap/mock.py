@@ -152,6 +152,10 @@ class MockOptions(WsdlOptions):
     """Answer as the service of a WSDL would, without it: with samples, replies from files, faults.
 
     The message is the request of a hosted SOAP service, or any data with `operation`.
+
+    For example:
+
+        call: {mock: {wsdl: partner.wsdl}}
     """
 
     operation: str | None = Field(

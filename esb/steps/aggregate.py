@@ -3,6 +3,14 @@
 A member lies in the store from the moment its own run is through. A group is passed on in the
 commit that forgets its members (see `esb.gathering`), into a route of its own, "<route>/<name>",
 which has the policies of the route that the step is in.
+
+For example:
+
+    aggregate:
+      by: body.order
+      size: 10
+      timeout: 5m
+      steps: [{send: {queue: parcels}}]
 """
 
 from __future__ import annotations

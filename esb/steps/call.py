@@ -1,4 +1,9 @@
-"""Request-Reply (EIP): send the message to an endpoint and go on with its reply."""
+"""Request-Reply (EIP): send the message to an endpoint and go on with its reply.
+
+For example:
+
+    call: {http: "https://crm.example/partners/{{ body.id }}"}
+"""
 
 from __future__ import annotations
 

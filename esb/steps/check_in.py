@@ -1,4 +1,9 @@
-"""Claim Check (EIP): put content into the store, and go on with a ticket in its place."""
+"""Claim Check (EIP): put content into the store, and go on with a ticket in its place.
+
+For example:
+
+    check_in: {scope: scans, field: document, keep: 2d}
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""Claim Check (EIP): bring back what `check_in` put into the store."""
+"""Claim Check (EIP): bring back what `check_in` put into the store.
+
+For example:
+
+    check_out: {scope: scans, field: document}
+"""
 
 from __future__ import annotations
 

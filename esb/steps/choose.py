@@ -1,4 +1,13 @@
-"""Content-Based Router (EIP): run the steps of the first branch whose condition is true."""
+"""Content-Based Router (EIP): run the steps of the first branch whose condition is true.
+
+For example:
+
+    choose:
+      - when: body.amount > 10000
+        steps: [{send: {queue: manual-review}}]
+      - otherwise:
+        steps: [{send: {queue: automatic}}]
+"""
 
 from __future__ import annotations
 

@@ -3,6 +3,10 @@
 `convert: json`, `convert: {from: {csv: {delimiter: ";"}}, to: xml}`. What a format makes of data is
 said in its file of `esb/codecs/`; for more than another spelling of the same there are `map` and
 `transform`.
+
+For example:
+
+    convert: {from: {csv: {delimiter: ";"}}, to: json}
 """
 
 from __future__ import annotations

@@ -1,4 +1,9 @@
-"""Wire Tap (EIP): send a copy aside; the message goes on, whether or not the copy arrived."""
+"""Wire Tap (EIP): send a copy aside; the message goes on, whether or not the copy arrived.
+
+For example:
+
+    copy_to: {queue: audit}
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""Delayer: hold a message back for a moment, within its run."""
+"""Delayer: hold a message back for a moment, within its run.
+
+For example:
+
+    delay: 500ms
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,11 @@
-"""Dynamic Router (EIP): after each sub-route, the message itself says which is next."""
+"""Dynamic Router (EIP): after each sub-route, the message itself says which is next.
+
+For example:
+
+    dynamic_router:
+      next: "'check' if body.checked is undefined else 'ship' if body.sent is undefined else none"
+      among: [check, ship]
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,11 @@
-"""Content Enricher (EIP): put what somebody else knows into the message."""
+"""Content Enricher (EIP): put what somebody else knows into the message.
+
+For example:
+
+    enrich:
+      call: {http: {url: "https://crm.example/customers/{{ body.customer }}", method: GET}}
+      into: customer
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""Message Expiration (EIP): what comes too late is of no use, and goes no further."""
+"""Message Expiration (EIP): what comes too late is of no use, and goes no further.
+
+For example:
+
+    expire: 10m
+"""
 
 from __future__ import annotations
 

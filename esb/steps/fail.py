@@ -1,6 +1,10 @@
 """Refuse the message (EIP: Invalid Message Channel): raise an error with words of the route's own.
 
 What becomes of it is up to who is around: `catch`, `retry`, the dead letters, a caller who waits.
+
+For example:
+
+    fail: "order {{ body.number }} has no lines"
 """
 
 from __future__ import annotations

@@ -1,4 +1,9 @@
-"""Message Filter (EIP): let through what matches; the rest ends here, acknowledged and counted."""
+"""Message Filter (EIP): let through what matches; the rest ends here, acknowledged and counted.
+
+For example:
+
+    filter: body.total > 0
+"""
 
 from __future__ import annotations
 

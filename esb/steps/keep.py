@@ -1,4 +1,9 @@
-"""Content Filter (EIP): keep the named parts of a message and nothing else."""
+"""Content Filter (EIP): keep the named parts of a message and nothing else.
+
+For example:
+
+    keep: [number, "lines[].price"]
+"""
 
 from __future__ import annotations
 

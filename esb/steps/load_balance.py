@@ -1,4 +1,12 @@
-"""Load balancer (no pattern of the EIP book): each message goes one of several equal ways."""
+"""Load balancer (no pattern of the EIP book): each message goes one of several equal ways.
+
+For example:
+
+    load_balance:
+      to:
+        a: {steps: [{call: {http: https://a.example}}], weight: 3}
+        b: {steps: [{call: {http: https://b.example}}]}
+"""
 
 from __future__ import annotations
 

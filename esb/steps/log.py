@@ -1,4 +1,9 @@
-"""Write one line to the log; the message goes on unchanged."""
+"""Write one line to the log; the message goes on unchanged.
+
+For example:
+
+    log: "order {{ body.number }} is through"
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,11 @@
-"""Loop (no pattern of the EIP book): run inner steps again and again on their own result."""
+"""Loop (no pattern of the EIP book): run inner steps again and again on their own result.
+
+For example:
+
+    loop:
+      while: body.next is not none
+      steps: [{call: {http: {url: "https://shop.example/pages/{{ body.next }}", method: GET}}}]
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,12 @@
-"""Recipient List of steps (EIP): copies of one message go several ways."""
+"""Recipient List of steps (EIP): copies of one message go several ways.
+
+For example:
+
+    multicast:
+      branches:
+        books: [{send: {queue: invoices}}]
+        stock: [{send: {queue: parcels}}]
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,13 @@
-"""Normalizer (EIP): messages that mean the same in several formats come out in one."""
+"""Normalizer (EIP): messages that mean the same in several formats come out in one.
+
+For example:
+
+    normalize:
+      - type: text/csv
+        steps: [{convert: json}]
+      - type: application/json
+        steps: []
+"""
 
 from __future__ import annotations
 

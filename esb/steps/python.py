@@ -1,5 +1,10 @@
 """Service Activator (EIP): call a function of the project's own Python code, the way out for what
-no other step does."""
+no other step does.
+
+For example:
+
+    python: rebates:apply
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""Content Filter (EIP): take parts out of a message."""
+"""Content Filter (EIP): take parts out of a message.
+
+For example:
+
+    remove: [card, "lines[].cost"]
+"""
 
 from __future__ import annotations
 

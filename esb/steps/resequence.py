@@ -4,6 +4,14 @@ A message that is ahead of its turn lies in the store until those before it have
 order is passed on in the commit that forgets it and remembers how far its stream is (see
 `esb.gathering`), into a route of its own, "<route>/<name>", which runs the messages of one stream
 one after the other, and has the policies of the route that the step is in.
+
+For example:
+
+    resequence:
+      by: body.account
+      number: body.sequence
+      timeout: 10m
+      steps: [{send: {queue: bookings}}]
 """
 
 from __future__ import annotations

@@ -1,4 +1,9 @@
-"""Routing Slip (EIP): the message says which sub-routes it passes, and in which order."""
+"""Routing Slip (EIP): the message says which sub-routes it passes, and in which order.
+
+For example:
+
+    routing_slip: {slip: body.treatments, among: [wash, iron, fold]}
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""Run a sub-route, a route without `from`, as if its steps stood here (EIP: Pipes and Filters)."""
+"""Run a sub-route, a route without `from`, as if its steps stood here (EIP: Pipes and Filters).
+
+For example:
+
+    run: cleaned
+"""
 
 from __future__ import annotations
 

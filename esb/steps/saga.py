@@ -1,5 +1,13 @@
 """Saga (Garcia-Molina and Salem, 1987; EIP: Process Manager): several things that are done together
 or not at all, where no transaction spans them. Each has its compensation.
+
+For example:
+
+    saga:
+      steps:
+        - do: [{call: {http: https://hotel.example/bookings}}]
+          undo: [{call: {http: https://hotel.example/cancellations}}]
+        - do: [{call: {http: https://air.example/bookings}}]
 """
 
 from __future__ import annotations

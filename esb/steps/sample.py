@@ -1,4 +1,9 @@
-"""Sampler: let through some of the messages, and filter the rest."""
+"""Sampler: let through some of the messages, and filter the rest.
+
+For example:
+
+    sample: {every: 100}
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,14 @@
-"""Scatter-Gather (EIP): ask several at the same time, and go on with what they answered."""
+"""Scatter-Gather (EIP): ask several at the same time, and go on with what they answered.
+
+For example:
+
+    scatter_gather:
+      branches:
+        north: [{call: {http: https://north.example/offers}}]
+        south: [{call: {http: https://south.example/offers}}]
+      timeout: 2s
+      need: 1
+"""
 
 from __future__ import annotations
 

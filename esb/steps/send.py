@@ -1,4 +1,9 @@
-"""Channel Adapter, one-way (EIP): hand the message to an endpoint and wait until it is taken."""
+"""Channel Adapter, one-way (EIP): hand the message to an endpoint and wait until it is taken.
+
+For example:
+
+    send: {queue: orders}
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,12 @@
-"""Recipient List (EIP): send the message to those of a list of endpoints whom it is for."""
+"""Recipient List (EIP): send the message to those of a list of endpoints whom it is for.
+
+For example:
+
+    send_each:
+      to:
+        archive: {send: {queue: archive}}
+        courier: {send: {http: https://courier.example/orders}, when: body.express}
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,11 @@
-"""Content Enricher without a resource (EIP): write headers, fields or the body by expression."""
+"""Content Enricher without a resource (EIP): write headers, fields or the body by expression.
+
+For example:
+
+    set:
+      headers: {x-kind: body.kind}
+      fields: {total: body.net * 1.2}
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""Idempotent Receiver (EIP): a message that was handled before ends here, acknowledged."""
+"""Idempotent Receiver (EIP): a message that was handled before ends here, acknowledged.
+
+For example:
+
+    skip_seen: body.number
+"""
 
 from __future__ import annotations
 

@@ -8,6 +8,12 @@ on as it was.
 A stream is handled in batches, each one commit of its own with the place that was reached. What
 fails is the batch: run again, the message goes on with that one. The last batch is committed with
 the run.
+
+For example:
+
+    split:
+      each: body.lines
+      steps: [{send: {queue: lines}}]
 """
 
 from __future__ import annotations

@@ -2,6 +2,10 @@
 
 It counts by the generic cell rate algorithm (ITU-T I.371): a bucket is one number, the time at
 which it is empty again.
+
+For example:
+
+    throttle: 10/s
 """
 
 from __future__ import annotations

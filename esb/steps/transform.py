@@ -1,4 +1,9 @@
-"""Message Translator (EIP): make a new body from the message with a Jinja2 template or XSLT."""
+"""Message Translator (EIP): make a new body from the message with a Jinja2 template or XSLT.
+
+For example:
+
+    transform: {jinja: claim.xml.j2}
+"""
 
 from __future__ import annotations
 

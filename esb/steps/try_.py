@@ -2,6 +2,14 @@
 
 The structured form of an Exception Handler around a part of a route (EIP calls what is left of it
 the Invalid Message Channel and the Dead Letter Channel).
+
+For example:
+
+    try:
+      steps: [{call: {http: https://stock.example/reservations}}]
+      catch:
+        - on: [transient]
+          steps: [{send: {queue: later}}]
 """
 
 from __future__ import annotations

@@ -1,4 +1,9 @@
-"""Refuse a message whose body does not match a schema (EIP: Datatype Channel, enforced)."""
+"""Refuse a message whose body does not match a schema (EIP: Datatype Channel, enforced).
+
+For example:
+
+    validate: {json_schema: order.schema.json}
+"""
 
 from __future__ import annotations
 
