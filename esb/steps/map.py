@@ -39,7 +39,8 @@ class MapOptions(RootModel[Any]):
     """The new body: a mapping of dotted target fields to expressions, mappings and lists of them;
     or one expression. A field whose name ends in `?` is left out where what it is made of is
     missing or null. `{each: ..., when: ..., map: ...}` makes a list of another: `when` and `map`
-    see each item as `item`, and its number, from 0, as `index`."""
+    see each item as `item`, and its number, from 0, as `index`; of elements, `xpath('@n')` asks the
+    item."""
 
 
 def make(options: MapOptions, build: Build) -> Step:
@@ -99,6 +100,8 @@ def _each(
         result = []
         for index, item in enumerate(found):
             one = envelope.replace(params={**envelope.params, "item": item, "index": index})
+            if isinstance(item, etree._Element):
+                one = one.replace(body=Body.of(item, "application/xml"))
             if wanted is None or truth(wanted(one)):
                 result.append(made(one))
         return result

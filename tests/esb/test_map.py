@@ -65,6 +65,18 @@ async def test_one_value_is_written_as_what_it_is(tmp_path: Path) -> None:
     assert await made("body.a", Body.of({"a": 1})) == (b"1", "application/json")
 
 
+async def test_elements_are_asked_one_by_one(tmp_path: Path) -> None:
+    step = """
+        - map:
+            number: xpath('//n') | int
+            lines: {each: elements('//line'), map: {sku: xpath('@sku'), at: index}}
+    """
+    xml = Body(b"<o><n>7</n><line sku='a'/><line sku='b'/></o>", "text/xml")
+    result = await compiled(step, tmp_path)(Envelope(body=xml))
+    lines = [{"sku": "a", "at": 0}, {"sku": "b", "at": 1}]
+    assert result.body.data == {"number": 7, "lines": lines}
+
+
 @pytest.mark.parametrize(
     ("step", "message"),
     [
