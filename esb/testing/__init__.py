@@ -1,7 +1,13 @@
-"""For tests of projects: real routes, running in this process on a port of their own.
+"""For tests of projects.
 
-with running({"routes": mock_routes(Path("partner.wsdl"))}) as bus:
-    answer = requests.post(f"{bus.url}/partner", ...)
+Tests of routes in YAML (`esb test`): `models` says what may be written, `suite` reads and runs a
+file, `stage` plays what is outside, `play` lets messages come and time pass, `verdict` compares,
+`report` tells. `run_tests` in `report` is the whole.
+
+For tests in Python there is `running`: real routes, in this process, on a port of their own.
+
+    with running({"routes": mock_routes(Path("partner.wsdl"))}) as bus:
+        answer = requests.post(f"{bus.url}/partner", ...)
 """
 
 from __future__ import annotations

@@ -130,7 +130,7 @@ class Suite:
             place = self.top.at("tests", name)
             with contextlib.suppress(BuildFailed):
                 self.tests[name] = Case(name, place, self)
-        self._check_mocks()
+        self._check_names()
         if self.top.load.diagnostics:
             raise ConfigError(self.top.load.diagnostics)
 
@@ -193,26 +193,28 @@ class Suite:
             profile=self.options.profile,
         )
 
-    def _check_mocks(self) -> None:
-        """Each mock means some endpoint, of the routes that run in its test."""
+    def _check_names(self) -> None:
+        """Each mock and each call means some endpoint, of the routes that run in its test."""
         for key in self.options.mocks:
-            self._check_mock(key, self.top, self._endpoints, "")
+            self._check_name(key, self._endpoints, "", self.top, "mocks", key)
         for test in self.tests.values():
             near = [e for e in self._endpoints if e.route in self.running(test)]
             for key in test.options.mocks:
-                self._check_mock(key, test.place, near, test.route)
+                self._check_name(key, near, test.route, test.place, "mocks", key)
+            for call in test.expect.calls:
+                self._check_name(call.options.to, near, test.route, call.place, "to")
 
-    def _check_mock(
-        self, key: str, place: Builder, endpoints: Sequence[Endpoint], route: str
+    def _check_name(
+        self, name: str, endpoints: Sequence[Endpoint], route: str, place: Builder, *path: str
     ) -> None:
-        if any(one.rank(key, route or one.route) for one in endpoints):
+        if any(one.rank(name, route or one.route) for one in endpoints):
             return
         known = [one.places[0] for one in endpoints] + [
-            name for one in endpoints for name in (*one.names, one.part.name)
+            known for one in endpoints for known in (*one.names, one.part.name)
         ]
         place.problem(
-            f"no endpoint goes by '{key}'", "mocks", key, code="unknown-endpoint", key=True,
-            hint=did_you_mean(key, list(dict.fromkeys(known))),
+            f"no endpoint goes by '{name}'", *path, code="unknown-endpoint",
+            key=path[0] == "mocks", hint=did_you_mean(name, list(dict.fromkeys(known))),
         )  # fmt: skip
 
     def running(self, test: Case) -> set[str]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from esb.adapter import Expression
 from esb.build import Builder, did_you_mean
 from esb.durable import Stored
-from esb.envelope import Body, Envelope, parse_content_type
+from esb.envelope import Body, Envelope, Outcome, parse_content_type
 from esb.errors import EsbError
 from esb.outline import Part
 from esb.testing.compare import differences, differences_of_values, shown
@@ -130,11 +130,12 @@ class Verdict:
         for number, (one, answer) in enumerate(zip(told, answers, strict=False)):
             if answer is not None:
                 self._answer(answer, one, _last(run for run in own if run.of == number))
-        self._answer(expect, told[-1] if told else Told(), _last(own))
+        last = _last(own)
+        self._answer(expect, told[-1] if told else Told(), last)
         if expect.says("calls") and expect.options.calls is not None:
             self._calls(expect)
         self._channels(expect)
-        self._dead(expect)
+        self._dead(expect, last.result if last is not None else None)
         self._took(expect)
         self._logged(expect)
         return self._failures
@@ -346,11 +347,15 @@ class Verdict:
         known = self._known_channels()
         return not known or any(name in (one, one.partition(" ")[2]) for one in known)
 
-    def _dead(self, expect: Expectation) -> None:
+    def _dead(self, expect: Expectation, last: Envelope | None) -> None:
         dead = self._played.dead
         if not expect.says("dead"):
-            if dead and expect.options.outcome != "dead":
+            if expect.options.outcome == "dead":
+                pass
+            elif dead:
                 self._fail(expect.place, f"a dead letter: {_reason(dead[0])}", key=True)
+            elif last is not None and last.outcome is Outcome.DEAD and not expect.says("calls"):
+                self._fail(expect.place, "the route gave the message up (outcome: dead)", key=True)
             return
         if len(dead) != len(expect.dead):
             told = "".join(f"\n    {_reason(one)}" for one in dead[:MOST_CALLS])

@@ -707,6 +707,23 @@ def test_an_error_that_nobody_expected_fails_the_test(project: Project) -> None:
     assert failure.startswith("4:5: a dead letter: route-failure of route 'feed' at steps[0].set: ")
 
 
+def test_a_message_that_is_given_up_fails_the_test(project: Project) -> None:
+    project.routes("""\
+        routes:
+          feed:
+            from: {queue: feed}
+            steps: [{send: {http: "http://far.example/"}}]
+            dead_letter: {http: "http://dead.example/"}
+        """)
+    tests = """\
+        tests:
+          one:
+            mocks: {http: {status: 404}, dead_letter: {}}
+            expect: {log: []}
+        """
+    assert project.failure(tests) == "4:5: the route gave the message up (outcome: dead)"
+
+
 def test_text_is_shown_as_a_diff(project: Project) -> None:
     project.routes("""\
         routes:
@@ -786,6 +803,8 @@ def test_bodies_are_compared_by_value(
         ("{route: orders, given: {file: missing.json}, expect: {}}",
          "2:38: there is no file missing.json"),
         ("{route: orders, expect: {calls: [{body: 1}]}}", "2:41: 'to' is missing"),
+        ("{route: orders, expect: {calls: [{to: crm}]}}", "2:46: no endpoint goes by 'crm' there "
+         "are: "),
         ("{route: orders, also: [larg], expect: {}}",
          "2:31: there is no route 'larg' did you mean 'large'?"),
     ],
