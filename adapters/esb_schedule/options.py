@@ -76,8 +76,8 @@ class SourceOptions(Options):
     missed: Literal["once", "skip"] = Field(
         "once",
         description="What was due while no bus ran, or while the firing before was still in the "
-        "route: `once` fires as soon as possible, once however many there were; `skip` leaves out "
-        "what is more than a minute late.",
+        "route: `once` fires as soon as possible, once however many there were; `skip` leaves it "
+        "out, and what is more than a minute late for any other reason.",
     )
     overlap: bool = Field(
         False, description="Fire although the firing before is still in the route."

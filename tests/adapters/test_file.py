@@ -133,18 +133,24 @@ async def test_only_what_is_meant_is_taken(make: Make, inbox: Path, tmp_path: Pa
     assert len(paths(inbox)) == 9
 
 
-async def test_folders_in_it_but_not_those_where_files_go(make: Make, inbox: Path) -> None:
-    for path in ("a.txt", "b/c.txt", "b/done/d.txt", "done/old.txt", "failed/old.txt"):
-        (inbox / path).parent.mkdir(exist_ok=True, parents=True)
-        (inbox / path).write_text(path)
+async def test_folders_in_it_but_not_those_where_files_go(
+    make: Make, inbox: Path, tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    for file in (
+        *(inbox / path for path in ("0/old", "1/old", "a", "b/0/d", "b/c")),
+        *(elsewhere / name for name in ("secret",)),
+    ):
+        file.parent.mkdir(exist_ok=True, parents=True)
+        file.write_text("x")
+    (inbox / "2").symlink_to(elsewhere)
     step = Recorder()
-    options = {"then": "done/{{ file.path }}", "failed": "failed/"}
-    async with started(make(recursive=True, order=True, **options), step):
+    source = make(recursive=True, order=True, then="0/{{ file.path }}", failed="1/")
+    async with started(source, step):
         await until(lambda: len(step.finished) == 3)
-    assert taken(step) == ["a.txt", "b/c.txt", "b/done/d.txt"]
-    assert paths(inbox) == [
-        *("done/a.txt", "done/b/c.txt", "done/b/done/d.txt", "done/old.txt", "failed/old.txt"),
-    ]
+        assert source.health().detail == ""
+    assert taken(step) == ["a", "b/0/d", "b/c"]
+    assert paths(inbox) == ["0/a", "0/b/0/d", "0/b/c", "0/old", "1/old"]
 
 
 async def test_a_name_that_is_no_text(make: Make, inbox: Path) -> None:
@@ -309,6 +315,25 @@ async def test_two_in_order_take_turns(make: Make, inbox: Path) -> None:
     assert taken(step) == sorted(taken(step))
 
 
+async def test_in_order_one_that_comes_first_waits_as_well(make: Make, inbox: Path) -> None:
+    step = Recorder(gate=asyncio.Event())
+    assert step._gate is not None
+    sources = [make(order=True) for _ in range(2)]
+    for source in sources:
+        await source.start(step)
+    (inbox / "b").write_text("b")
+    await until(lambda: step.running)
+    (inbox / "a").write_text("a")
+    # The source that has nothing in hand has looked at it, and left it.
+    await until(lambda: any(s._known["a"].until for s in sources if "a" in s._known))
+    step._gate.set()
+    await until(lambda: len(step.finished) == 2)
+    for source in sources:
+        await source.stop(5)
+    assert taken(step) == ["b", "a"]
+    assert step.most == 1
+
+
 async def test_a_long_queue_of_files(
     make: Make, inbox: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -374,11 +399,13 @@ async def test_a_file_that_is_kept_is_taken_again_when_it_changes(make: Make, in
     step = Recorder()
     async with started(make(then="keep"), step):
         await until(lambda: len(step.finished) == 1)
-        file.chmod(0o600)
-        file.write_text("22")
+        file.chmod(0o600)  # is no change of what it says
+        (inbox / "b.txt").write_text("b")
         await until(lambda: len(step.finished) == 2)
-    assert [e.body.text for e in step.got] == ["1", "22"]
-    assert step.got[0].id != step.got[1].id
+        file.write_text("22")
+        await until(lambda: len(step.finished) == 3)
+    assert [e.body.text for e in step.got] == ["1", "b", "22"]
+    assert len({e.id for e in step.got}) == 3
 
 
 async def test_one_that_is_replaced_while_it_is_in_the_route_is_not_lost(

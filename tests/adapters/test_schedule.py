@@ -22,7 +22,7 @@ from support.waiting import until
 import esb.codecs  # noqa: F401 - registers them
 from esb.adapter import BuildFailed
 from esb.clock import Clock
-from esb.durable import Put, Release, change
+from esb.durable import Claim, Put, Release, change
 from esb.envelope import Envelope
 from esb.errors import Permanent, Transient, Unavailable
 from esb.middleware.transaction import transactional
@@ -340,6 +340,52 @@ async def test_firings_do_not_overlap(store: SqliteStore, missed: str) -> None:
     assert step.most == 1
 
 
+async def test_what_was_due_meanwhile_is_left_out_however_little_late(store: SqliteStore) -> None:
+    wall, step = Wall(), Recorder(gate=asyncio.Event())
+    assert step._gate is not None
+    source = make(store, wall, every="10s", missed="skip")
+    async with started(source, step):
+        await settled(source, wall, NOON + 10)
+        wall.now = NOON + 10
+        await until(lambda: step.running)
+        wall.now = NOON + 25
+        step._gate.set()
+        await settled(source, wall, NOON + 30)
+    assert len(step.got) == 1
+
+
+async def test_firings_of_two_do_not_overlap(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    busy: list[str] = []
+    claim = store.claim
+
+    async def noted(scope: str, value: str, until: float) -> Claim:
+        answer = await claim(scope, value, until)
+        if answer.state == "busy":
+            busy.append(value)
+        return answer
+
+    monkeypatch.setattr(store, "claim", noted)
+    wall, step = Wall(speed=20.0), Recorder(gate=asyncio.Event())
+    assert step._gate is not None
+    sources = [make(store, wall) for _ in range(2)]
+    for source in sources:
+        await source.start(step)
+        await settled(source, wall, NOON + HOUR)
+    wall.now = NOON + HOUR
+    await until(lambda: step.running and busy)
+    busy.clear()
+    wall.now = NOON + 2 * HOUR
+    await until(lambda: busy or step.running > 1)
+    step._gate.set()
+    for source in sources:
+        await settled(source, wall, NOON + 3 * HOUR)
+        await source.stop(5)
+    assert step.most == 1
+    assert [due.timestamp() - NOON for due in dues(step)] == [HOUR, 2 * HOUR]
+
+
 async def test_firings_may_overlap(store: SqliteStore) -> None:
     wall, step = Wall(), Recorder(gate=asyncio.Event())
     assert step._gate is not None
@@ -400,6 +446,17 @@ async def test_a_machine_that_slept(store: SqliteStore) -> None:
         wall.now = NOON + 25 * HOUR + 59
         await until(lambda: step.finished)
     assert dues(step) == [datetime.fromtimestamp(NOON + 25 * HOUR, UTC)]
+
+
+async def test_a_clock_that_is_set_forward(store: SqliteStore) -> None:
+    wall, step, ahead = Wall(), Recorder(), 0.0
+    source = make(store, wall)
+    source._clock = Clock(lambda: wall.now + ahead, lambda: wall.now, wall._sleep)
+    async with started(source, step):
+        await settled(source, wall, NOON + HOUR)
+        ahead = HOUR
+        wall.now += 60
+        await until(lambda: step.finished)
 
 
 async def test_a_clock_that_is_set_back_fires_nothing_twice(store: SqliteStore) -> None:
