@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -89,8 +88,8 @@ def told(
 def known_charset(name: str) -> str:
     """A validator: `name`, if there is such a charset. Raises ValueError."""
     try:
-        codecs.lookup(name)
-    except LookupError as e:
+        " ".encode(name)
+    except (LookupError, UnicodeError) as e:
         raise ValueError(f"there is no charset {name!r}") from e
     return name
 

@@ -29,10 +29,11 @@ import msgspec
 import structlog
 from lxml import etree
 from pydantic import Field
+from structlog.contextvars import get_contextvars
 
 from esb.adapter import Build, Health, Role
 from esb.codecs import FORMATS, Piece, Stream
-from esb.durable import DEAD, KEPT, Change, Done, Failure, Put, Store, Unit, change, part
+from esb.durable import DEAD, KEPT, Change, Done, Failure, Put, Store, Unit, change, part, unit_on
 from esb.envelope import Body, Envelope, Outcome, parse_content_type
 from esb.errors import BadMessage, EsbError, Permanent, RouteFailure
 from esb.options import Name, Options, RawSteps
@@ -158,7 +159,7 @@ def make(options: SplitOptions, build: Build) -> Step:
             batch, more = await parts.take(options.commit_every)
             if not more:
                 await run(envelope, batch, tally)
-                await change(memory.store, *memory.forgotten())
+                await memory.forget()
                 return
             async with Unit(memory.store) as unit:
                 await run(envelope, batch, tally)
@@ -171,7 +172,8 @@ def make(options: SplitOptions, build: Build) -> Step:
         results: list[Envelope] = []
         with pieces_of(envelope) as parts:
             if batches and store is not None:
-                memory = await _Memory.of(store, place, envelope, options)
+                memory = _Memory(store, place, envelope, options)
+                await memory.learn()
                 await in_batches(envelope, parts, memory)
                 tally = memory.tally
             else:
@@ -371,29 +373,33 @@ def _going_on(
 
 
 class _Memory:
-    """How far the batches of a message have come, in the store."""
+    """How far the batches of a message have come, in the store.
 
-    def __init__(self, store: Store, channel: str, group: str) -> None:
+    It is known by the route that the message is in (others may run the same steps on a copy of it)
+    and by how often it has passed here in the same run (there may be a loop around).
+    """
+
+    def __init__(
+        self, store: Store, channel: str, envelope: Envelope, options: SplitOptions
+    ) -> None:
+        self.tally = _Tally(f"{envelope.body.size} {options.stream!r} {options.group}")
         self.store = store
-        self.tally = _Tally()
         self._channel = channel
-        self._group = group
+        self._run = unit_on(store)
+        self._what = f"{channel} {envelope.id}"
+        number = 0 if self._run is None else self._run.times(self._what)
+        route = get_contextvars().get("route", "")
+        # An id may come from outside and be of any length.
+        name = f"{route} {number} {envelope.id}".encode()
+        self._group = blake2b(name, digest_size=20).hexdigest()
         self._keys: list[int] = []
 
-    @classmethod
-    async def of(
-        cls, store: Store, channel: str, envelope: Envelope, options: SplitOptions
-    ) -> _Memory:
-        """What is remembered of a message; nothing if it had another body then, or was split in
-        another way."""
-        # An id may come from outside and be of any length.
-        memory = cls(store, channel, blake2b(envelope.id.encode(), digest_size=20).hexdigest())
-        found = await memory.learn_keys()
-        of = f"{envelope.body.size} {options.stream!r} {options.group}"
-        if found is not None and found.of == of:
-            memory.tally = found
-        memory.tally.of = of
-        return memory
+    async def learn(self) -> None:
+        """Learn how far the message is; it is at its beginning if it had another body then, or was
+        split in another way."""
+        found = await self.learn_keys()
+        if found is not None and found.of == self.tally.of:
+            self.tally = found
 
     async def learn_keys(self) -> _Tally | None:
         """Learn under which keys it is remembered, and return what is."""
@@ -405,10 +411,16 @@ class _Memory:
         """The changes that remember what is tallied now, and until when."""
         body = Body(msgspec.json.encode(self.tally), "application/json")
         put = Put(self._channel, Envelope(body=body), expires=until, group=self._group)
-        return [*self.forgotten(), put]
+        return [*self._gone(), put]
 
-    def forgotten(self) -> list[Change]:
-        """The changes that forget it."""
+    async def forget(self) -> None:
+        """All is done: forget it with the commit of the run."""
+        if self._keys:
+            await change(self.store, *self._gone())
+        if self._run is not None:
+            self._run.did(self._what)
+
+    def _gone(self) -> list[Change]:
         return [Done(key, lying_in=self._channel) for key in self._keys]
 
 

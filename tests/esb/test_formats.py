@@ -141,6 +141,12 @@ def test_csv_that_is_wrong(raw: bytes, options: dict[str, Any], message: str) ->
     assert message in str(found.value)
 
 
+@pytest.mark.parametrize("charset", ["nope", "rot13", "base64", "undefined"])
+def test_charsets_that_are_none(charset: str) -> None:
+    with pytest.raises(ValueError, match="no charset"):
+        FORMATS["lines"].options(charset=charset)
+
+
 def test_a_content_type_that_makes_no_sense() -> None:
     with pytest.raises(BadMessage, match="has a delimiter that is none"):
         _ = Body(b"a", 'text/csv; delimiter="ab"').data

@@ -51,6 +51,7 @@ async def remembered(bus: Bus) -> int:
 
 
 LINES = Body(b"".join(b"%d\n" % n for n in range(10)), "text/plain")
+OK = Headers([("x-ok", "yes")])
 SEND = "steps: [{send: {queue: out}}]"
 
 
@@ -146,7 +147,7 @@ class TestBatches:
             assert dead.failure is not None
             assert dead.failure.step == "steps[0].split.steps[0].filter"
             assert "in part 7 of the message" in dead.failure.notes
-            result = await send(bus, LINES, id="m", headers=Headers([("x-ok", "yes")]))
+            result = await send(bus, LINES, id="m", headers=OK)
             assert await sent(bus) == list(range(10))
             assert result.params["split"] == {"count": 10, "failed": 0}
             assert result.outcome is Outcome.ACCEPTED
@@ -155,9 +156,54 @@ class TestBatches:
     async def test_another_message_begins_at_the_beginning(self, tmp_path: Path) -> None:
         async with running(self.text(commit_every=3), tmp_path) as bus:
             await send(bus, LINES, id="m")
-            await send(bus, LINES, id="other", headers=Headers([("x-ok", "yes")]))
+            await send(bus, LINES, id="other", headers=OK)
             await send(bus, Body(b"8\n9\n", ""), id="m")  # the same id, but not the same body
             assert await sent(bus) == [*range(6), *range(10), 8, 9]
+
+    async def test_in_a_loop_each_turn_begins_at_the_beginning(self, tmp_path: Path) -> None:
+        text = """
+routes:
+  r:
+    from: {queue: in}
+    retry: {attempts: 1}
+    steps:
+      - loop:
+          times: 2
+          steps:
+            - split:
+                stream: ndjson
+                commit_every: 4
+                steps:
+                  - filter: body != 9 or headers['x-ok'] is defined or 1 / 0 > 0
+                  - send: {queue: out}
+"""
+        async with running(text, tmp_path) as bus:
+            assert (await send(bus, LINES, id="m")).outcome is Outcome.DEAD
+            assert await sent(bus) == list(range(8))
+            await send(bus, LINES, id="m", headers=OK)
+            # Those of the first turn that were through, and all of the second.
+            assert await sent(bus) == [*range(8), *range(8), 8, 9, 8, 9]
+            assert await remembered(bus) == 0
+
+    async def test_routes_that_share_the_steps_do_not_share_the_place(self, tmp_path: Path) -> None:
+        text = """
+routes:
+  r: {from: {queue: in}, retry: {attempts: 1}, steps: [{run: parts}]}
+  other: {from: {queue: in2}, retry: {attempts: 1}, steps: [{run: parts}]}
+  parts:
+    steps:
+      - split:
+          stream: ndjson
+          commit_every: 4
+          steps:
+            - filter: body != 9 or headers['x-ok'] is defined or 1 / 0 > 0
+            - send: {queue: out}
+"""
+        async with running(text, tmp_path) as bus:
+            message = Envelope(body=LINES, id="m")
+            assert (await bus.routes["r"].step(message)).outcome is Outcome.DEAD
+            await bus.routes["other"].step(message.replace(headers=OK))
+            assert await sent(bus) == [*range(8), *range(10)]
 
     async def test_the_last_batch_is_committed_with_the_run(self, tmp_path: Path) -> None:
         text = routes(f"{{stream: lines, {SEND}}}") + "      - filter: 1 / 0 > 0\n"
