@@ -48,7 +48,7 @@ from esb.expressions import (
 from esb.middleware.breaker import Breaker
 from esb.middleware.endpoint import EndpointPolicies, Guard, GuardedCaller, GuardedSink
 from esb.middleware.limit import Bulkhead
-from esb.outline import Channel, Kind, Part
+from esb.outline import Channel, Kind, Origin, Part
 from esb.route import OF_CALLERS, RouteOptions, StepPolicies, step_policies, subroute
 from esb.schemas import SchemaError, compile_json_schema, compile_xsd
 from esb.step import Step, Watch, identity, pipeline
@@ -231,18 +231,31 @@ class Builder:
         self.files, self.connections, self.runs = set(self.files), set(self.connections), set()
         self.watch = Watch(route)
         self.part = Part("route", route)
-        self._locate(self.part)
+        self.locate(self.part)
 
     def outlined(self, kind: Kind, name: str, direction: str = "") -> None:
         """From here on this is the place of a part of its own."""
         part = Part(kind, name, self.where, direction=direction)
-        self._locate(part)
+        self.locate(part)
         self.part.parts.append(part)
         self.part = part
 
-    def _locate(self, part: Part) -> None:
+    def locate(self, part: Part) -> None:
+        """Say where a part, which is at this place, is written."""
         document, (part.line, part.column) = self.spot((), key=True)
         part.file = document.file
+        base, path = self.document.origin(self.path)
+        for key in () if self.fixed else self._keys():
+            there, at = self.document.origin((*self.path, key))
+            if (there.file, at) != (base.file, (*path, key)):
+                part.origins[key] = Origin(there.file, there.mark(at, key=True).line, at)
+
+    def _keys(self) -> tuple[str, ...]:
+        """The keys of the mapping at this place, if there is one."""
+        try:
+            return tuple(self.data) if isinstance(self.data, dict) else ()
+        except (LookupError, TypeError):
+            return ()  # a bare word stands for it
 
     @property
     def where(self) -> str:

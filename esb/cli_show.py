@@ -137,15 +137,17 @@ def list_(
 
 def _subjects(entries: Sequence[Entry], page: str) -> list[dict[str, str]]:
     """The steps, adapters, formats or sections, each with what it is."""
+    from esb.catalogue import WORDS
+
     found: dict[str, list[Entry]] = {}
     for entry in entries:
         if entry.page == page and entry.subject:
             found.setdefault(entry.subject, []).append(entry)
     subjects = []
     for name, those in found.items():
-        words = [one.title.partition(":")[0] for one in those if one.title.endswith(f": {name}")]
         summary = those[0].summary
-        used = ", ".join(word for word in words if word != "connections")
+        titles = [one.title for one in those]
+        used = ", ".join(word for word in WORDS.values() if f"{word}: {name}" in titles)
         subjects.append({"name": name, "used_in": used, "summary": summary})
     return subjects
 

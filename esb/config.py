@@ -361,6 +361,7 @@ class _Loader:
             place.begin(name)
             with contextlib.suppress(BuildFailed):
                 projects.shape(place)
+                place.locate(place.part)
                 self._name(place)
 
     def _expand(self, name: str, section: Section, place: Builder, projects: Projects) -> None:

@@ -26,6 +26,12 @@ from esb.outline import Part
 from esb.redaction import REDACTED, without_password
 from esb.route import Called, Route
 
+_SECTIONS: Final[dict[object, str]] = {
+    "defaults": "defaults",
+    "policies": "policy",
+    "profiles": "profile",
+}
+"""Of what is written elsewhere, what is said of it."""
 _COMMENT: Final = "#"
 """A key of a mapping that is shown as a comment."""
 _PLAIN: Final = (BaseModel, SecretStr, Mapping, list, tuple, set, frozenset, str, int, float, Path,
@@ -47,7 +53,9 @@ def explain(route: Route, resolved: Mapping[str, str]) -> str:
     outline = route.outline
     writer = _Writer(resolved, outline.file)
     where = f"{outline.file}:{outline.line}" if outline.line else outline.file
-    out = [f"# {route.name}: {where}"]
+    made = {o.path[1] for o in outline.origins.values() if o.path[0] == "templates"}
+    template = f", made from template {made.pop()}" if made else ""
+    out = [f"# {route.name}: {where}{template}"]
     if isinstance(route.source, Called):
         out.append("# a sub-route: the routes that run it have the source and the dead letters")
     tree = {"routes": {route.name: writer.route(route)}}
@@ -68,7 +76,7 @@ class _Writer:
 
     def route(self, route: Route) -> dict[str, Any]:
         parts = {part.kind: part for part in route.outline.parts}
-        tree: dict[str, Any] = self.model(route.options, skip=_RAW)
+        tree: dict[str, Any] = self.noted(self.model(route.options, skip=_RAW), route.outline)
         head: dict[str, Any] = {}
         if "description" in tree:
             head["description"] = tree.pop("description")
@@ -120,7 +128,18 @@ class _Writer:
 
     def options(self, part: Part) -> Any:
         options = part.options
-        return self.model(options) if isinstance(options, BaseModel) else {}
+        return self.noted(self.model(options), part) if isinstance(options, BaseModel) else {}
+
+    def noted(self, tree: Any, part: Part) -> Any:
+        """With comments at what is written elsewhere."""
+        for key, origin in part.origins.items():
+            if isinstance(tree, dict) and key in tree and (what := _SECTIONS.get(origin.path[0])):
+                named = f"{what} {origin.path[1]}" if len(origin.path) > 2 else what
+                at = f"line {origin.line}" if origin.file == self._file else (
+                    f"{origin.file}:{origin.line}"
+                )  # fmt: skip
+                tree[key] = Noted(tree[key], f"{named}, {at}")
+        return tree
 
     # --- values
 

@@ -30,6 +30,14 @@ class Channel(NamedTuple):
         return "{{" in self.name
 
 
+class Origin(NamedTuple):
+    """Where an option is written. path: keys from the top of the file."""
+
+    file: str
+    line: int
+    path: tuple[str | int, ...]
+
+
 @dataclass(slots=True)
 class Part:
     """One part of a route.
@@ -44,6 +52,8 @@ class Part:
     file, line, column: where it is written.
     channels: what an endpoint reads (source) or feeds (sink, caller).
     connection: what an endpoint names; connected: the options that it has from there.
+    origins: options that are written in another place than the rest: in defaults, a policy, a
+        template, a profile.
     """
 
     kind: Kind
@@ -58,6 +68,7 @@ class Part:
     channels: list[Channel] = field(default_factory=list)
     connection: str = ""
     connected: tuple[str, ...] = ()
+    origins: dict[str, Origin] = field(default_factory=dict)
     parts: list[Part] = field(default_factory=list)
 
     def walk(self) -> Iterator[Part]:

@@ -185,6 +185,30 @@ def test_a_route_with_all_that_it_is(project: Path) -> None:
     assert "${BOOKS_TOKEN}" in esb(project, "explain", "orders")[0]  # nor is it needed
 
 
+def test_what_is_written_elsewhere_says_where(project: Path) -> None:
+    (project / "routes" / "t.yaml").write_text("""\
+defaults: {retry: {attempts: 7}}
+policies:
+  patient: {timeout: 5m}
+templates:
+  feed:
+    parameters: {queue: {}}
+    route:
+      from: {queue: "${queue}"}
+      policy: patient
+      steps: [{send: {queue: done}}]
+routes:
+  fed: {use: feed, with: {queue: fed}}
+""")
+    lines = esb(project, "explain", "fed", BOOKS_TOKEN="x")[0].splitlines()
+    assert lines[0] == "# fed: routes/t.yaml:12, made from template feed"
+    told = [line.strip() for line in lines]
+    assert "name: fed" in told
+    assert "retry:  # defaults, line 1" in told
+    assert "timeout: 5m  # policy patient, line 3" in told
+    assert "- send:  # line 10" in told
+
+
 def test_an_unknown_route(project: Path) -> None:
     _, err = esb(project, "explain", "order", BOOKS_TOKEN="x", status=1)
     assert "there is no route 'order': did you mean 'orders'?" in err
