@@ -95,10 +95,16 @@ class _Writer:
         run = self._run
         if run.failed is not None and run.failed.code in ("cancelled", "broken"):
             raise _NotRecorded(run.failed.detail)
+        if run.envelope.attempt > 1:
+            raise _NotRecorded("it is another try of a message that came before")
         mocks: dict[str, list[Any]] = {}
         calls: list[Any] = []
         channels: dict[str, list[Any]] = {}
-        for route, seen, failed in self._calls():
+        visits = self._calls()
+        accepted = run.result is not None and run.result.outcome is Outcome.ACCEPTED
+        if accepted and visits and visits[-1][2] is not None:
+            raise _NotRecorded("it failed and is tried again later")
+        for route, seen, failed in visits:
             part = self._of.endpoint(route, seen.place)
             assert part is not None
             if part.channels and not any(channel.outside for channel in part.channels):

@@ -8,12 +8,18 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import pytest
 from support.backend import Backend, backend
+from support.bus import running, store_of
 from support.processes import Process, lasting_ports, request
 
 from esb.cli_record import written
+from esb.envelope import Body, Envelope
+from esb.options import Range
+from esb.recording import Recording
 from esb.strict_yaml import References, read_yaml
 from esb.testing.report import run_tests
+from esb.tracing import Tracing
 
 ESB = str(Path(sys.executable).with_name("esb"))
 ROUTES = """
@@ -88,6 +94,29 @@ def test_live_traffic_becomes_tests_that_pass(tmp_path: Path) -> None:
     assert refused["mocks"] == {place: {"status": 404}}
     assert refused["expect"]["error"] == {"code": "rejected"}
     assert large["expect"]["channels"] == {"large": [{"body": {"total": 100.01}}]}
+
+
+async def test_tries_that_come_later_are_no_tests_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Range, "delay", lambda *_: 0.05)
+    routes = """
+    routes:
+      a:
+        from: {queue: a}
+        steps: [{send: {http: "${FAR}"}}]
+        retry: {attempts: 3, park_after: 10ms}
+    """
+    with backend() as far:
+        far.statuses.extend([503, 503, 200])
+        async with running(routes, tmp_path, environ={"FAR": far.url}) as bus:
+            tracing = next(o for o in bus.shared.objects.values() if isinstance(o, Tracing))
+            recording = Recording("a", {"a": bus.routes["a"].outline}, max_body=1000)
+            with tracing.listening(recording):
+                await store_of(bus).put("queue:a", Envelope(body=Body(b"1", "application/json")))
+                told = [await recording.queue.get() for _ in range(3)]
+    again = "it is another try of a message that came before"
+    assert [one.reason for one in told] == ["it failed and is tried again later", again, again]
 
 
 def test_what_is_written_is_read_as_the_same(tmp_path: Path) -> None:
