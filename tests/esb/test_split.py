@@ -272,6 +272,23 @@ class TestOnError:
             [again] = await until(lambda: _failed_since(store, dead))
             assert again.failure.route == "r/split"
 
+    async def test_parts_of_a_sub_route_are_replayed_into_it(self, tmp_path: Path) -> None:
+        text = f"""
+routes:
+  r: {{from: {{queue: in}}, steps: [{{run: parts}}]}}
+  parts:
+    steps:
+      - split: {{stream: ndjson, on_error: continue, {self.STEPS}}}
+"""
+        async with running(text, tmp_path) as bus:
+            await send(bus, LINES, id="m")
+            store = store_of(bus)
+            [dead] = await store.browse(DEAD)
+            assert dead.failure is not None
+            assert dead.failure.route == "parts/split"
+            assert (await replay(store, bus.routes, Selection(all=True), None)).done == 1
+            await until(lambda: _failed_since(store, dead))
+
     async def test_what_cannot_be_read_is_left_out_as_well(self, tmp_path: Path) -> None:
         text = routes(f"{{stream: csv, on_error: continue, {SEND}}}")
         async with running(text, tmp_path) as bus:
