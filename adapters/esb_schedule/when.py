@@ -68,13 +68,11 @@ class Cron:
         dues = self._dues(moment, reverse=True)
         last = next((due for due in dues if due <= moment), None)
         while last is not None and (later := self.after(last)) is not None and later <= moment:
-            last = later  # of an hour that came twice
+            last = later  # this very second, or in an hour that came twice
         return last
 
     def _dues(self, moment: float, *, reverse: bool = False) -> Iterator[float]:
         at = datetime.fromtimestamp(moment, self.zone)
-        # A fraction of a second has it begin, backwards, with this very second.
-        at = at.replace(microsecond=1 if reverse else 0)
         for due in CronSim(self._expression, at, reverse=reverse):
             yield due.timestamp()
 
