@@ -32,7 +32,8 @@ class SetOptions(Options):
     )
     body: Any = Field(
         None,
-        description="The new body: an expression, or a mapping or list of expressions.",
+        description="The new body: an expression, or a mapping or list of expressions. To make one "
+        "field by field, of another, there is `map`.",
     )
     content_type: str = Field("", description="Of the new body; application/json if left out.")
     subject: str | None = Field(None, description="The message's subject: an expression.")
