@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -159,6 +160,45 @@ class TestBatches:
             await send(bus, LINES, id="other", headers=OK)
             await send(bus, Body(b"8\n9\n", ""), id="m")  # the same id, but not the same body
             assert await sent(bus) == [*range(6), *range(10), 8, 9]
+
+    async def test_wherever_it_fails_each_part_is_sent_once_and_in_order(
+        self, tmp_path: Path
+    ) -> None:
+        inner = """[{filter: "split.index | string != headers['x-fail'] or 1 / 0 > 0"},
+            {send: {queue: out}}]"""
+        sizes = {
+            "one": "commit_every: 1",
+            "three": "commit_every: 3",
+            "pairs": "commit_every: 2, group: 2",
+        }
+        text = "routes:" + "".join(
+            f"""
+  {name}:
+    from: {{queue: {name}}}
+    retry: {{attempts: 1}}
+    steps:
+      - split: {{stream: ndjson, {options}, steps: {inner}}}
+"""
+            for name, options in sizes.items()
+        )
+        chance = random.Random(5)
+        async with running(text, tmp_path) as bus:
+            for case in range(30):
+                name = chance.choice(list(sizes))
+                lines = list(range(case * 100, case * 100 + chance.randrange(12)))
+                body = Body("".join(f"{line}\n" for line in lines).encode(), "")
+                fails = [str(chance.randrange(12)) for _ in range(chance.randrange(5))]
+                for fail in [*fails, "none"]:
+                    message = Envelope(
+                        body=body, id=f"m{case}", headers=Headers([("x-fail", fail)])
+                    )
+                    result = await bus.routes[name].step(message)
+                    if result.outcome is not Outcome.DEAD:
+                        break
+                found = [one if isinstance(one, list) else [one] for one in await sent(bus)]
+                flat = [n for one in found for n in one]
+                assert [n for n in flat if n >= case * 100] == lines, (case, name, fails)
+            assert await remembered(bus) == 0
 
     async def test_in_a_loop_each_turn_begins_at_the_beginning(self, tmp_path: Path) -> None:
         text = """
