@@ -103,6 +103,24 @@ class TestStreams:
             await send(bus, LINES)
             assert await sent(bus) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
 
+    async def test_a_file_of_a_form_is_a_stream_too(self, tmp_path: Path) -> None:
+        text = """
+routes:
+  r:
+    from: {http: {path: /upload}}
+    steps:
+      - map: body.upload.content
+      - set: {content_type: text/csv; header=absent}
+      - split: {stream: csv, gather: true, steps: [{map: body | join('-')}]}
+"""
+        form = Body(
+            b'--X\r\nContent-Disposition: form-data; name="upload"; filename="a.csv"\r\n'
+            b"Content-Type: application/vnd.ms-excel\r\n\r\n1,2\r\n3,4\r\n\r\n--X--\r\n",
+            "multipart/form-data; boundary=X",
+        )
+        async with running(text, tmp_path) as bus:
+            assert (await send(bus, form)).body.data == ["1-2", "3-4"]
+
     async def test_an_empty_stream_has_no_parts(self, tmp_path: Path) -> None:
         async with running(routes(f"{{stream: lines, {SEND}}}"), tmp_path) as bus:
             result = await send(bus, Body(b"", "text/plain"))
