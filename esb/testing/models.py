@@ -77,6 +77,11 @@ class Written(Options):
 class Given(Written):
     """A message that comes in."""
 
+    trace: str = Field(
+        "",
+        description="A message that once came in: a line of `esb trace --json`, in a file beside "
+        "the tests. What is said here besides goes before.",
+    )
     method: str = Field("", description="HTTP: the method; the route's first if left out.")
     path: dict[str, Any] = Field(
         default_factory=dict, description="Parameters of the path, by name."

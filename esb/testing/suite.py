@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import tempfile
 import time
@@ -324,6 +325,8 @@ class GivenMessage:
 
     def __init__(self, place: Builder, raw: Any) -> None:
         self.options: Given = place.validate(Given, raw)
+        if self.options.trace:
+            self.options = _traced(place, self.options)
         self.expect: Answered | None = None
         if self.options.expect is not None:
             self.expect = Answered(place.at("expect"), self.options.expect)
@@ -376,6 +379,38 @@ def body_of(place: Builder, written: Written) -> Body:
         return Body(Body.of(written.body, kind).raw, kind)
     except EsbError as e:
         raise place.problem(e.detail, "body") from e
+
+
+def _traced(place: Builder, given: Given) -> Given:
+    """With what a trace tells of the message. Raises BuildFailed."""
+    file = place.file(given.trace, "trace")
+    try:
+        told = json.loads(file.read_text(encoding="utf-8").splitlines()[0])
+        params = {group: dict(of) for group, of in told.get("params", {}).items()}
+        headers: dict[str, list[str]] = {}
+        for name, value in told.get("headers", ()):
+            headers.setdefault(name, []).append(value)
+        body = told.get("given") or {}
+        found = {
+            "headers": headers,
+            "path": params.pop("path", {}),
+            "query": params.pop("query", {}),
+            "params": params,
+            "body": body.get("text") or None,
+            "content_type": body.get("content_type", ""),
+        }
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as e:
+        raise place.problem(
+            "this is no trace", "trace", code="file", hint="a line of: esb trace ROUTE --json"
+        ) from e
+    if body.get("cut"):
+        raise place.problem(
+            "the trace has only the beginning of the body", "trace", code="file",
+            hint="`esb record` keeps whole ones",
+        )  # fmt: skip
+    own = given.model_fields_set
+    hidden = {"body", "content_type"} if own & {"body", "file"} else set()
+    return given.model_copy(update={k: v for k, v in found.items() if k not in own | hidden})
 
 
 def _guessed(text: str) -> str:

@@ -575,6 +575,41 @@ def test_profiles_templates_and_sub_routes_that_nobody_runs(
         assert percentage(covered(report.coverage)) == 100
 
 
+def test_a_message_of_a_trace_comes_in_again(project: Project) -> None:
+    trace = {
+        "id": "m-1",
+        "route": "orders",
+        "headers": [["x-a", "1"], ["x-a", "2"]],
+        "params": {"path": {"id": "7"}, "query": {}},
+        "given": {"content_type": "application/json", "text": '{"total": 99.5}'},
+        "visits": [],
+    }
+    (project.folder / "small.json").write_text(json.dumps(trace))
+    report = project.run("""\
+        tests:
+          again:
+            route: orders
+            given: {trace: small.json}
+            mocks: {http: {body: {ok: true}}}
+            expect:
+              status: 200
+              calls:
+                - {to: http, sent: {url: http://crm.example/orders/7}, headers: {x-a: ["1", "2"]},
+                   body: {total: 99.5}}
+          with another body:
+            route: orders
+            given: {trace: small.json, body: {total: 1000}}
+            expect: {channels: {large: {body: {total: 1000}}}}
+        """)
+    passes(report, 2)
+    tests = "tests: {a: {route: orders, given: {trace: small.json}, expect: {}}}"
+    trace["given"] = {"text": "{", "cut": True}
+    (project.folder / "small.json").write_text(json.dumps(trace))
+    assert "only the beginning of the body" in project.mistakes(tests)[0]
+    (project.folder / "small.json").write_text("[1]")
+    assert project.mistakes(tests)[0].startswith("1:43: this is no trace")
+
+
 def test_nothing_is_left_behind(project: Project) -> None:
     project.routes("trace: {sample: 1, errors: true}\n" + ROUTES)
     report = project.run("""\
