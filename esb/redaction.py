@@ -32,7 +32,7 @@ SHORTEST: Final = 4
 
 # `"name": "value"`, `name=value`, `"name": {`; what was cut off ends where the text does.
 _PAIR: Final = re.compile(
-    r"""(?P<quote>["']?)(?P<name>[A-Za-z_][\w.-]{0,99})(?P=quote)\s{0,9}[:=]\s{0,9}(?P<value>"""
+    r"""(?<![\w.-])(?P<quote>["']?)(?P<name>[A-Za-z_][\w.-]{0,99})(?P=quote)\s{0,9}[:=]\s{0,9}(?P<value>"""
     r""""(?:[^"\\]|\\.)*(?:"|\\?\Z)|'(?:[^'\\]|\\.)*(?:'|\\?\Z)|[\[{]|[^\s"'<>,;&{}\[\]]+)""",
     re.DOTALL,
 )

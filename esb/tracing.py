@@ -356,7 +356,7 @@ class Listener:
 
 class Recorder:
     """Looks on at the runs of one route: the layer (`esb.step.Middleware`) around all others. `on`
-    says whether it does."""
+    says whether it does at all, `live` whether somebody wants to see every run."""
 
     def __init__(
         self, tracing: Tracing, name: str, steps_of: str, sampling: Sampling, where: str
@@ -366,13 +366,15 @@ class Recorder:
         self.where = where
         self.sampling = sampling
         self.on = False
+        self.live = False
         self._over = tracing.over
         self._clock = tracing.clock
         self._most = int(sampling.sample * 2**32)
 
     def __call__(self, step: Step) -> Step:
         def record(envelope: Envelope) -> Awaitable[Envelope]:
-            return self._record(step, envelope) if self.on else step(envelope)
+            looked_at = self.on and (self.live or self.sampling.errors or self.samples(envelope))
+            return self._record(step, envelope) if looked_at else step(envelope)
 
         return record
 
@@ -398,8 +400,12 @@ class Recorder:
         """Whether the trace is kept."""
         if self.sampling.errors and (run.result is None or run.result.outcome.value == "dead"):
             return True
-        # The same answer in every route that the message, or a part of it, passes.
-        return crc32(run.envelope.id.partition(".")[0].encode("utf-8", "replace")) < self._most
+        return self.samples(run.envelope)
+
+    def samples(self, envelope: Envelope) -> bool:
+        """Whether a message is one of the sample: the same answer in every route that it, or a part
+        of it, passes."""
+        return crc32(envelope.id.partition(".")[0].encode("utf-8", "replace")) < self._most
 
 
 class Tracing:
@@ -452,7 +458,8 @@ class Tracing:
         live = {listener.route for listener in self._listeners}
         recorders = list(self._recorders)
         for recorder in recorders:
-            recorder.on = recorder.keeps or recorder.name in live
+            recorder.live = recorder.name in live
+            recorder.on = recorder.keeps or recorder.live
         active = any(recorder.on for recorder in recorders)
         for watch in list(self._watches):
             watch.observe("traces", partial(_saw, watch.route) if active else None)

@@ -100,11 +100,11 @@ def test_values_that_came_from_outside() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        *("a" * 9000, '"' * 9000, '\\"' * 9000, "<a " * 9000),
+        *("a" * 9000, "a." * 4500, '"' * 9000, '\\"' * 9000, "<a " * 9000),
         *('{"password": ' * 900, "<password>" * 900, "password=" * 900),
     ],
 )
 def test_hostile_texts_take_no_time(text: str) -> None:
     begun = time.process_time()
     Redactor().text(text)
-    assert time.process_time() - begun < 1
+    assert time.process_time() - begun < 0.1

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import re
 from pathlib import Path
 from typing import Any
 
@@ -240,6 +241,12 @@ def test_secrets_from_the_environment_are_left_out(tmp_path: Path) -> None:
     shared_secrets = {"abcdef"}
     tracing = next(o for o in gc.get_objects() if isinstance(o, Tracing) and o.secrets)
     assert tracing.secrets == shared_secrets
+
+
+def test_the_settings_on_the_page_load(tmp_path: Path) -> None:
+    page = Path(__file__).resolve().parents[2] / "docs" / "traces.md"
+    [block] = re.findall(r"```yaml\n(.*?)```", page.read_text(), re.DOTALL)
+    assert load_text(block, tmp_path).diagnostics == []
 
 
 def test_several_may_look_on_at_once() -> None:
