@@ -26,7 +26,7 @@ import contextlib
 import logging
 import re
 import ssl
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Final, NamedTuple, TypeVar
 from weakref import WeakValueDictionary
 
@@ -325,6 +325,7 @@ class Channel:
         self._below = below
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._publishing: set[asyncio.Task[None]] = set()
+        self._leaving = False  # it is being closed: what the broker hears of it now is a mistake
         loop = asyncio.get_running_loop()
         self.closed: asyncio.Future[ChannelClosed | None] = loop.create_future()
         wire.closed.add_done_callback(self._on_end)
@@ -337,9 +338,9 @@ class Channel:
 
     def check(self) -> None:
         """Raises Unreachable if the channel is no more."""
-        if self.closed.done():
+        if self.closed.done() or self._leaving:
             self._connection.check()
-            why = str(self.closed.result() or "by the bus")
+            why = str((self.closed.done() and self.closed.result()) or "by the bus")
             raise Unreachable("the broker closed the channel").noted(why)
 
     def _on_end(self, end: asyncio.Future[Any]) -> None:
@@ -388,6 +389,8 @@ class Channel:
         """Start a consumer. `on_cancel` is called when the broker ends it (its queue is gone)."""
 
         async def deliver(message: DeliveredMessage) -> None:
+            if self._leaving:
+                return  # it goes back when the channel is closed
             on_delivery(
                 Delivery(
                     self,
@@ -417,6 +420,7 @@ class Channel:
 
     async def close(self) -> None:
         """Close in order: what was settled before is settled. Never raises."""
+        self._leaving = True
         if not self.closed.done():
             with contextlib.suppress(Exception):
                 await _bounded(self._channel.close(), self._wire.closed, CLOSE_TIMEOUT)
@@ -436,7 +440,10 @@ class Channel:
         """Refuse a message: to the queue's dead-letter exchange, or to nowhere if it has none."""
         await self._settle(self._below.basic_reject(tag, requeue=False, wait=False))
 
-    async def _settle(self, settling: Awaitable[None]) -> None:
+    async def _settle(self, settling: Coroutine[Any, Any, None]) -> None:
+        if self._leaving:
+            settling.close()
+            return
         try:
             with contextlib.suppress(theirs.ChannelInvalidStateError):
                 async with asyncio.timeout(RPC_TIMEOUT):

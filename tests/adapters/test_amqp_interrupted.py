@@ -11,7 +11,7 @@ import pytest
 from support.broker import Rabbit
 from support.waiting import until
 
-from esb_amqp.client import Connection
+from esb_amqp.client import Connection, Delivery
 from esb_amqp.options import parse_url
 
 MOMENTS = range(12)
@@ -61,3 +61,31 @@ async def test_a_channel_that_nobody_waits_for_is_closed(connection: Connection)
 
 async def _ready(rabbit: Rabbit, queue: str, count: int) -> bool:
     return await rabbit.ready(queue) == count
+
+
+async def test_what_is_settled_while_its_channel_closes_comes_again(
+    connection: Connection, rabbit: Rabbit
+) -> None:
+    """To settle it then would be a mistake that costs the connection (AMQP 0-9-1, 504)."""
+    queue = await rabbit.queue()
+    await rabbit.put_many(queue, [b"x"] * 500)
+    settling: set[asyncio.Task[None]] = set()
+
+    def settle(delivery: Delivery) -> None:
+        async def later() -> None:
+            for _ in range(delivery.tag % 50):
+                await asyncio.sleep(0)
+            await delivery.channel.ack(delivery.tag)
+
+        settling.add(asyncio.ensure_future(later()))
+
+    for moment in MOMENTS:
+        channel = await asyncio.wait_for(connection.channel(), 10)
+        await channel.qos(30)
+        await channel.consume(queue, settle, tag="t")
+        for _ in range(moment):
+            await asyncio.sleep(0)
+        await asyncio.wait_for(channel.close(), 10)
+        await asyncio.gather(*settling)
+    await asyncio.wait_for(connection.channel(), 10)
+    connection.check()
