@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import getpass
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -162,6 +162,7 @@ class Service:
 
     async def _reload(self, by: str, cause: Cause) -> dict[str, Any]:
         self.shared.begin()
+        stopped = set(self.bus.stopped)
         try:
             project = await asyncio.to_thread(self._load)
             self._found = project
@@ -175,6 +176,8 @@ class Service:
         if problems:
             return self._not_loaded(problems)
         self.project, self.loaded = project, datetime.now(UTC)
+        if stopped != self.bus.stopped:  # one of them is no more
+            await self._remember_stopped()
         self.bus.faults = ()
         CURRENT.set(1)
         RELOADS.labels("done").inc()
@@ -232,15 +235,19 @@ class Service:
         if isinstance(route.source, Called):
             raise Refused(f"'{name}' has no messages of its own: the routes that run it have them")
 
-    async def _switch(self, switching: Any) -> None:
+    async def _switch(self, switching: Awaitable[None]) -> None:
         try:
             await switching
         finally:
-            if self._versions is not None:
-                try:
-                    await asyncio.to_thread(self._versions.keep_stopped, self.bus.stopped)
-                except OSError as e:
-                    log.warning("which routes are stopped is forgotten at a restart", why=_why(e))
+            await self._remember_stopped()
+
+    async def _remember_stopped(self) -> None:
+        if self._versions is None:
+            return
+        try:
+            await asyncio.to_thread(self._versions.keep_stopped, self.bus.stopped)
+        except OSError as e:
+            log.warning("which routes are stopped is forgotten at a restart", why=_why(e))
 
     # --- versions
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -365,3 +366,29 @@ def test_mistakes_with_profiles(tmp_path: Path) -> None:
     # What is not meant for here is checked as far as it can be, without what its place gives it.
     found = project(tmp_path, profiles=wrong)
     assert [line.split(":")[1] for line in told(found, tmp_path)] == ["4", "10"]
+
+
+@pytest.mark.parametrize("profile", ["", "prod", "test"])
+def test_what_the_page_shows_loads(tmp_path: Path, profile: str) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "projects.md").read_text()
+    blocks = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) == 3
+    for block in blocks:
+        known = profile if "profiles:" in block else ""
+        environ = {"CRM_URL": "https://crm.example"} if known == "prod" else {}
+        project(tmp_path, profile=known, environ=environ, page=block).check()
+
+
+def test_the_schema_for_editors_knows_what_the_page_shows() -> None:
+    from jsonschema import Draft202012Validator
+
+    from esb.reference import schema
+    from esb.strict_yaml import References, read_yaml
+
+    validator = Draft202012Validator(schema())
+    page = (Path(__file__).parents[2] / "docs" / "projects.md").read_text()
+    for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL):
+        data = read_yaml(block, "page", Path(), References(None)).data
+        assert [error.message for error in validator.iter_errors(data)] == []
+    wrong = {"routes": {"a": {"use": "t", "wiht": {}}}, "profiles": {"p": {"routs": {}}}}
+    assert len(list(validator.iter_errors(wrong))) == 2

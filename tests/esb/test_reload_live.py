@@ -239,6 +239,37 @@ async def test_a_route_that_is_stopped_stays_so_over_reload_and_restart(tmp_path
         assert (await bus.get("/a"))[0] == 200
 
 
+async def test_a_route_that_is_removed_is_stopped_no_longer(tmp_path: Path) -> None:
+    async with live(tmp_path) as bus:
+        await bus.told("POST", "/routes/a/stop")
+        text = (tmp_path / "routes" / "all.yaml").read_text()
+        bus.write("routes/all.yaml", text.replace("  a: {", "  aa: {"))
+        assert (await bus.told("POST", "/reload"))["removed"] == ["a"]
+    (tmp_path / "routes" / "all.yaml").write_text(text)
+    async with live(tmp_path) as bus:
+        assert (await bus.get("/a"))[0] == 200
+
+
+async def test_a_change_of_python_code_is_one_of_the_routes_that_call_it(tmp_path: Path) -> None:
+    text = """
+        routes:
+          a: {from: {http: {path: /a, method: GET}}, steps: [{python: "answers:answer"}]}
+          b: {from: {http: {path: /b, method: GET}}}
+    """
+    code = tmp_path / "python"
+    code.mkdir()
+    (code / "answers.py").write_text(
+        "from . import words\n\ndef answer(envelope):\n    return {'says': words.WORD}\n"
+    )
+    (code / "words.py").write_text("WORD = 'one'\n")
+    async with live(tmp_path, text) as bus:
+        assert await bus.get("/a") == (200, '{"says":"one"}')
+        (code / "words.py").write_text("WORD = 'another'\n")
+        assert (await bus.told("POST", "/reload"))["changed"] == ["a"]
+        assert await bus.get("/a") == (200, '{"says":"another"}')
+        assert "python/words.py" in (await bus.told("GET", "/versions/2"))["files"]
+
+
 async def test_a_sub_route_cannot_be_stopped(tmp_path: Path) -> None:
     text = "routes: {a: {from: {queue: a}, steps: [{run: s}]}, s: {steps: [{log: hello}]}}"
     async with live(tmp_path, text) as bus:
