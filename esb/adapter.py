@@ -18,6 +18,7 @@ from esb.clock import Clock
 from esb.durable import Store
 from esb.envelope import Body, Envelope
 from esb.options import Options
+from esb.outline import Promise
 from esb.step import Step
 
 T = TypeVar("T")
@@ -321,6 +322,26 @@ class Build(Protocol):
     def channel(self, name: str, *, outside: bool = False) -> None:
         """Say which channel the endpoint being built reads or feeds: "queue orders". outside:
         others may read and feed it as well."""
+
+    def promises(self, promise: Promise, *, provided: str = "", better: str = "") -> None:
+        """Say what the endpoint being built promises (see esb.outline), where that is not what any
+        does: a source "again", a sink or caller "repeats". provided: what the promise depends on,
+        for people. better: what in its options would promise more."""
+
+    def gives(
+        self,
+        *,
+        body: Mapping[str, Any] | None = None,
+        params: Mapping[str, Collection[str]] | None = None,
+        faults: Collection[str] | None = None,
+    ) -> None:
+        """Say what is known of the messages that come out of the endpoint being built: a JSON
+        Schema of their body, all names in groups of params ({"path": ["id"]}), the names of the
+        faults that it may raise; of a source (with these as keys of its option `faults`), of those
+        that it has an answer for."""
+
+    def answer(self) -> Build:
+        """The Build for texts of a source that are filled in from the answer of its route."""
 
     def made(self) -> Build:
         """The Build for options that are made here, of those in the YAML: what is wrong with them

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel, RootModel, TypeAdapter, ValidationError
 
@@ -48,7 +48,7 @@ from esb.expressions import (
 from esb.middleware.breaker import Breaker
 from esb.middleware.endpoint import EndpointPolicies, Guard, GuardedCaller, GuardedSink
 from esb.middleware.limit import Bulkhead
-from esb.outline import Channel, Kind, Origin, Part
+from esb.outline import Channel, Given, Kind, Origin, Part, Promise, Spot, Use
 from esb.route import OF_CALLERS, RouteOptions, StepPolicies, step_policies, subroute
 from esb.schemas import SchemaError, compile_json_schema, compile_xsd
 from esb.step import Step, Watch, identity, pipeline
@@ -205,6 +205,7 @@ class Builder:
         self.endpoints: EndpointPolicies | None = None  # for those that have none of their own
         self.shaped: dict[str, Any] = {}  # what a route that a section made has of the project's
         self.inside: YamlPath = ()  # the place within the route
+        self.about_answer = False
         self.given: Any = None  # a route that a section made
         self.part = Part("route", route)
         self.watch = Watch(route)
@@ -654,7 +655,7 @@ class Builder:
         sub = subroutes[self.route] = Subroute()
         uses = self.load.store_uses
         try:
-            sub.options = options = self.validate(RouteOptions, self.raw)
+            self.part.options = sub.options = options = self.validate(RouteOptions, self.raw)
             for key in sorted(options.model_fields_set - {*OF_CALLERS, "from_"}):
                 self.problem(
                     f"a sub-route has no '{key}'", key, key=True,
@@ -694,6 +695,35 @@ class Builder:
         self.taken = True
         return self.played
 
+    def promises(self, promise: Promise, *, provided: str = "", better: str = "") -> None:
+        part = self.part
+        part.promise, part.provided, part.better = promise, provided, better
+
+    def gives(
+        self,
+        *,
+        body: Mapping[str, Any] | None = None,
+        params: Mapping[str, Collection[str]] | None = None,
+        faults: Collection[str] | None = None,
+    ) -> None:
+        places = None
+        if faults is not None:
+            spots = {name: self.spot(("faults", name), key=True) for name in faults}
+            places = {name: Spot(document.file, *mark) for name, (document, mark) in spots.items()}
+        self.part.given = Given(body, params or {}, places)
+
+    def answer(self) -> Builder:
+        inner = self.at()
+        inner.about_answer = True
+        return inner
+
+    def _use(self, what: Literal["expression", "text", "template"], source: str | Path,
+             path: YamlPath) -> None:  # fmt: skip
+        document, there = self.origin(path)
+        spot = Spot(document.file, *document.text_mark(there, 0))
+        exact = not self.fixed and document.is_text(there)
+        self.part.uses.append(Use(what, source, spot, exact, self.about_answer))
+
     def made(self) -> Builder:
         inner = self.at()
         inner.fixed = True
@@ -712,6 +742,7 @@ class Builder:
         return caller
 
     def expression(self, source: str, *path: str | int, names: Collection[str] = ()) -> Expression:
+        self._use("expression", source, path)
         try:
             return compile_expression(source, names=(*PARAMS, *names), known=self._known)
         except ExpressionError as e:
@@ -719,6 +750,7 @@ class Builder:
             return _never
 
     def text(self, source: str, *path: str | int) -> Text:
+        self._use("text", source, path)
         try:
             return compile_text(source, known=self._known)
         except ExpressionError as e:
@@ -790,6 +822,7 @@ class Builder:
 
     def json_schema(self, schema: str | Mapping[str, Any], *path: str | int) -> Validator:
         source = self.file(schema, *path) if isinstance(schema, str) else dict(schema)
+        self.part.schema = source
         return self._compiled(path, lambda: compile_json_schema(source))
 
     def xml_schema(self, name: str, *path: str | int) -> Validator:
@@ -799,6 +832,7 @@ class Builder:
     def jinja(self, name: str, content_type: str, *path: str | int) -> Renderer:
         source: Path | str = name if "\n" in name else self.file(name, *path)
         folders = (self.origin(path)[0].folder, self.load.root / "transforms")
+        self._use("template", source, path)
         return self._compiled(
             path,
             lambda: compile_jinja(source, content_type, folders=folders, known=self._known),

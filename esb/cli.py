@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
@@ -19,9 +18,10 @@ from typer.core import TyperGroup
 from esb import __version__, logs
 from esb.cli_store import dead, find, store
 from esb.errors import ConfigError, EsbError
-from esb.terminal import fail_with, route_files, show
+from esb.terminal import fail_with, route_files
 
 COMMANDS = {
+    "check": "esb.cli_check:check",
     "docs": "esb.cli_show:docs",
     "explain": "esb.cli_show:explain",
     "graph": "esb.cli_show:graph",
@@ -71,7 +71,6 @@ Paths = Annotated[
     list[Path] | None,
     typer.Argument(help="YAML files or folders of them; routes/ if left out.", show_default=False),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Write JSON, for programs.")]
 Profile = Annotated[
     str | None,
     typer.Option("--profile", help="The profile that counts; or ESB_PROFILE.", show_default=False),
@@ -109,36 +108,6 @@ def run(
         route_files(paths), watch=watch, json_logs=json_logs, log_level=log_level, grace=grace,
         profile=profile,
     )  # fmt: skip
-
-
-@app.command()
-def check(
-    paths: Paths = None,
-    as_json: AsJson = False,
-    no_env: Annotated[
-        bool, typer.Option("--no-env", help="Do not resolve ${NAME}: check without the secrets.")
-    ] = False,
-    profile: Profile = None,
-) -> None:
-    """Find every mistake in the route files, without starting anything."""
-    from esb.config import load
-
-    environ = None if no_env else os.environ
-    project = load(route_files(paths), environ=environ, profile=profile)
-    found = project.diagnostics
-    if as_json:
-        fields = ("file", "line", "column", "code", "message", "hint")
-        typer.echo(json.dumps([{f: getattr(d, f) for f in fields} for d in found], indent=2))
-    elif found:
-        show(found)
-    else:
-        count = len(project.routes)
-        files = len(project.files)
-        typer.secho(
-            f"{count} route{'s' * (count != 1)} in {files} file{'s' * (files != 1)}: no mistakes",
-            fg="green",
-        )
-    raise typer.Exit(1 if found else 0)
 
 
 @app.command()

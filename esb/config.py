@@ -17,6 +17,7 @@ from typing import Any
 from pydantic import Field, TypeAdapter
 
 from esb.adapter import Adapter, BuildFailed, Section, Sink, Source
+from esb.analysis import analyse
 from esb.build import (
     POLICIES,
     Builder,
@@ -77,7 +78,8 @@ _CORE_KEYS = ("routes", "connections", *SHARED, *SETTINGS)
 
 @dataclass
 class Project:
-    """What was loaded: `routes` in file order, `settings` by section, all `diagnostics`.
+    """What was loaded: `routes` in file order, `settings` by section, all `diagnostics`; these
+    are errors, `warnings` would run.
 
     files: the route files. sources: the content of these and of every file they use, as it was
     when it was read; None for what is secret.
@@ -86,6 +88,7 @@ class Project:
     routes: list[Route] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
     diagnostics: list[Diagnostic] = field(default_factory=list)
+    warnings: list[Diagnostic] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
     sources: dict[Path, bytes | None] = field(default_factory=dict)
 
@@ -240,8 +243,17 @@ class _Loader:
             self.common.remember(file, secret=True)
         if self.project.routes:
             self._tracing().secrets |= secret_values(self.common.references.resolved)
+        self._analyse()
         self.project.diagnostics.sort()
         return self.project
+
+    def _analyse(self) -> None:
+        """What is wrong with the routes together. What is missing because it could not be built
+        says nothing of what the project lacks."""
+        outlines = [place.part for place in dict.fromkeys(self.places)]
+        found = analyse(outlines, whole=not self.project.diagnostics)
+        self.project.diagnostics += [one for one in found if one.severity == "error"]
+        self.project.warnings = [one for one in found if one.severity != "error"]
 
     def _top_level(self, top: Builder) -> bool:
         if top.data is None and not top.document.diagnostics:
@@ -400,7 +412,7 @@ class _Loader:
                     self._add(place, Route(place.route, sub.options, [(Called(), sub.step)],
                                            outline=place.part, watch=place.watch))  # fmt: skip
                 return
-            options = place.validate(RouteOptions, place.raw)
+            place.part.options = options = place.validate(RouteOptions, place.raw)
             place.durable = options.accept == "durable"
             self._add(place, self._build(options, place))
 

@@ -69,7 +69,8 @@ class EsbError(Exception):
 
 @dataclass(frozen=True, slots=True, order=True)
 class Diagnostic:
-    """One mistake in a project's files. Lines and columns count from 1; 0 means the whole file."""
+    """One mistake in a project's files. Lines and columns count from 1; 0 means the whole file.
+    severity: "error", or "warning" for what most likely is a slip but would run."""
 
     file: str
     line: int
@@ -77,6 +78,7 @@ class Diagnostic:
     code: str
     message: str
     hint: str = ""
+    severity: str = "error"
 
     def __str__(self) -> str:
         where = f"{self.file}:{self.line}:{self.column}" if self.line else self.file

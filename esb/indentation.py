@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-_MOST_LINES = 30_000
+_MOST_LINES = 15_000
 """How many lines all trials may read in all, so that a large file does not take seconds."""
 
 _SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

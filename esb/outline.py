@@ -6,9 +6,10 @@ nothing that runs does.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from pathlib import Path
+from typing import Any, Final, Literal, NamedTuple
 
 Kind = Literal["route", "source", "steps", "step", "endpoint", "subroute"]
 
@@ -38,6 +39,56 @@ class Origin(NamedTuple):
     path: tuple[str | int, ...]
 
 
+Promise = Literal["once", "again", "answered", "lost", "repeats", "harmless"]
+"""What an endpoint promises of delivery.
+
+of a source: "once": the end of a message is one commit with what its route does in the store;
+    "again": one that was not acknowledged comes again; "answered": a caller hears what became of
+    it, and asks again; "lost": what is not through when the bus dies does not come again.
+of a sink or a caller: "once": what is sent is one commit with the end of the message; "harmless": a
+    repeat has no further effect; "repeats": a repeat does it again; "lost": it may return before
+    the far side has taken the message.
+"""
+
+
+class Spot(NamedTuple):
+    """A place in a file; lines and columns count from 1."""
+
+    file: str
+    line: int
+    column: int
+
+
+class Use(NamedTuple):
+    """Something written in the language of expressions.
+
+    what: "expression", "text" (with `{{ }}`) or "template". source: it, or the file it is in.
+    spot: of its first character. exact: whether an offset into it is one of columns.
+    answer: whether it is about the answer of the route.
+    """
+
+    what: Literal["expression", "text", "template"]
+    source: str | Path
+    spot: Spot
+    exact: bool = False
+    answer: bool = False
+
+
+class Given(NamedTuple):
+    """What is known of the messages that come out of an endpoint.
+
+    body: a JSON Schema. params: the names in groups like "path", where all are known. faults: the
+    names of the faults that it may raise (caller) or has an answer for (source), with their places.
+    """
+
+    body: Mapping[str, Any] | None = None
+    params: Mapping[str, Collection[str]] = {}
+    faults: Mapping[str, Spot] | None = None
+
+
+NOTHING_GIVEN: Final = Given()
+
+
 @dataclass(slots=True)
 class Part:
     """One part of a route.
@@ -54,6 +105,10 @@ class Part:
     connection: what an endpoint names; connected: the options that it has from there.
     origins: options that are written in another place than the rest: in defaults, a policy, a
         template, a profile.
+    uses: the expressions, texts and templates in its options. schema: a JSON Schema, or its file,
+        that a body matches which got past this part. given: what an endpoint tells of what comes
+        out of it. promise: what it promises; "" if it does not say. provided: what that depends
+        on. better: what in its options would promise more.
     """
 
     kind: Kind
@@ -70,6 +125,12 @@ class Part:
     connected: tuple[str, ...] = ()
     origins: dict[str, Origin] = field(default_factory=dict)
     parts: list[Part] = field(default_factory=list)
+    uses: list[Use] = field(default_factory=list)
+    schema: Mapping[str, Any] | Path | None = None
+    given: Given = NOTHING_GIVEN
+    promise: Promise | Literal[""] = ""
+    provided: str = ""
+    better: str = ""
 
     def walk(self) -> Iterator[Part]:
         """This part and all within it, in the order in which they are written."""

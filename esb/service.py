@@ -185,6 +185,8 @@ class Service:
         version = self.version.number if self.version else None
         if any(changes.values()):
             log.info("reloaded", **changes, version=version, by=by)
+            for found in project.warnings:
+                log.warning("a slip, most likely", found=str(found))
         return {"reloaded": True, **changes, "version": version}
 
     def _not_loaded(self, problems: list[str]) -> dict[str, Any]:

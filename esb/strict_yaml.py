@@ -91,10 +91,17 @@ class Document:
 
     def text_mark(self, path: YamlPath, offset: int) -> Mark:
         """The position of the character `offset` of the text at `path`, as near as can be told."""
+        start = self.texts.get(self._nearest(path))
+        return Mark(start.line, start.column + offset) if start else self.mark(path)
+
+    def is_text(self, path: YamlPath) -> bool:
+        """Whether an offset into the text at `path` is one of columns."""
+        return self._nearest(path) in self.texts
+
+    def _nearest(self, path: YamlPath) -> YamlPath:
         while path and path not in self.values:  # a shorthand: the text stands one level up
             path = path[:-1]
-        start = self.texts.get(path)
-        return Mark(start.line, start.column + offset) if start else self.mark(path)
+        return path
 
     def problem(self, mark: Mark | None, code: str, message: str, hint: str = "") -> None:
         """Record a mistake at `mark`."""

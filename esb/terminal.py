@@ -25,14 +25,20 @@ def route_files(paths: Sequence[Path] | None) -> Sequence[Path]:
 
 
 def show(found: Sequence[Diagnostic]) -> None:
-    """Tell mistakes in files, each with its place."""
+    """Tell mistakes in files, each with its place, and how many there are."""
+    counts = {"mistake": 0, "warning": 0}
     for one in found:
         where = f"{one.file}:{one.line}:{one.column}" if one.line else one.file
         typer.secho(f"{where}: ", bold=True, nl=False, err=True)
-        typer.secho(one.message, fg="red", nl=not one.hint, err=True)
+        warning = one.severity == "warning"
+        counts["warning" if warning else "mistake"] += 1
+        text = f"warning: {one.message}" if warning else one.message
+        typer.secho(text, fg="yellow" if warning else "red", nl=not one.hint, err=True)
         if one.hint:
             typer.echo(f"  ({one.hint})", err=True)
-    typer.echo(f"{len(found)} mistake{'s' * (len(found) != 1)}", err=True)
+    told = [f"{count} {what}{'s' * (count != 1)}" for what, count in counts.items() if count]
+    if told:
+        typer.echo(", ".join(told), err=True)
 
 
 def fail(why: str, status: int = 1) -> NoReturn:

@@ -63,6 +63,7 @@ class _Target:
         )
         where = f"queue {options.queue}" if by_queue else f"exchange {options.exchange}"
         build.channel(f"amqp {where}", outside=True)
+        build.promises("repeats", better="`skip_seen` where it is read")
         self._by_queue = by_queue
         self._own: list[tuple[str, Text]] = []
         for name, value in options.headers.items():

@@ -54,6 +54,8 @@ class AmqpSource:
         self._store = build.store
         self.where = f"amqp queue {options.queue}"
         build.channel(self.where, outside=True)
+        if options.rpc:
+            build.promises("answered")
         settings, tls = options.settings(build)
         link = shared_link(build, "in", settings, tls)
         self._lane = Lane(link, f"queue '{options.queue}'", self._consume)

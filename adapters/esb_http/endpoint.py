@@ -129,6 +129,7 @@ class _Requests:
         body = options.body
         self._has_body = body if body is not None else options.method not in _WITHOUT_BODY
         self.idempotent = self._client.is_idempotent(options.method)
+        self._client.promise(build, options.method)
 
     async def perform(
         self, envelope: Envelope, *, want_body: bool, accept: str = ""

@@ -23,6 +23,7 @@ from esb_http.status import ACCEPTED, Monitor
 from esb_web import Request, Response, Site, problem, rehearse, to_envelope, to_response
 from esb_web.messages import Described
 from esb_web.openapi import embedded_schema, operation_of
+from esb_web.router import parameters
 from esb_web.server import claim_path, web_server
 
 Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
@@ -155,7 +156,13 @@ def make_source(options: SourceOptions, build: Build) -> HttpSource:
         shown = options.schema_
         if isinstance(shown, str):
             shown = json.loads(build.file(shown, "schema").read_text())
-    texts = [(n, build.text(v, "headers", n)) for n, v in options.headers.items()]
+    build.gives(params={"path": parameters(options.path)}, faults=options.faults or None)
+    if options.idempotency_key is not None and options.idempotency_key.use == "required":
+        build.promises("once")
+    else:
+        build.promises("answered", better="`idempotency_key: required`")
+    answer = build.answer()
+    texts = [(n, answer.text(v, "headers", n)) for n, v in options.headers.items()]
     consumes = options.consumes
     if consumes is None and check is not None:
         consumes = ["application/json"]

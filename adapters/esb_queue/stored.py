@@ -51,6 +51,7 @@ class StoredQueueSink:
     """`send: {queue: name}`."""
 
     def __init__(self, options: QueueSink, build: Build, queues: Queues) -> None:
+        build.promises("once")
         self._store = build.store
         self._name = build.text(options.name, "name")
         self._terms = _Terms(options, build)
@@ -81,6 +82,7 @@ class StoredTopicSink:
     """`send: {topic: name}`."""
 
     def __init__(self, options: TopicSink, build: Build) -> None:
+        build.promises("once")
         self._store = build.store
         self._options = options
         self._terms = _Terms(options, build)
@@ -142,6 +144,7 @@ def topic_source(options: TopicSource, name: str, build: Build) -> Source:
 
 
 def _consumer(where: str, options: QueueSource | TopicSource, build: Build) -> Consumer:
+    build.promises("once")
     return Consumer(
         build.store,
         where,

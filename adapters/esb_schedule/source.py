@@ -63,6 +63,7 @@ class ScheduleSource:
         )
         self.where = f"schedule {self._when}"
         build.channel(self.where, outside=True)
+        build.promises("once")
         self._options = options
         self._store = build.store
         self._clock = build.clock

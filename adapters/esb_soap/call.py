@@ -15,6 +15,7 @@ gets one back.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
 from lxml import etree
@@ -167,6 +168,13 @@ class CallOptions(SendOptions):
     )
 
 
+def _with_components(
+    schema: Mapping[str, Any], components: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    """A schema that finds what it refers to."""
+    return {**schema, "components": {"schemas": components}}
+
+
 class _Request(NamedTuple):
     """What was sent. reply: the form in which its reply is wanted; message_id: what the reply must
     relate to, if it says so; forwarded: whether it has credentials that came with the message."""
@@ -223,6 +231,13 @@ class SoapCaller:
             played=lambda far: PlayedService(far, self._operation, self._version),
         )
         self._idempotent = self._client.is_idempotent("POST")
+        self._client.promise(build, "POST")
+        output = loaded.schemas(self._operation).output
+        is_data = isinstance(options, CallOptions) and options.reply in (None, "data")
+        build.gives(
+            body=_with_components(output, loaded.components) if is_data and output else None,
+            faults=self._operation.faults,
+        )
         action = self._operation.soap_action
         self._wire_headers = [
             ("Content-Type", content_type(self._version, action)),

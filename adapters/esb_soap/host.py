@@ -239,6 +239,7 @@ class SoapHost:
 
     def __init__(self, options: HostOptions, build: Build) -> None:
         claim_path(build, options.path, ["POST", "GET"], "path")
+        build.promises("answered")
         loaded = load(build, options, "wsdl")
         wsdl = loaded.wsdl
         candidates = ports(build, wsdl, options)

@@ -240,6 +240,17 @@ class WebClient:
         options = self._options
         return options.idempotent or bool(options.idempotency_key) or method in _IDEMPOTENT
 
+    def promise(self, build: Build, method: str) -> None:
+        """Say what the endpoint being built promises of a request that is repeated."""
+        if not self.is_idempotent(method):
+            build.promises("repeats", better="`idempotent: true`, if sending twice does no harm")
+        elif method in _IDEMPOTENT:
+            build.promises("harmless")
+        else:
+            build.promises(
+                "harmless", provided="sending twice does no harm there, as the route says"
+            )
+
     async def request(
         self,
         method: str,

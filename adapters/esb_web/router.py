@@ -35,6 +35,11 @@ def normal_path(path: str) -> str:
     )
 
 
+def parameters(path: str) -> list[str]:
+    """The names of its parameters, in their order."""
+    return re.findall(r"(?<=/)[:*](\w+)", path)
+
+
 def _parts(path: str) -> list[str]:
     if not path.startswith("/"):
         raise ValueError("a path starts with a slash")

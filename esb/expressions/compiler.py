@@ -151,6 +151,25 @@ def compile_text(
     return text
 
 
+def syntax(source: str, *, text: bool = False) -> list[nodes.Expr]:
+    """The expressions in a source, for those who want to know what it asks for: one, or of plain
+    text those in `{{ }}`. `lineno` of a node counts characters of the source from 1; what cannot be
+    compiled has none."""
+    parser = _Parser(source, None if text else "variable")
+    try:
+        if not text:
+            return [parser.parse(parser.expression)]
+        tree = parser.parse(parser.template)
+    except ExpressionError:
+        return []
+    return [
+        node
+        for output in tree.find_all(nodes.Output)
+        for node in output.nodes
+        if not isinstance(node, nodes.TemplateData)
+    ]
+
+
 def failure(error: BaseException) -> RouteFailure:
     """What a caller may know of an exception that data made an expression or a template raise."""
     if isinstance(error, EsbError):

@@ -464,7 +464,8 @@ def test_check_writes_json_for_programs(folder: Path) -> None:
     result = CliRunner().invoke(app, ["check", "--json", str(file)])
     assert result.exit_code == 1
     (found,) = json.loads(result.stdout)
-    assert set(found) == {"file", "line", "column", "code", "message", "hint"}
+    assert set(found) == {"file", "line", "column", "code", "message", "hint", "severity"}
+    assert found["severity"] == "error"
     assert (found["line"], found["column"], found["code"]) == (3, 12, "unknown-adapter")
     assert found["hint"] == "did you mean 'queue'?"
 

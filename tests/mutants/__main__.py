@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from mutants.files import FileSlips
 from mutants.judge import Judge, Verdict, counted, table
 from mutants.slips import Slips
 
@@ -31,6 +32,11 @@ def main(argv: Sequence[str] | None = None) -> int:
                 sys.exit(f"{file} is wrong as it is: {[str(one) for one in said]}")
             slips = Slips((judge.folder / file).read_text(), random.Random(given.seed))
             for slip in slips.all():
+                if given.kind in (None, slip.kind):
+                    verdicts.append(judge.judge(file, slip))
+        for file, used in judge.used_files():
+            text = (judge.folder / used).read_text()
+            for slip in FileSlips(used, text, random.Random(given.seed)).all():
                 if given.kind in (None, slip.kind):
                     verdicts.append(judge.judge(file, slip))
     for verdict in verdicts:

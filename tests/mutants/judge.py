@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -40,12 +41,27 @@ class Judge:
     def route_files(self) -> list[Path]:
         """The files that slips are made in, relative to the project."""
         found = [*self.folder.glob("examples/*/routes.yaml"), *self.folder.glob("routes/*.yaml")]
-        return sorted(path.relative_to(self.folder) for path in found)
+        routes = [path for path in found if not path.stem.endswith(".test")]
+        return sorted(path.relative_to(self.folder) for path in routes)
+
+    def used_files(self) -> list[tuple[Path, str]]:
+        """Files that routes use, each with the route file in which its slips are looked for."""
+        found: list[tuple[Path, str]] = []
+        for file in self.route_files():
+            text = (self.folder / file).read_text()
+            for name in re.findall(r"[\w./-]+\.(?:schema\.json|j2|wsdl)\b", text):
+                for folder in (self.folder / file.parent, self.folder / "transforms"):
+                    if (folder / name).is_file():
+                        used = (folder / name).resolve().relative_to(self.folder.resolve())
+                        if all(str(used) != other for _, other in found):
+                            found.append((file, str(used)))
+        return found
 
     def said(self, file: Path) -> tuple[Diagnostic, ...]:
         """What the check says of the project that `file` is part of."""
         whole = self.folder / (file.parts[0] if file.parts[0] == "routes" else file.parent)
-        return tuple(load([whole], environ={}, root=self.folder).diagnostics)
+        project = load([whole], environ={}, root=self.folder)
+        return (*project.diagnostics, *project.warnings)
 
     def judge(self, file: Path, slip: Slip) -> Verdict:
         """Make the slip in `file`, or in the one that it names, and see what is said."""
@@ -60,6 +76,10 @@ class Judge:
             wrong.write_text(right)
         here = [one for one in said if Path(one.file).resolve() == wrong.resolve()]
         at = [one for one in here if one.line in slip.lines]
+        if slip.file:
+            # A tool may also name the line of a file where the file is used.
+            lines = "|".join(map(str, slip.lines))
+            at += [one for one in said if re.search(rf"(line |:)({lines})\b", one.message)]
         return Verdict(str(file), slip, bool(said), bool(at), len(at) == len(said) > 0, said)
 
 

@@ -38,6 +38,15 @@ class FakeBuild:
     def channel(self, name: str, *, outside: bool = False) -> None:
         """What an endpoint reads or feeds is of no interest here."""
 
+    def promises(self, promise: str, *, provided: str = "", better: str = "") -> None:
+        """What is promised is of no interest here."""
+
+    def gives(self, **known: Any) -> None:
+        """Nor what is known of its messages."""
+
+    def answer(self) -> FakeBuild:
+        return self
+
     def problem(
         self, message: str, *path: str | int, code: str = "value", hint: str = "", key: bool = False
     ) -> BuildFailed:
