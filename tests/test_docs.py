@@ -11,6 +11,7 @@ import typer
 from support.bus import load_text
 
 from esb.cli import app
+from esb.testing.suite import Suite
 
 PROJECT = Path(__file__).resolve().parent.parent
 PAGES = sorted(
@@ -39,9 +40,16 @@ def test_the_routes_in_the_readme_load(tmp_path: Path) -> None:
     (tmp_path / "order.schema.json").write_text("{}")
     (tmp_path / "order.json.j2").write_text('{"number": {{ body.number | tojson }}}')
     blocks = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 2
+    tests = [block for block in blocks if block.startswith("tests:")]
+    assert (len(blocks), len(tests)) == (3, 1)
     for block in blocks:
-        assert load_text(block, tmp_path).diagnostics == []
+        if block not in tests:
+            assert load_text(block, tmp_path).diagnostics == []
+    (tmp_path / "orders.yaml").write_text(blocks[0])
+    (tmp_path / "orders.test.yaml").write_text(tests[0])
+    suite = Suite(tmp_path / "orders.test.yaml", root=tmp_path)
+    for case in suite.tests.values():
+        assert suite.run(case).failures == []
 
 
 def test_the_routes_on_the_page_about_delivery_load(tmp_path: Path) -> None:
@@ -73,4 +81,5 @@ def test_the_commands_that_are_told_of_exist_and_each_is_told_of() -> None:
         for name in re.findall(r"(?:`|^    (?:\$ )?)esb ([a-z]+)\b", page.read_text(), re.MULTILINE)
     }
     assert told <= commands
-    assert set(re.findall(r"^\| `esb ([a-z]+)", README, re.MULTILINE)) == commands
+    table = "\n".join(re.findall(r"^\| (`esb .*?) \|", README, re.MULTILINE))
+    assert set(re.findall(r"`esb ([a-z]+)", table)) == commands
