@@ -175,15 +175,19 @@ def _complaint(one: Mapping[str, Any]) -> str:
 async def api(url: str, files: list[Path] | None) -> AsyncIterator[Api]:
     """The API to ask: of the bus at `url`, or of the one at work on the project's store, or of that
     store itself when no bus is. Says which."""
+    from esb.bus import Shared
     from esb.config import load
     from esb.store import InUse, open_store
+    from esb.store.traces import beside
 
     if url:
         there = There(url)
         await _where(there)  # is it one?
         yield there
         return
-    project = load(route_files(files)).check()
+    shared = Shared()
+    project = load(route_files(files), shared=shared).check()
+    traces = shared.objects.get("traces")
     admin, settings = project.settings["admin"], project.settings["store"]
     file = None if settings.url else (Path.cwd() / settings.path)
     running = There(_address(admin.host, admin.port)) if admin.enabled and admin.port else None
@@ -191,6 +195,13 @@ async def api(url: str, files: list[Path] | None) -> AsyncIterator[Api]:
         if running is not None and await _works_on(running, ""):
             note(f"asking the bus at {running.url}")
             yield running
+            return
+        if beside(file).exists():
+            note(f"no bus is at work: its traces are in {beside(file)}")
+            try:
+                yield Here(_app(project.routes, None, traces))
+            finally:
+                await traces.close()
             return
         raise EsbError(f"there is no store at {file}: no bus of this project has kept a message")
     opened = open_store(settings, Path.cwd())
@@ -214,9 +225,11 @@ async def api(url: str, files: list[Path] | None) -> AsyncIterator[Api]:
         return
     try:
         note(f"no bus is at work: opened the store {opened.where} itself")
-        yield Here(_app(project.routes, opened))
+        yield Here(_app(project.routes, opened, traces))
     finally:
         await opened.close()
+        if traces is not None:
+            await traces.close()
 
 
 def running(url: str, files: list[Path] | None) -> There:
@@ -236,12 +249,12 @@ def _busy(e: EsbError) -> str:
     return e.detail.partition(";")[0]
 
 
-def _app(routes: Any, opened: Any) -> Any:
+def _app(routes: Any, opened: Any, traces: Any) -> Any:
     from esb.admin import admin_api
     from esb.bus import Bus, Shared
 
     shared = Shared()
-    shared.get("store", lambda: opened)
+    shared.objects = {"traces": traces} if opened is None else {"store": opened, "traces": traces}
     return admin_api(Bus(routes, shared), None)
 
 

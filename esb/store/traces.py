@@ -58,11 +58,15 @@ _BY_NAME: Final = """
 def open_traces(settings: StoreOptions, folder: Path = Path(), clock: Clock = REAL) -> TraceStore:
     """Where the traces of a project in `folder` are; touched when there is something to write."""
     if settings.url is None:
-        file = folder / settings.path
-        return TraceFile(file.with_name(f"{file.stem}.traces{file.suffix}"), clock)
+        return TraceFile(beside(folder / settings.path), clock)
     from esb.store.postgres_traces import PostgresTraces  # its driver is an extra
 
     return PostgresTraces(settings.url.get_secret_value(), clock)
+
+
+def beside(store: Path) -> Path:
+    """The file of traces of a store that is a file."""
+    return store.with_name(f"{store.stem}.traces{store.suffix}")
 
 
 Row = tuple[float, str, str, str, bytes]

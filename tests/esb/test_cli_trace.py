@@ -182,3 +182,19 @@ def test_the_story_as_it_is_told_in_a_terminal(bus: Bus) -> None:
     assert "nothing of it lies in the store" in out
     story = json.loads(bus.esb("why", "D-1", "--json")[0])
     assert [event["route"] for event in story["events"]] == ["orders"]
+
+
+@pytest.mark.parametrize("kept", ["with a store", "without one"])
+def test_the_story_when_no_bus_runs_any_more(kept: str, tmp_path: Path) -> None:
+    made = Bus(tmp_path)
+    if kept == "with a store":
+        (tmp_path / "routes" / "more.yaml").write_text("routes: {q: {from: {queue: q}}}")
+    with Process([ESB, "run"], cwd=tmp_path) as process:
+        waited(lambda: "the bus is up" in process.output)
+        assert made.order("E-1", "many") == 500
+        process.signal(signal.SIGTERM)
+        assert process.wait() == 0
+    assert (tmp_path / "data" / "bus.db").exists() == (kept == "with a store")
+    out, err = made.esb("why", "E-1")
+    assert "no bus is at work" in err
+    assert "failed at steps[1].filter after" in out
