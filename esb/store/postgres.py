@@ -507,10 +507,10 @@ class PostgresStore(Store):
         self._to_give_back[number] = monotonic() + (KEEP_GIVING_BACK if doubt else 0.0)
         self._hurry.set()
 
-    async def _take_room(self, size: int) -> None:
+    async def _take_room(self, size: int, on_their_way: int = 0) -> None:
         if self._room < size:
             [[used]] = await self._fetch("SELECT used()")
-            self._room = self._max_size - used
+            self._room = self._max_size - used - on_their_way
             if self._room < size:
                 raise Overloaded(FULL, retry_after=RETRY_AFTER)
         self._room -= size

@@ -121,9 +121,9 @@ Group = list[tuple[Unit, asyncio.Future[list[int]]]]
 class Units:
     """Commits units on connections of `pool`.
 
-    me: the holder that claims belong to. room: sees to it that so many bytes may be added, or
-        raises Overloaded. told: called with a unit that was made and the channels where something
-        may be due.
+    me: the holder that claims belong to. room: sees to it that so many bytes may be added to so
+        many that are on their way, or raises Overloaded. told: called with a unit that was made and
+        the channels where something may be due.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class Units:
         clock: Clock,
         *,
         me: Callable[[], int],
-        room: Callable[[int], Awaitable[None]],
+        room: Callable[[int, int], Awaitable[None]],
         told: Callable[[Unit, set[str]], None],
     ) -> None:
         self._pool = pool
@@ -184,10 +184,12 @@ class Units:
     async def _admitted(self, group: Group) -> Group:
         """Those for which there is room."""
         admitted = []
+        together = 0
         for unit, future in group:
             try:
                 if unit.size:
-                    await self._room(unit.size)
+                    await self._room(unit.size, together)
+                    together += unit.size
                 admitted.append((unit, future))
             except EsbError as e:
                 _fail(future, e)

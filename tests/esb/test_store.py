@@ -470,6 +470,15 @@ async def test_a_full_store_refuses_new_messages_and_goes_on_with_the_old(place:
         await store.put("a", large)
 
 
+async def test_those_that_come_at_once_have_no_more_room_together(place: Place) -> None:
+    async with opened(place, max_size=1024**2) as store:
+        large = Envelope(body=Body(b"x" * 100_000, "text/plain"))
+        puts = (store.put("a", large) for _ in range(20))
+        done = await asyncio.gather(*puts, return_exceptions=True)
+        assert 5 < sum(isinstance(key, int) for key in done) <= 10
+        assert all(isinstance(e, int | Overloaded) for e in done)
+
+
 async def test_what_takes_the_place_of_others_needs_no_room(place: Place) -> None:
     async with opened(place, max_size=1024**2) as store:
         large = Envelope(body=Body(b"x" * 100_000, "text/plain"))
