@@ -422,8 +422,10 @@ class Channel:
         """Close in order: what was settled before is settled. Never raises."""
         self._leaving = True
         if not self.closed.done():
+            # It goes on after that time: to end it in the middle is to close the channel twice.
+            closing = asyncio.shield(_heeded(self._channel.close()))
             with contextlib.suppress(Exception):
-                await _bounded(self._channel.close(), self._wire.closed, CLOSE_TIMEOUT)
+                await _bounded(closing, self._wire.closed, CLOSE_TIMEOUT)
             self._end(None)
 
     # --- settling: on a channel that is gone nothing happens, and the message comes again ---

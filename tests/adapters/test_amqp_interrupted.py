@@ -11,6 +11,7 @@ import pytest
 from support.broker import Rabbit
 from support.waiting import until
 
+from esb_amqp import client
 from esb_amqp.client import Connection, Delivery
 from esb_amqp.options import parse_url
 
@@ -57,6 +58,17 @@ async def test_a_channel_that_nobody_waits_for_is_closed(connection: Connection)
     channel = await asyncio.wait_for(connection.channel(), 10)
     await until(lambda: sum(map(bool, connection._below.channels.values())) == 1)
     await channel.close()
+
+
+async def test_a_channel_that_takes_its_time_to_close_is_not_closed_twice(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "CLOSE_TIMEOUT", 0.0)
+    for _ in MOMENTS:
+        await (await asyncio.wait_for(connection.channel(), 10)).close()
+    await until(lambda: not any(connection._below.channels.values()))
+    await asyncio.wait_for(connection.channel(), 10)
+    connection.check()
 
 
 async def _ready(rabbit: Rabbit, queue: str, count: int) -> bool:
