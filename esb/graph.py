@@ -142,16 +142,20 @@ def _branch(step: Part, steps: Part) -> str:
     """The name of a branch of a step."""
     if step.kind != "step" or steps.kind != "steps":
         return ""
-    branches = [part for part in step.parts if part.kind == "steps"]
+    if not steps.parts:
+        return ""  # a branch that does nothing, such as a `finally` that is left out
     options = _within(step.options, steps.name.removesuffix(".steps"))
-    when = getattr(options, "when", None)
-    if when:
-        return f"when {when}"
-    if options is not None and "otherwise" in getattr(options, "model_fields_set", ()):
-        return "otherwise"
-    if len(branches) < 2:
-        return ""
     name = steps.name.removesuffix(".steps")
+    word = "" if name.startswith("[") else name.partition("[")[0]  # `catch` of catch[0]
+    for telling in ("when", "on", "type", "root"):
+        value = getattr(options, telling, None)
+        if value and telling in getattr(options, "model_fields_set", ()):
+            shown = ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
+            return f"{word} {telling} {shown}".strip()
+    if "otherwise" in getattr(options, "model_fields_set", ()):
+        return "otherwise"
+    if sum(part.kind == "steps" for part in step.parts) < 2:
+        return ""
     if not name.startswith("["):
         name = name.partition(".")[2] or name  # branches.books
     name = re.sub(r"\[(\d+)\]\.?", lambda n: f" {int(n[1]) + 1} ", name)
