@@ -20,7 +20,8 @@ from esb.options import Options, Size
 from esb.recording import Recording
 from esb.route import Called
 from esb.story import story
-from esb.tracing import Listener, Trace, Tracing
+from esb.traces import Trace
+from esb.tracing import Listener, Tracing
 
 BEAT: Final = 5.0
 """Seconds after which an empty line shows that somebody is still there."""

@@ -196,7 +196,7 @@ async def api(url: str, files: list[Path] | None) -> AsyncIterator[Api]:
             note(f"asking the bus at {running.url}")
             yield running
             return
-        if beside(file).exists():
+        if traces is not None and beside(file).exists():
             note(f"no bus is at work: its traces are in {beside(file)}")
             try:
                 yield Here(_app(project.routes, None, traces))

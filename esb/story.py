@@ -13,7 +13,7 @@ from esb.graph import target
 from esb.options import spelled_size, spelled_time
 from esb.outline import Part
 from esb.route import Route
-from esb.tracing import Snapshot, Trace, TraceStore, Visit
+from esb.traces import Snapshot, Trace, TraceStore, Visit
 
 MOST_TRACES: Final = 200
 MOST_OTHERS: Final = 20

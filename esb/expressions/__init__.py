@@ -22,7 +22,13 @@ It differs from plain Jinja2 where that would surprise: an attribute is always a
 raises instead of vanishing, however deep, unless it meets `is defined` or `default(...)`.
 """
 
-from esb.expressions.compiler import ExpressionError, Known, compile_expression, compile_text, syntax
+from esb.expressions.compiler import (
+    ExpressionError,
+    Known,
+    compile_expression,
+    compile_text,
+    syntax,
+)
 from esb.expressions.language import PARAMS, Missing
 
 __all__ = [

@@ -15,7 +15,7 @@ from esb.clock import Clock
 from esb.errors import Unavailable
 from esb.store.traces import OVERHEAD, read, rows, with_parents
 from esb.store.units import CONNECT_TIMEOUT
-from esb.tracing import Trace
+from esb.traces import Trace
 
 _COMMAND_TIMEOUT: Final = 10.0
 _LOCK: Final = 0x747263  # of making the table
@@ -63,7 +63,7 @@ _TIDY_EVERY: Final = 20  # batches: looking at all that are there takes its time
 
 
 class PostgresTraces:
-    """`esb.tracing.TraceStore` in the database at `url`."""
+    """`esb.traces.TraceStore` in the database at `url`."""
 
     def __init__(self, url: str, clock: Clock) -> None:
         self._url = url

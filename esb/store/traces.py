@@ -19,7 +19,7 @@ import structlog
 
 from esb.clock import REAL, Clock
 from esb.errors import Unavailable
-from esb.tracing import Trace, TraceStore
+from esb.traces import Trace, TraceStore
 
 if TYPE_CHECKING:
     from esb.store import StoreOptions
@@ -111,7 +111,7 @@ def _passed(trace: Trace, part: str) -> bool:
 
 
 class TraceFile:
-    """`esb.tracing.TraceStore` in an SQLite file, made when the first trace is written."""
+    """`esb.traces.TraceStore` in an SQLite file, made when the first trace is written."""
 
     def __init__(self, path: Path, clock: Clock) -> None:
         self._path = path

@@ -12,7 +12,7 @@ from support.stores import Place
 from esb.clock import REAL, Clock
 from esb.store import StoreOptions
 from esb.store.traces import open_traces
-from esb.tracing import Snapshot, Trace, TraceStore, Visit
+from esb.traces import Snapshot, Trace, TraceStore, Visit
 
 DAY = 86400.0
 

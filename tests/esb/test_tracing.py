@@ -18,7 +18,8 @@ from esb.bus import Bus
 from esb.envelope import Body, Envelope
 from esb.redaction import Redactor
 from esb.step import Seen, Watch
-from esb.tracing import MOST_VISITS, Listener, Run, Snapshot, Trace, Tracing, snapshot
+from esb.traces import Snapshot, Trace
+from esb.tracing import MOST_VISITS, Listener, Run, Tracing, snapshot
 
 ROUTES = """
 trace: {sample: 1, redact: [shoe]}
