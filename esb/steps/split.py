@@ -36,6 +36,7 @@ from esb.codecs import FORMATS, Piece, Stream
 from esb.durable import DEAD, KEPT, Change, Done, Failure, Put, Store, Unit, change, part, unit_on
 from esb.envelope import Body, Envelope, Outcome, parse_content_type
 from esb.errors import BadMessage, EsbError, Permanent, RouteFailure
+from esb.middleware.metrics import DEAD_LETTERS
 from esb.options import Name, Options, RawSteps
 from esb.step import Step
 from esb.steps._formats import STREAMED, StreamChoice, or_name
@@ -149,6 +150,7 @@ def make(options: SplitOptions, build: Build) -> Step:
         when = datetime.fromtimestamp(clock.time(), UTC)
         failure = Failure.of(error, aside, attempts, when)
         await change(store, Put(DEAD, one, attempts=attempts, failure=failure))
+        DEAD_LETTERS.labels(aside, error.code).inc()
         log.warning("a part went to the dead letters", message=one.id, error=error.detail)
 
     async def in_batches(envelope: Envelope, parts: _Parts, memory: _Memory) -> None:
