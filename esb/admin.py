@@ -49,7 +49,7 @@ class Live(Protocol):
 
     @property
     def versions(self) -> Versions: ...
-    def configuration(self) -> dict[str, Any]: ...
+    async def configuration(self) -> dict[str, Any]: ...
     async def reload(self, by: str = "") -> dict[str, Any]: ...
     async def roll_back(self, number: int, by: str = "") -> dict[str, Any]: ...
     async def stop_route(self, name: str) -> None: ...
@@ -112,8 +112,8 @@ def admin_api(bus: Bus, live: Live | None) -> App:
 
     @api.get("/configuration")
     async def configuration() -> dict[str, Any]:
-        """Which version runs, and the mistakes in the files if that is not what lies there."""
-        return running().configuration()
+        """Which version runs, whether that is what lies in the files, and the mistakes there."""
+        return await running().configuration()
 
     @api.post("/reload")
     async def reload_routes(response: Response, who: Who | None = None) -> dict[str, Any]:
@@ -123,14 +123,14 @@ def admin_api(bus: Bus, live: Live | None) -> App:
     @api.get("/versions")
     async def versions() -> list[dict[str, Any]]:
         """The configurations that ran, the newest first, without their files."""
-        current = running().configuration()["version"]
+        current = (await running().configuration())["version"]
         return [_version(one, current) for one in running().versions.all()]
 
     @api.get("/versions/{number}")
     async def version(number: Key) -> dict[str, Any]:
         """One configuration, with the digests of its files."""
         one = running().versions.get(number)
-        return {**_version(one, running().configuration()["version"]), "files": one.files}
+        return {**_version(one, (await running().configuration())["version"]), "files": one.files}
 
     @api.get("/versions/{number}/files/{path:path}", response_class=Response)
     async def version_file(number: Key, path: str) -> Response:
@@ -143,7 +143,7 @@ def admin_api(bus: Bus, live: Live | None) -> App:
     async def differences(number: Key, to: Key | None = None) -> list[dict[str, Any]]:
         """What became of each file from that version `to` another; the running one if left out."""
         kept = running().versions
-        other = running().configuration()["version"] if to is None else to
+        other = (await running().configuration())["version"] if to is None else to
         found = kept.diff(kept.get(number), kept.get(other or number))
         return [msgspec.structs.asdict(one) for one in found]
 

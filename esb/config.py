@@ -133,6 +133,16 @@ def load(
     return loader.load()
 
 
+def route_files_in(path: Path) -> list[Path]:
+    """The route files of a folder and those in it; a file is the one."""
+    if not path.is_dir():
+        return [path]
+    return sorted(
+        p for p in path.rglob("*")
+        if p.suffix in (".yaml", ".yml") and not p.stem.endswith(".test")
+    )  # fmt: skip
+
+
 def load_endpoint(
     text: str, direction: str, paths: Sequence[Path] = (), *, shared: Shared | None = None
 ) -> Any:
@@ -185,10 +195,7 @@ class _Loader:
 
     def add(self, path: Path) -> None:
         if path.is_dir():
-            found = sorted(
-                p for p in path.rglob("*")
-                if p.suffix in (".yaml", ".yml") and not p.stem.endswith(".test")
-            )  # fmt: skip
+            found = route_files_in(path)
             if not found:
                 self.common.diagnose(
                     str(path), None, "file", "there is no *.yaml file in this folder"

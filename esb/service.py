@@ -16,9 +16,9 @@ from typing import Any, Final
 from prometheus_client import Counter, Gauge
 
 from esb.api import AdminServer
-from esb.build import did_you_mean
+from esb.build import did_you_mean, shown_path
 from esb.bus import Bus, Shared
-from esb.config import Project, load
+from esb.config import Project, load, route_files_in
 from esb.control import NotThere, Refused
 from esb.errors import EsbError
 from esb.logs import log
@@ -141,18 +141,32 @@ class Service:
 
     # --- reload
 
-    def configuration(self) -> dict[str, Any]:
-        """What runs, and what is wrong with what lies in the files if that is something else."""
-        version = self.version.number if self.version else None
-        faults = list(self.bus.faults)
+    async def configuration(self) -> dict[str, Any]:
+        """What runs, and whether that is what lies in the files: which of them are not as they were
+        loaded, and what is wrong with those that could not be."""
+        changed = await asyncio.to_thread(self._changed)
         return {
             "project": str(self.root),
-            "version": version,
+            "version": self.version.number if self.version else None,
             "loaded": self.loaded.isoformat(),
-            "current": not faults,
-            "problems": faults,
+            "current": not (self.bus.faults or changed),
+            "changed": changed,
+            "problems": list(self.bus.faults),
             "diagnostics": [asdict(found) for found in self._found.diagnostics],
         }
+
+    def _changed(self) -> list[str]:
+        """The files that are not what they were when they were last read."""
+        sources = self._found.sources
+        here = {file.resolve() for path in self.paths for file in route_files_in(path)}
+        changed = here - sources.keys()
+        for path, content in sources.items():
+            try:
+                if content is not None and path.read_bytes() != content:
+                    changed.add(path)
+            except OSError:
+                changed.add(path)
+        return sorted(shown_path(path) for path in changed)
 
     async def reload(self, by: str = "", cause: Cause = "reload") -> dict[str, Any]:
         """Load the files again; messages in flight finish on the routes as they were. With mistakes

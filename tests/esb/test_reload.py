@@ -177,6 +177,36 @@ async def test_a_reload_does_not_wait_for_what_is_in_flight(
             assert len(bus.shared.objects) < pools
 
 
+async def test_where_order_is_kept_the_new_route_waits_for_the_old_one(tmp_path: Path) -> None:
+    asked, answers = asyncio.Event(), asyncio.Event()
+    seen: list[str] = []
+
+    async def far(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        line, _, body = await read_request(reader)
+        seen.append(f"{line.split()[1]} {body.decode()}")
+        asked.set()
+        await answers.wait()
+        writer.write(b"HTTP/1.1 204 No Content\r\ncontent-length: 0\r\n\r\n")
+
+    async with backend(far) as address:
+        text = f"""
+            routes:
+              a:
+                from: {{queue: {{name: in, order: true}}}}
+                steps: [{{send: {{http: "{address}/old"}}}}]
+        """
+        async with running(text, tmp_path) as bus:
+            for body in (b"1", b"2"):
+                await store(bus).put("queue:in", Envelope(body=Body(body, "text/plain")))
+            await asked.wait()
+            await reload(bus, tmp_path, "/old", "/new")
+            await until(lambda: bus.routes["a"].health().up)
+            assert seen == ["/old 1"]
+            answers.set()
+            await until(lambda: len(seen) == 2)
+            assert seen == ["/old 1", "/new 2"]
+
+
 class _CannotStart:
     waits = True
     where = "nowhere"
