@@ -416,9 +416,11 @@ class Unit:
         self._times: Counter[str] = Counter()
         self._claims: dict[tuple[str, str], tuple[Unit, str]] = {}  # and who made each
         self._claiming = asyncio.Lock()
+        self._around: Unit | None = None
         self._token: Token[Unit | None] | None = None
 
     async def __aenter__(self) -> Self:
+        self._around = unit_on(self.store)
         self._token = _current.set(self)
         return self
 
@@ -435,9 +437,10 @@ class Unit:
         self._changes += changes
 
     def added(self) -> Iterator[Change]:
-        """What the run has changed so far, as this part of it sees that."""
-        if self._within is not None:
-            yield from self._within.added()
+        """What the run has changed so far, as this part of it sees that, also if its own changes
+        are committed apart from the rest."""
+        if self._around is not None:
+            yield from self._around.added()
         yield from self._changes
 
     def did(self, what: str) -> None:

@@ -141,6 +141,20 @@ async def test_a_run_that_fails_keeps_nothing(tmp_path: Path) -> None:
         assert await store.counts() == {DEAD: 1}
 
 
+@pytest.mark.parametrize(
+    "step",
+    [
+        "split: {stream: lines, commit_every: 1, steps: [{check_out: {header: x-t}}]}",
+        "saga: {steps: [{do: [{check_out: {header: x-t}}]}]}",
+    ],
+)
+async def test_it_is_there_at_once_for_what_is_committed_apart(tmp_path: Path, step: str) -> None:
+    text = routes(f"{{check_in: {{header: x-t}}}}, {{{step}}}")
+    async with running(text, tmp_path) as bus:
+        back = await through(bus, Envelope(body=Body(b"a\nb\nc\n", "text/plain")), 1)
+        assert back.body.raw == b"a\nb\nc\n"
+
+
 async def test_in_the_end_it_is_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("esb.store.sqlite.TIDY_EVERY", 0.05)
     text = routes("check_in: {scope: a, keep: 1ms}", "check_out: a")
