@@ -1,4 +1,5 @@
-"""Messages that go round for ever: sub-routes that run each other, queues that feed each other."""
+"""Messages that go round for ever, or wait for themselves: sub-routes that run each other, queues
+that feed each other."""
 
 from __future__ import annotations
 
@@ -38,12 +39,30 @@ def check(routes: Sequence[Part], found: Findings) -> None:
             part, "endless", f"this runs without an end: {' -> '.join(way)}",
             "a `choose` around it that ends it some time", severity="error",
         )  # fmt: skip
+    _check_turns(routes, found)
     for way in _cycles(goes):
         part = goes[way[0]][way[1]]
         found.add(
             part, "endless", f"messages go round without an end: {' -> '.join(way)}",
             "a `filter` or a `choose` that ends it some time",
         )  # fmt: skip
+
+
+def _check_turns(routes: Sequence[Part], found: Findings) -> None:
+    """Sub-routes that run themselves, and in which a message would wait for its own end."""
+    named = {route.name: route for route in routes}
+    runs = {
+        route.name: {part.name: part for part in route.walk() if part.kind == "subroute"}
+        for route in routes
+    }
+    for way in _cycles(runs):
+        for name in way[1:]:
+            if named[name].options.concurrency is not None:
+                found.add(
+                    named[name], "endless",
+                    f"with 'concurrency' a message may wait here for itself: {' -> '.join(way)}",
+                    "put 'concurrency' on the route that runs it first", severity="error",
+                )  # fmt: skip
 
 
 def _always(route: Part) -> Iterator[Part]:

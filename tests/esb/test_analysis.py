@@ -119,6 +119,18 @@ FOUND = {
             steps:
               - run: one
         """),
+    "a message that waits for itself": ("endless", "wait here for itself: one -> two -> one", """
+        routes:
+          first:
+            from: {http: /first}
+            steps: [{run: one}]
+          one:
+            steps:
+              - choose: [{when: body.n > 0, steps: [{run: two}]}]
+          two: #E
+            concurrency: 3
+            steps: [{run: one}]
+        """),
     "queues that feed each other": ("endless", "go round", """
         routes:
           first:
