@@ -6,6 +6,7 @@ one that is missing is mostly a disk that is not mounted; folders below it are m
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import os
@@ -126,7 +127,11 @@ def move(source: Path, name: str, folder: Path, to: str) -> str:
             with os.fdopen(_opened(left, old), "rb") as content:
                 mode = stat.S_IMODE(os.fstat(content.fileno()).st_mode)
                 got = write(folder, to, content, "number", mode=mode)
-            os.unlink(old, dir_fd=left)
+            try:
+                os.unlink(old, dir_fd=left)
+            except OSError:
+                os.unlink(PurePosixPath(got).name, dir_fd=at)  # or each try would leave a copy
+                raise
             os.fsync(left)
             return got
         os.fsync(at)
@@ -194,7 +199,9 @@ def _numbered(name: str) -> Iterator[str]:
 
 def _rename_to_free(source: int, old: str, at: int, new: str) -> None:
     try:
-        # A rename would replace what is there; a second name is refused.
+        if _renamed(source, old, at, new):
+            return
+        # A plain rename would replace what is there; a second name is refused.
         os.link(old, new, src_dir_fd=source, dst_dir_fd=at, follow_symlinks=False)
     except FileExistsError:
         there = os.stat(new, dir_fd=at, follow_symlinks=False)
@@ -210,6 +217,24 @@ def _rename_to_free(source: int, old: str, at: int, new: str) -> None:
         os.rename(old, new, src_dir_fd=source, dst_dir_fd=at)
         return
     os.unlink(old, dir_fd=source)
+
+
+_LIBC: Final = ctypes.CDLL(None, use_errno=True)
+_NO_REPLACE: Final = 1
+
+
+def _renamed(source: int, old: str, at: int, new: str) -> bool:
+    """Rename a file unless the name is taken, in one step (renameat2 of Linux): with a second name
+    in between, a file would be another for whoever goes by when it changed. Returns whether the
+    system can. Raises OSError."""
+    rename = getattr(_LIBC, "renameat2", None)
+    if rename is None:
+        return False
+    if rename(source, os.fsencode(old), at, os.fsencode(new), _NO_REPLACE) == 0:
+        return True
+    if (code := ctypes.get_errno()) in (errno.EINVAL, errno.ENOSYS):
+        return False
+    raise OSError(code, os.strerror(code), new)
 
 
 _NO_LINKS: Final = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EACCES)

@@ -213,6 +213,24 @@ def test_a_move_that_was_broken_off_between_two_names_is_finished(out: Path) -> 
     assert names(out) == ["done/a.txt"]
 
 
+def refuse_to_delete(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    unlink = os.unlink
+
+    def refused(path: Any, **more: Any) -> None:
+        if path == name:
+            raise PermissionError(errno.EACCES, "not permitted", name)
+        unlink(path, **more)
+
+    monkeypatch.setattr(os, "unlink", refused)
+
+
+def test_a_move_is_one_step(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (out / "a.txt").write_text("1")
+    refuse_to_delete("a.txt", monkeypatch)
+    assert place.move(out, "a.txt", out, "done/a.txt") == "done/a.txt"
+    assert names(out) == ["done/a.txt"]
+
+
 @pytest.fixture
 def other_file_system(tmp_path: Path) -> Path:
     memory = Path("/dev/shm")
@@ -239,10 +257,26 @@ def test_a_move_to_another_file_system(out: Path, other_file_system: Path) -> No
         other_file_system.rmdir()
 
 
+def test_a_copy_whose_original_stays_is_taken_back(
+    out: Path, other_file_system: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (out / "old.txt").write_text("1")
+    refuse_to_delete("old.txt", monkeypatch)
+    try:
+        with pytest.raises(PermissionError):
+            place.move(out, "old.txt", other_file_system, "new.txt")
+        assert names(other_file_system) == []
+    finally:
+        for path in other_file_system.iterdir():
+            path.unlink()
+        other_file_system.rmdir()
+
+
 def test_a_file_system_without_hard_links(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def link(*_: Any, **__: Any) -> None:
         raise OSError(errno.EPERM, "not permitted")
 
+    monkeypatch.setattr(place, "_renamed", lambda *_: False)
     monkeypatch.setattr(os, "link", link)
     for text in ("1", "2"):
         send(out, text, if_exists="number")
