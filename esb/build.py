@@ -53,6 +53,7 @@ from esb.route import OF_CALLERS, RouteOptions, StepPolicies, step_policies, sub
 from esb.schemas import SchemaError, compile_json_schema, compile_xsd
 from esb.step import Step, Watch, identity, pipeline
 from esb.steps import STEPS
+from esb.steps._elsewhere import ELSEWHERE
 from esb.store import open_store
 from esb.strict_yaml import (
     READING,
@@ -377,7 +378,8 @@ class Builder:
             cause = context.get("error")
             message = str(cause) if cause is not None else str(error["msg"])
             path = (*path, *getattr(cause, "at", ()))
-            message = message.replace("Input should be", "must be")
+            message = re.sub(r"^\w+ should ", "must ", message)
+            message = re.sub(r" after validation, not \d+$", "", message)
             hint = ""
             if kind == "string_type" and isinstance(error.get("input"), int | float):
                 hint = "put it in quotes to make it text"
@@ -425,7 +427,7 @@ class Builder:
             if item not in STEPS:
                 raise self.problem(
                     f"there is no step '{item}'", code="unknown-step",
-                    hint=did_you_mean(item, list(STEPS)),
+                    hint=nearest_step(item),
                 )  # fmt: skip
             item = {item: None}
         if not isinstance(item, dict) or not item:
@@ -436,7 +438,7 @@ class Builder:
         known = [verb for verb in verbs if verb in STEPS]
         for verb in verbs:
             if verb not in STEPS:
-                hint = did_you_mean(verb, list(STEPS))
+                hint = nearest_step(verb)
                 if known and item[known[0]] is None:
                     hint = f"if it belongs to '{known[0]}', indent it further"
                 elif known and (close := did_you_mean(verb, _POLICIES, listed=False)):
@@ -940,6 +942,12 @@ def did_you_mean(word: str, options: Sequence[str], *, listed: bool = True) -> s
     if close:
         return f"did you mean '{close[0]}'?"
     return f"there are: {', '.join(options)}" if listed and 0 < len(options) <= 24 else ""
+
+
+def nearest_step(word: str) -> str:
+    """The hint that says which step is meant by a word that is none."""
+    called = ELSEWHERE.get(word.lower().replace("_", "").replace("-", ""))
+    return f"it is called '{called}' here" if called else did_you_mean(word, list(STEPS))
 
 
 def _split_or(text: str) -> list[str]:

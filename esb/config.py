@@ -419,9 +419,24 @@ class _Loader:
                     self._add(place, Route(place.route, sub.options, [(Called(), sub.step)],
                                            outline=place.part, watch=place.watch))  # fmt: skip
                 return
-            place.part.options = options = place.validate(RouteOptions, place.raw)
+            try:
+                options = place.validate(RouteOptions, place.raw)
+            except BuildFailed:
+                self._mistakes_inside(place)
+                raise
+            place.part.options = options
             place.durable = options.accept == "durable"
             self._add(place, self._build(options, place))
+
+    def _mistakes_inside(self, place: Builder) -> None:
+        """Of a route that cannot be built: what else is wrong in it, and the sub-routes it runs."""
+        raw = place.raw if isinstance(place.raw, dict) else {}
+        place.durable = raw.get("accept") == "durable"
+        if isinstance(raw.get("from"), dict):
+            with contextlib.suppress(BuildFailed):
+                place.endpoint(raw["from"], "source", "from")
+        if isinstance(raw.get("steps"), list):
+            place.steps(raw["steps"], "steps")
 
     def _add(self, place: Builder, route: Route) -> None:
         self.project.routes.append(route)

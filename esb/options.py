@@ -8,8 +8,9 @@ Name       "orders-2"                      -> str
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from random import random
 from typing import Annotated, Any, Final
 
@@ -160,6 +161,14 @@ Backoff = Annotated[
 ]
 
 
+def unknown(what: str, word: str, names: Iterable[str]) -> ValueError:
+    """The error about a word that is none of `names`: it says the nearest, or all if none is."""
+    names = list(names)
+    close = difflib.get_close_matches(word.lower(), names, n=1)
+    hint = f"did you mean '{close[0]}'?" if close else f"there are {', '.join(names)}"
+    return ValueError(f"there is no {what} '{word}': {hint}")
+
+
 def error_name(names: Collection[str]) -> Callable[[Any], Any]:
     """The check of what names an error: its code, one of `names`, or the HTTP status of an answer.
     See `esb.errors.one_of`."""
@@ -169,6 +178,8 @@ def error_name(names: Collection[str]) -> Callable[[Any], Any]:
             return value
         if type(value) is int and 300 <= value <= 599:
             return value
+        if isinstance(value, str):
+            raise unknown("error", value, names)
         raise ValueError(f"an error is a status from 300 to 599 or one of: {', '.join(names)}")
 
     return check

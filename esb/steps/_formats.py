@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from pydantic import Field, create_model, model_serializer, model_validator
 
 from esb.codecs import FORMATS, NoOptions
-from esb.options import Options
+from esb.options import Options, unknown
 
 
 class Choice(Options):
@@ -23,9 +23,7 @@ class Choice(Options):
     def _one(cls, raw: Any) -> Any:
         if isinstance(raw, str):
             if raw not in cls.__choices__:
-                raise ValueError(
-                    f"there is no {cls.__what__} '{raw}', there are: {', '.join(cls.__choices__)}"
-                )
+                raise unknown(cls.__what__, raw, cls.__choices__)
             raw = {raw: None}
         if not isinstance(raw, dict) or len(raw) != 1:
             raise ValueError(f"one {cls.__what__}: a name, or `name: {{options}}`")

@@ -137,7 +137,7 @@ async def test_what_cannot_be_converted(
 @pytest.mark.parametrize(
     ("step", "place", "message"),
     [
-        ("convert: jsn", (5, 18), "there is no format 'jsn', there are: "),
+        ("convert: jsn", (5, 18), "there is no format 'jsn': did you mean 'json'?"),
         ("convert: {to: {cvs: {}}}", (5, 24), "unknown key 'cvs'did you mean 'csv'?"),
         ("convert: {from: csv}", (5, 9), "'to' is missing"),
         ("convert: {to: {csv: {delimiter: ab}}}", (5, 41), "must be one character"),

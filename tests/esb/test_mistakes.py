@@ -45,6 +45,23 @@ MISTAKES: dict[str, tuple[str, str, str]] = {
     "unknown step": ("unknown-step", "did you mean 'transform'", f"""{ROUTE}
               - transfrom: {{jinja: a.j2}} #!
         """),
+    "a step by its name in another bus": ("unknown-step", "called 'copy_to' here", f"""{ROUTE}
+              - wire-tap: {{queue: copies}} #!
+        """),
+    "a step by a word that looks like another": ("unknown-step", "called 'delay' here", f"""{ROUTE}
+              - sleep: 5s #!
+        """),
+    "an error by a wrong name": ("value", "no error 'rejectd': did you mean 'rejected'", f"""{ROUTE}
+              - try:
+                  steps: [{{log: hello}}]
+                  catch:
+                    - on: [rejectd] #!
+                      steps: [{{log: bye}}]
+        """),
+    "a list with nothing in it": ("value", "must have at least 1 item", f"""{ROUTE}
+              - saga:
+                  steps: [] #!
+        """),
     "endpoint without a verb": ("unknown-step", "send: {http", f"""{ROUTE}
               - http: {{url: "http://localhost/"}} #!
         """),
@@ -452,6 +469,24 @@ def test_a_correct_file_has_none(folder: Path) -> None:
             retry: {attempts: 3, backoff: 1s..10s}
     """
     assert found_in(text, folder) == []
+
+
+def test_a_mistake_of_a_route_hides_none_in_its_steps(tmp_path: Path) -> None:
+    text = """
+        routes:
+          a:
+            concurency: 3
+            from: {queue: {name: in, ordr: true}}
+            steps:
+              - run: part
+              - splitt: body.lines
+          part:
+            steps: [{log: "part {{ body.id }}"}]
+    """
+    found = load_text(textwrap.dedent(text), tmp_path).diagnostics
+    assert [d.hint for d in found] == [
+        "did you mean 'concurrency'?", "did you mean 'order'?", "did you mean 'split'?",
+    ]  # fmt: skip
 
 
 def test_check_writes_json_for_programs(folder: Path) -> None:
