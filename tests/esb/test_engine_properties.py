@@ -118,7 +118,6 @@ class Failed(Exception):
     def __init__(self, code: str, place: str) -> None:
         super().__init__(code, place)
         self.code = code
-        self.place = place
 
     def is_one_of(self, names: Sequence[str]) -> bool:
         return issubclass(KINDS[self.code], tuple(KINDS[name] for name in names))
@@ -547,8 +546,11 @@ class Run(Node):
         return f"{prefix}sub-{crc32(repr(self).encode()):x}"
 
     def run(self, model: Model, place: str, message: Message) -> Message:
-        inner = f"{self.name(model.prefix)}/steps"
-        return model.tries(self.attempts, lambda: model.steps(self.steps, inner, message))
+        try:
+            return model.tries(self.attempts, lambda: model.steps(self.steps, "steps", message))
+        except Failed as e:
+            e.args = (e.code, f"{self.name(model.prefix)}/{e.args[1]}", *e.args[2:])
+            raise
 
     @property
     def inner(self) -> Sequence[Sequence[Node]]:
