@@ -56,6 +56,7 @@ class _Commands(TyperGroup):
                 alone.command(cmd_name)(loaded)
                 loaded = alone
             found = typer.main.get_command(loaded)
+            found.name = cmd_name
         return found
 
 

@@ -21,9 +21,12 @@ from esb.errors import EsbError
 from esb.terminal import plain, table
 
 routes = typer.Typer(
-    no_args_is_help=True, help="Routes of a running bus: list, stop, start, restart."
+    add_completion=False,
+    no_args_is_help=True,
+    help="Routes of a running bus: list, stop, start, restart.",
 )
 versions = typer.Typer(
+    add_completion=False,
     no_args_is_help=True,
     help="The configurations that a bus ran: list, show, diff, and the way back.",
 )

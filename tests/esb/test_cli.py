@@ -215,6 +215,15 @@ def test_run_with_mistakes_lists_them_and_starts_nothing(tmp_path: Path) -> None
     assert "a.yaml:3:12: there is no adapter 'quue'  (did you mean 'queue'?)" in done.stderr
 
 
+def test_help_names_each_command() -> None:
+    from typer.testing import CliRunner
+
+    from esb.cli import COMMANDS, app
+
+    told = CliRunner().invoke(app, ["--help"]).stdout
+    assert [name for name in COMMANDS if not re.search(rf"^\W*{name}  ", told, re.MULTILINE)] == []
+
+
 def test_check_says_when_all_is_well(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("routes: {a: {from: {queue: q}}}\n")
     done = esb("check", "a.yaml", cwd=tmp_path)
