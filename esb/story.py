@@ -223,17 +223,16 @@ def _step(trace: Trace, visit: Visit, part: Part | None) -> str:
         told.append(f"{got} {_body(trace.bodies[visit.returned])}")
     if not told and _verb(visit) in ("filter", "validate"):
         told.append("let it pass")
+    if not told and visit.outcome == "accepted" and not _inner(trace, visit):
+        told.append("put it aside, to go on with it later")
     return ", ".join(told)
 
 
 def _branch(trace: Trace, visit: Visit, part: Part | None) -> str:
     """Which of its branches a step took."""
-    taken = None
-    for other in trace.visits:
-        if other.route == visit.route and other.place.startswith(f"{visit.place}["):
-            taken = other.place[len(visit.place) + 1 :].partition("]")[0]
-            break
-    if taken is None or not taken.isdecimal():
+    within = [other.place[len(visit.place) :] for other in _inner(trace, visit)]
+    taken = next((p[1:].partition("]")[0] for p in within if p.startswith("[")), "")
+    if not taken.isdecimal():
         return ""
     branches = getattr(getattr(part, "options", None), "root", None)
     number = int(taken)
@@ -243,17 +242,19 @@ def _branch(trace: Trace, visit: Visit, part: Part | None) -> str:
     return f"took branch {number + 1}"
 
 
+def _inner(trace: Trace, visit: Visit) -> list[Visit]:
+    """The visits of what stands within a step."""
+    begin = (f"{visit.place}.", f"{visit.place}[")
+    return [v for v in trace.visits if v.route == visit.route and v.place.startswith(begin)]
+
+
 def _parts(trace: Trace, visit: Visit) -> set[str]:
     """The other messages that a step made of this one."""
     own = visit.id or trace.id
-    begin = (f"{visit.place}.", f"{visit.place}[")
     return {
         other.id
-        for other in trace.visits
-        if other.route == visit.route
-        and other.place.startswith(begin)
-        and other.id.startswith(f"{own}.")
-        and "." not in other.id[len(own) + 1 :]
+        for other in _inner(trace, visit)
+        if other.id.startswith(f"{own}.") and "." not in other.id[len(own) + 1 :]
     }
 
 

@@ -151,3 +151,29 @@ async def test_what_was_put_off_is_not_told_to_be_through(tmp_path: Path) -> Non
     assert event["end"].startswith("was put off after ")
     assert "to be tried again: unreachable at steps[0].call" in event["end"]
     assert [one["state"] for one in found["now"]] == ["retrying"]
+
+
+async def test_a_member_of_a_group_is_put_aside_and_the_group_goes_on(tmp_path: Path) -> None:
+    routes = """
+    trace: {sample: 1}
+    routes:
+      lines:
+        from: {queue: lines}
+        business_key: body.order
+        steps:
+          - aggregate: {by: body.order, size: 2, steps: [{send: {queue: parcels}}]}
+    """
+    async with running(routes, tmp_path) as bus:
+        for number in "ab":
+            body = Body.of({"order": "O-1", "n": number})
+            await store_of(bus).put("queue:lines", Envelope(id=number, body=body))
+
+        async def over() -> bool:
+            return sum("steps" in event for event in (await told(bus, "O-1"))["events"]) == 3
+
+        await until(over)
+        found = await told(bus, "O-1")
+    assert [event["route"] for event in found["events"]] == ["lines", "lines", "lines/aggregate"]
+    assert words(found["events"][0]) == ["steps[0].aggregate: put it aside, to go on with it later"]
+    assert words(found["events"][2])[-1].endswith("gave it to queue parcels")
+    assert [one["channel"] for one in found["now"]] == ["queue:parcels"]
