@@ -240,6 +240,18 @@ def _explain_problem(problem: str, text: str, at: Mark | None) -> tuple[str, str
     line = lines[at.line - 1] if at and at.line <= len(lines) else ""
     if re.search(r"[{\[,][^#]*[:,\[{]\s*\$\{", line):
         return problem, 'inside { } or [ ] quote a reference: "${NAME}"'
+    before = line[: at.column - 1].rstrip() if at else ""
+    if "did not find expected key" in problem and before.endswith(("'", '"')):
+        return (
+            "the value ends with the quote before this",
+            """quote all of it, with the other quotes: '"a" == body.b'""",
+        )
+    if "unknown escape character" in problem:
+        return "a \\ in double quotes begins an escape, and this is none", "use single quotes"
+    if "expected node content" in problem:
+        if at and not "".join(lines[at.line - 1 :])[at.column - 1 :].strip():
+            return "the file ends before a bracket is closed by a ] or }", ""
+        return "a value is missing here, or a bracket is not closed before", ""
     if "\t" in line[: len(line) - len(line.lstrip())] or "'\\t'" in problem:
         return "a tab cannot indent YAML", "indent with spaces"
     if "mapping values are not allowed" in problem:
