@@ -143,6 +143,13 @@ class Load:
                 return
         self.diagnostics.append(found)
 
+    def left_open(self, document: Document, path: YamlPath) -> bool:
+        """Whether nobody can say what the value there will be: a reference, and `--no-env`."""
+        if self.references.environ is not None or not document.is_referenced(path):
+            return False
+        self.unread = True
+        return True
+
     def remember(self, file: Path, *, secret: bool = False) -> None:
         """A file is part of the project, as it is at this moment. secret: nothing keeps it."""
         file = file.resolve()
@@ -306,7 +313,10 @@ class Builder:
     def problem(
         self, message: str, *path: str | int, code: str = "value", hint: str = "", key: bool = False
     ) -> BuildFailed:
-        document, at = self.spot(path, key=key or self.fixed)
+        document, there = self.origin(path)
+        if not key and self.load.left_open(document, there):
+            return BuildFailed(message)
+        at = document.mark(there, key=key or self.fixed)
         hint = "; ".join(filter(None, (hint, document.note)))
         self.load.diagnose(document.file, at, code, message, hint)
         return BuildFailed(message)
@@ -317,6 +327,8 @@ class Builder:
         if self.fixed:
             return self.problem(message, *path, code=code, hint=hint)
         document, there = self.origin(path)
+        if self.load.left_open(document, there):
+            return BuildFailed(message)
         hint = "; ".join(filter(None, (hint, document.note)))
         self.load.diagnose(document.file, document.text_mark(there, offset), code, message, hint)
         return BuildFailed(message)

@@ -98,6 +98,10 @@ class Document:
         """Whether an offset into the text at `path` is one of columns."""
         return self._nearest(path) in self.texts
 
+    def is_referenced(self, path: YamlPath) -> bool:
+        """Whether the value at `path` has a reference in it."""
+        return self._nearest(path) in self.referenced
+
     def _nearest(self, path: YamlPath) -> YamlPath:
         while path and path not in self.values:  # a shorthand: the text stands one level up
             path = path[:-1]
@@ -181,7 +185,7 @@ def resolved(
         except ValueError as e:
             unset = "is not set" in str(e)
             problem(str(e), f"set it, or give a default: ${{{match[2]}:-...}}" if unset else "")
-            return ""
+            return match[0]  # as with `--no-env`, so that nobody misses a value as well
 
     return REFERENCE.sub(one, text)
 

@@ -17,6 +17,7 @@ from esb.envelope import Envelope
 from esb.errors import BadMessage, RouteFailure
 
 _VALUE: Final = re.compile(r"""\{\{((?:[^'"}]|'[^']*'|"[^"]*"|\}(?!\}))*)\}\}""")
+_UNRESOLVED: Final = re.compile(r"(https?://)?[^/?#$]*(\$\{[^}]*\}[^/?#$]*)+")
 _ORIGIN: Final = re.compile(r"https?://([^/?#\s]+)")
 _AUTHORITY: Final = re.compile(r"([a-z0-9.\-_]+|\[[0-9a-f:.]+\])(?::\d{1,5})?\Z")
 _HALVES: Final = re.compile(r"[\ud800-\udfff]")  # of characters, which JSON can hold
@@ -37,10 +38,12 @@ def make_target(
     It raises RouteFailure for a value that is missing, or a host that is not allowed, BadMessage
     for a value that would climb out of its path ("..").
     """
+    where = ("url",)
+    if not url:
+        raise build.problem("'url' is missing", *where, code="missing-key", hint="url: https://...")
+    if unresolved := _UNRESOLVED.match(url):  # `check --no-env`: what it stands for is not known
+        url = f"{unresolved[1] or 'http://'}unresolved{url[unresolved.end() :]}"
     whole = url.rstrip("/") + "/" + more.lstrip("/") if more else url
-    where = ("url",) if url or not more else ("path",)
-    if not whole:
-        raise build.problem("'url' is missing", code="missing-key", hint="url: https://...")
     if "{%" in whole:
         raise build.problem("only {{ }} can be used in a URL", *where, code="expression")
     parts = _VALUE.split(whole)

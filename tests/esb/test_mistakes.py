@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from support.bus import load_text
 
+from esb.config import load
 from esb.errors import Diagnostic
 
 WSDL = Path(__file__).parent.parent / "support" / "calculator.wsdl"
@@ -487,6 +488,37 @@ def test_a_mistake_of_a_route_hides_none_in_its_steps(tmp_path: Path) -> None:
     assert [d.hint for d in found] == [
         "did you mean 'concurrency'?", "did you mean 'order'?", "did you mean 'split'?",
     ]  # fmt: skip
+
+
+REFERENCES = """
+connections:
+  crm: {http: {url: "${CRM}", timeout: "${PATIENCE}"}}
+  erp: {http: {url: "https://${ERP_HOST}:${ERP_PORT}"}}
+  rabbit: {amqp: {url: "${RABBIT}"}}
+listen: {port: "${PORT}"}
+routes:
+  a:
+    from: {amqp: {connection: rabbit, queue: in, prefetch: "${AT_ONCE}"}}
+    steps:
+      - filter: "${LEAST} < body.total"
+      - send: {http: {connection: crm, path: /orders}}
+      - send: {http: {connection: erp, path: /orders, methd: PUT}}
+"""
+
+
+def test_without_the_environment_nothing_is_said_of_what_it_has(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text(REFERENCES)
+    (found,) = load([file], environ=None).diagnostics
+    assert (found.line, found.hint) == (13, "did you mean 'method'?")
+
+
+def test_a_variable_that_is_missing_is_told_once(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text(REFERENCES.replace(", methd: PUT", ""))
+    found = load([file], environ={}).diagnostics
+    assert [d.line for d in found if d.code != "reference"] == []
+    assert [d.line for d in found] == [3, 3, 4, 4, 5, 6, 9, 11]
 
 
 def test_check_writes_json_for_programs(folder: Path) -> None:
