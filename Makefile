@@ -4,12 +4,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help setup run test faults check lint fmt bench clean
+.PHONY: help setup run test faults mutants check lint fmt bench clean
 
 help:
 	@echo "make run     serve routes/ beside a stand-in legacy service; Ctrl-C stops both"
 	@echo "make test    run all tests, on a RabbitMQ and a PostgreSQL of their own"
 	@echo "make faults  make everything fail around the bus, and judge it (one to two hours; see tests/faults/)"
+	@echo "make mutants make every slip a user could make in the examples, and count what esb check finds"
 	@echo "make check   types, lint, formatting, import contracts, generated pages"
 	@echo "make fmt     put the code into its format, and the generated pages up to date"
 	@echo "make bench   measure the main uses beside nginx (needs nginx and wrk)"
@@ -30,6 +31,9 @@ faults: setup
 	@$(PYTHON) tools/rabbitmq.py install
 	@$(PYTHON) tools/postgres.py install
 	@PYTHONPATH=tests:tools $(BIN)/python -m faults $(ARGS)
+
+mutants: setup
+	@PYTHONPATH=tests $(BIN)/python -m mutants $(ARGS)
 
 check: lint
 	$(BIN)/mypy

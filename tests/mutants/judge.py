@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,7 +11,8 @@ from pathlib import Path
 
 from esb.config import load
 from esb.errors import Diagnostic
-from mutants.slips import Slip
+from mutants.files import FileSlips
+from mutants.slips import Slip, Slips
 
 PROJECT = Path(__file__).resolve().parents[2]
 FOLDERS = ("examples", "routes", "transforms")
@@ -56,6 +58,20 @@ class Judge:
                         if all(str(used) != other for _, other in found):
                             found.append((file, str(used)))
         return found
+
+    def slips(self, seed: int) -> Iterator[tuple[Path, Slip]]:
+        """Every slip, with the route file in which it is looked for. Raises ValueError if that is
+        wrong before."""
+        for file in self.route_files():
+            if said := self.said(file):
+                raise ValueError(f"{file} is wrong as it is: {[str(one) for one in said]}")
+            text = (self.folder / file).read_text()
+            for slip in Slips(text, random.Random(seed)).all():
+                yield file, slip
+        for file, used in self.used_files():
+            text = (self.folder / used).read_text()
+            for slip in FileSlips(used, text, random.Random(seed)).all():
+                yield file, slip
 
     def said(self, file: Path) -> tuple[Diagnostic, ...]:
         """What the check says of the project that `file` is part of."""

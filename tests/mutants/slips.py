@@ -32,9 +32,6 @@ class Slip:
 
 # --- what stands where ---------------------------------------------------------------------------
 
-OWN_NAMES = frozenset({"routes", "connections", "expose", "headers", "fields", "body"})
-"""The keys below these are for users to choose."""
-
 OTHERS_NAMES = frozenset({"operations", "faults"})
 """The keys below these are names in a WSDL."""
 
@@ -63,10 +60,12 @@ REQUIRED: dict[str, frozenset[str]] = {
 ANY_TYPE = frozenset({"headers", "fields", "body"})
 """`set` takes any value there: a constant, a list, a tree."""
 
-SHORTHANDS = frozenset({"http", "queue", "topic", "api", "retry", "schema", "headers", "body"})
+SHORTHANDS = frozenset(
+    {"http", "queue", "topic", "file", "api", "retry", "schema", "headers", "body"}
+)
 """A bare text may stand there, or (schema) a mapping."""
 
-LISTS = frozenset({"method", "bind"})
+LISTS = frozenset({"method", "bind", "glob"})
 """One or several: a list may stand there, as for the `url` of amqp."""
 
 
@@ -154,6 +153,8 @@ def _is_own_name(node: Node) -> bool:
     parent = node.path[-2] if len(node.path) > 1 else ""
     if parent in ("routes", "connections", "expose"):
         return len(node.path) == 2
+    if parent == "map":
+        return True
     if node.inside("set") or parent == "headers":
         return node.name not in ("set", *ANY_TYPE) or parent in ANY_TYPE
     return False
@@ -161,6 +162,8 @@ def _is_own_name(node: Node) -> bool:
 
 def _takes_anything(node: Node) -> bool:
     """Whether any type of value would be right."""
+    if node.inside("map") or node.name == "map":
+        return True
     return node.inside("set") and bool(ANY_TYPE & set(node.path[:-1]) or node.name == "body")
 
 
