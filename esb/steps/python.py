@@ -26,7 +26,7 @@ from lxml import etree
 from pydantic import Field
 
 from esb.adapter import Build, Role
-from esb.envelope import Body, Envelope
+from esb.envelope import Body, Envelope, Outcome
 from esb.errors import EsbError, RouteFailure
 from esb.options import Options
 from esb.step import Step
@@ -104,6 +104,9 @@ def _applied(envelope: Envelope, result: Any) -> Envelope:
     if result is None:
         return envelope
     if isinstance(result, Envelope):
+        if result.outcome is Outcome.DEAD:
+            # Nobody has written a dead letter, so the message would be nowhere.
+            raise RouteFailure("a function raises an error for a message that is to be dead")
         return result
     if not isinstance(result, Body):
         result = Body.of(result, _content_type(result))

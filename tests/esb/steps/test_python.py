@@ -70,6 +70,13 @@ async def test_what_it_returns_becomes_of_the_message(
     assert result.subject == ("new" if name == "envelope" else "")
 
 
+async def test_a_function_loses_no_message(tmp_path: Path, modules: Path) -> None:
+    dead = "from esb.envelope import Outcome\ndef f(e): return e.replace(outcome=Outcome.DEAD)\n"
+    write(modules, {"f.py": dead})
+    with pytest.raises(RouteFailure, match="raises an error"):
+        await compiled("- python: f:f", tmp_path)(data({}))
+
+
 async def test_xml_and_options(tmp_path: Path, modules: Path) -> None:
     write(modules, {"f.py": RETURNS})
     result = await compiled("- python: f:xml", tmp_path)(data({}))
