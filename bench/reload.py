@@ -34,7 +34,7 @@ from aiohttp import web
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
-from processes import BenchFailed, free_port
+from processes import BenchFailed, die_with_parent, free_port
 
 ESB = Path(sys.executable).with_name("esb")
 WARM = 0.2
@@ -207,7 +207,14 @@ async def measure(reloads: int, rate: float, amqp: str, every: float) -> dict[st
             write(0)
             log = (project / "log").open("wb")
             bus = await asyncio.create_subprocess_exec(
-                ESB, "run", "--json", "--log-level", "warning", cwd=project, stderr=log
+                ESB,
+                "run",
+                "--json",
+                "--log-level",
+                "warning",
+                cwd=project,
+                stderr=log,
+                preexec_fn=die_with_parent,
             )
             load = Load(f"http://127.0.0.1:{ports['port']}", publish, tally)
             loading: asyncio.Task[None] | None = None
