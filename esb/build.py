@@ -391,16 +391,21 @@ class Builder:
             message = str(cause) if cause is not None else str(error["msg"])
             path = (*path, *getattr(cause, "at", ()))
             message = re.sub(r"^\w+ should ", "must ", message)
-            message = re.sub(r" after validation, not \d+$", "", message)
+            message = re.sub(r" after validation, not \w+$", "", message)
             hint = ""
             if kind == "string_type" and isinstance(error.get("input"), int | float):
                 hint = "put it in quotes to make it text"
             elif kind.startswith("int_"):
                 message = "must be a whole number"
-            elif kind == "list_type":
+            elif kind == "too_long" and not context["max_length"]:
+                message = f"there are no options of '{path[-1]}'"
+            elif kind in ("list_type", "tuple_type"):
                 message, hint = "must be a list", "put '- ' before each item"
             elif kind in ("model_type", "dict_type", "model_attributes_type"):
                 message = "must be a mapping of options"
+                given = error.get("input")
+                if kind != "dict_type" and isinstance(given, list):
+                    hint = "steps: [...]" if "steps" in option_names(model, path) else ""
             self.problem(message, *path, code="type" if "type" in kind else "value", hint=hint)
 
     def _known_path(self, loc: tuple[str | int, ...]) -> YamlPath:

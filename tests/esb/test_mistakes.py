@@ -59,6 +59,20 @@ MISTAKES: dict[str, tuple[str, str, str]] = {
                     - on: [rejectd] #!
                       steps: [{{log: bye}}]
         """),
+    "one where a list is": ("type", "must be a list", f"""{ROUTE}
+              - try:
+                  steps: [{{log: hello}}]
+                  catch:
+                    - on: rejected #!
+                      steps: [{{log: bye}}]
+        """),
+    "steps where options are": ("type", r"mapping of options steps: \[...\]", f"""{ROUTE}
+              - try: #!>
+                  - log: hello
+        """),
+    "options of what has none": ("value", "there are no options of 'json'", f"""{ROUTE}
+              - convert: {{to: {{json: {{indent: 2}}}}}} #!
+        """),
     "a list with nothing in it": ("value", "must have at least 1 item", f"""{ROUTE}
               - saga:
                   steps: [] #!
