@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from esb.analysis import branches, channels, faults, fields, rounds
+from esb.analysis import branches, channels, faults, fields, rounds, targets
 from esb.analysis.findings import Findings
 from esb.errors import Diagnostic
 from esb.outline import Part
@@ -23,6 +23,7 @@ def analyse(outlines: Sequence[Part], *, whole: bool = True) -> list[Diagnostic]
         branches.check(outline, found)
         fields.check(outline, found)
         faults.check(outline, found)
+        targets.check(outline, found)
     if whole:
         rounds.check(outlines, found)
         channels.check(outlines, found)

@@ -48,6 +48,16 @@ ANY = """
             steps:"""
 
 FOUND = {
+    # --- targets
+    "a field to take out, named as in expressions": ("target", "its own name: card", f"""{ANY}
+              - remove: [id, body.card] #!
+              - log: done
+        """),
+    "a field to write, named as in expressions": ("target", "its own name: total", f"""{ANY}
+              - set: {{fields: {{body.total: 3 + 4}}}} #!
+              - map: {{body.total: body.sum}} #!
+              - enrich: {{steps: [{{map: {{a: 1}}}}], into: body.total}} #!
+        """),
     # --- branches
     "a filter that lets nothing through": ("constant|dead", "no message", f"""{ANY}
               - filter: 1 > 2 #!
@@ -233,6 +243,13 @@ FOUND = {
 }  # fmt: skip
 
 RIGHT = {
+    "a field that is called body": f"""{ANY}
+              - filter: body.body.id > 0
+              - remove: [body.secret]
+        """,
+    "a place in a field that is called body": f"""{ANY}
+              - remove: [/body/secret]
+        """,
     "branches that differ": f"""{ANY}
               - choose:
                   - when: body.a > 100
