@@ -1,5 +1,5 @@
-"""The command line: `esb run`, `check`, `schema`, `send`, `init`, what `cli_store.py` has for those
-who run a bus, and what adapters add."""
+"""The command line: `esb run`, `schema`, `send`, `init`, what is in `esb.commands`, and what
+adapters add."""
 
 from __future__ import annotations
 
@@ -16,23 +16,25 @@ import typer
 from typer.core import TyperGroup
 
 from esb import __version__, logs
-from esb.cli_store import dead, find, store
+from esb.commands.terminal import fail_with, route_files
 from esb.errors import ConfigError, EsbError
-from esb.terminal import fail_with, route_files
 
 COMMANDS = {
-    "check": "esb.cli_check:check",
-    "docs": "esb.cli_show:docs",
-    "explain": "esb.cli_show:explain",
-    "graph": "esb.cli_show:graph",
-    "list": "esb.cli_show:list_",
-    "record": "esb.cli_record:command",
-    "reload": "esb.cli_live:reload",
-    "routes": "esb.cli_live:routes",
-    "test": "esb.cli_test:command",
-    "trace": "esb.cli_trace:trace",
-    "versions": "esb.cli_live:versions",
-    "why": "esb.cli_trace:why",
+    "check": "esb.commands.check:check",
+    "dead": "esb.commands.store:dead",
+    "docs": "esb.commands.show:docs",
+    "explain": "esb.commands.show:explain",
+    "find": "esb.commands.store:find",
+    "graph": "esb.commands.show:graph",
+    "list": "esb.commands.show:list_",
+    "record": "esb.commands.record:command",
+    "reload": "esb.commands.live:reload",
+    "routes": "esb.commands.live:routes",
+    "store": "esb.commands.store:store",
+    "test": "esb.commands.test:command",
+    "trace": "esb.commands.trace:trace",
+    "versions": "esb.commands.live:versions",
+    "why": "esb.commands.trace:why",
 }
 """Commands in files of their own, each a function or a Typer: loaded when they are used."""
 
@@ -261,10 +263,6 @@ def init(
     where = f"cd {folder} && " if folder != Path() else ""
     typer.echo(f"\nnext: {where}esb run --watch\n      curl localhost:8080/hello/world")
 
-
-app.add_typer(dead, name="dead")
-app.command()(find)
-app.add_typer(store, name="store")
 
 # --- what the commands stand on ------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from support.backend import Backend, backend
 from support.bus import running, store_of
 from support.processes import Process, lasting_ports, request
 
-from esb.cli_record import written
+from esb.commands.record import written
 from esb.envelope import Body, Envelope
 from esb.options import Range
 from esb.recording import Recording
