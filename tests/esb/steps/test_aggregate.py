@@ -553,7 +553,7 @@ async def test_a_process_that_is_killed_loses_no_member_and_completes_no_group_t
             process.kill()
         assert process.wait() == -9, "it was alive until it was killed"
         before, done = done, await lying(place, "queue:out")
-        assert before < done <= groups
+        assert before <= done <= groups  # a quick machine may be through before it is killed
     async with opened(place) as store:
         found = [stored.envelope for stored in await store.browse("queue:out", limit=1000)]
         assert (await store.counts()).keys() == {"queue:out"}
