@@ -168,9 +168,7 @@ class CallOptions(SendOptions):
     )
 
 
-def _with_components(
-    schema: Mapping[str, Any], components: Mapping[str, Any]
-) -> Mapping[str, Any]:
+def _with_components(schema: Mapping[str, Any], components: Mapping[str, Any]) -> Mapping[str, Any]:
     """A schema that finds what it refers to."""
     return {**schema, "components": {"schemas": components}}
 
