@@ -139,7 +139,7 @@ def make(options: SagaOptions, build: Build) -> Step:
         for stage in stages:
             try:
                 after = await log_.do(stage, current)
-            except (Exception, asyncio.CancelledError) as e:
+            except (Exception, asyncio.CancelledError) as e:  # noqa: BLE001 - raised again
                 if isinstance(e, _MAY_BE_DONE):
                     done.append((stage, current))
                 cause = e.__cause__ if isinstance(e, _NotNoted) and e.__cause__ else e
