@@ -6,7 +6,9 @@ the message and carries the reply, raising refuses it.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from time import perf_counter
 from typing import NamedTuple
 
@@ -113,6 +115,25 @@ def pipeline(steps: Sequence[tuple[str, Step]], watch: Watch | None = None) -> S
         return envelope
 
     return run
+
+
+_turns: ContextVar[str] = ContextVar("turns of the loops around", default="")
+
+
+@contextmanager
+def in_turn(number: int) -> Iterator[None]:
+    """What runs here is a turn of a loop."""
+    token = _turns.set(f"{_turns.get()}{number}-")
+    try:
+        yield
+    finally:
+        _turns.reset(token)
+
+
+def turns() -> str:
+    """What tells apart how often a message passes one place in a run, and is the same when it runs
+    again: "" outside of loops, "2-" in the second turn of one, "2-1-" in the first of one in it."""
+    return _turns.get()
 
 
 def wrap(step: Step, *middleware: Middleware) -> Step:

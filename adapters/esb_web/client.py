@@ -38,6 +38,7 @@ from esb.errors import (
     Transient,
 )
 from esb.options import Duration, Options, Size
+from esb.step import turns
 from esb_web.messages import (
     HOP_BY_HOP,
     TOKEN,
@@ -207,7 +208,8 @@ class ClientOptions(Options):
         False,
         description="Sending twice does no harm: an attempt whose outcome is unknown is retried. "
         "Methods that are not idempotent by definition then have an Idempotency-Key, the same for "
-        "each try of a message, also after a restart, and another at each place in a route.",
+        "each try of a message, also after a restart, and another at each place in a route and "
+        "in each turn of a loop.",
     )
     idempotency_key: str = Field(
         "",
@@ -413,12 +415,12 @@ class OutboundHeaders:
 
 
 def _made(place: str, form: str) -> Callable[[Envelope], str]:
-    """Keys from the ids of messages and the place of the endpoint: who sends a message to one
-    service at two places means two things."""
+    """Keys from the ids of messages, the place of the endpoint and the turn of a loop: who sends a
+    message to one service at two places, or twice, means two things."""
 
     def key(envelope: Envelope) -> str:
         ident = envelope.id.encode("utf-8", "backslashreplace").decode()
-        return form.format(uuid5(_KEYS, f"{ident}\0{place}"))
+        return form.format(uuid5(_KEYS, f"{ident}\0{turns()}{place}"))
 
     return key
 

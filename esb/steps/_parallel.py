@@ -7,16 +7,16 @@ from collections.abc import Sequence
 
 from esb.envelope import Envelope
 from esb.errors import EsbError
-from esb.step import Step
+from esb.step import Step, turns
 
 Job = tuple[Step, Envelope]
 
 
 def copy(envelope: Envelope, name: str | int) -> Envelope:
-    """A copy for a branch or part. Its id is the message's with the name, the same each time the
-    message runs; what it belongs to is its correlation id."""
+    """A copy for a branch or part. Its id is the message's with the name, and the turn of a loop,
+    the same each time the message runs; what it belongs to is its correlation id."""
     correlation = envelope.correlation_id or envelope.id
-    return envelope.replace(id=f"{envelope.id}.{name}", correlation_id=correlation)
+    return envelope.replace(id=f"{envelope.id}.{turns()}{name}", correlation_id=correlation)
 
 
 async def run_all(jobs: Sequence[Job], concurrency: int) -> list[Envelope]:

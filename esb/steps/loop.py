@@ -19,7 +19,7 @@ from esb.adapter import Build, Expression, Role
 from esb.envelope import Envelope, Outcome
 from esb.errors import RouteFailure
 from esb.options import Options, RawSteps
-from esb.step import Step
+from esb.step import Step, in_turn
 from esb.steps._scope import told, untold
 
 TURN: Final = "turn"
@@ -97,7 +97,8 @@ def make(options: LoopOptions, build: Build) -> Step:
                     break
                 if turn["number"] > most:
                     raise RouteFailure(f"the loop did not end within {most} turns")
-            current = await steps(current)
+            with in_turn(turn["number"]):
+                current = await steps(current)
             if current.outcome in (Outcome.FILTERED, Outcome.DEAD):
                 break
             await asyncio.sleep(0)  # steps that wait for nothing must not stop everybody else

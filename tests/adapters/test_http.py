@@ -485,6 +485,27 @@ async def test_retry_obeys_what_can_be_repeated(tmp_path: Path, far: Far) -> Non
         assert (await post(bus, "/once"))[2] == b"fine"
 
 
+async def test_each_turn_of_a_loop_is_another_request(tmp_path: Path, far: Far) -> None:
+    routes = f"""
+    routes:
+      a:
+        from: {{http: /a}}
+        steps:
+          - loop:
+              times: 2
+              steps:
+                - call: {{http: {{url: "{far.url}", idempotent: true}}}}
+                  retry: {{attempts: 2, backoff: 1ms}}
+    """
+    async with running(routes, tmp_path) as bus:
+        far.answers = [b""]
+        for _ in range(2):
+            far.will(200, b"fine", "Content-Type: text/plain")
+        assert (await post(bus, "/a"))[2] == b"fine"
+        first, again, second = [headers.get("idempotency-key") for _, headers, _ in far.seen]
+        assert first == again != second
+
+
 async def test_the_callers_deadline_bounds_the_call(tmp_path: Path) -> None:
     def silent(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> Any:
         return reader.read()

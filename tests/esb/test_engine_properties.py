@@ -99,6 +99,13 @@ class Message:
     id: str
     body: Data
     outcome: str = "message"
+    turns: str = ""  # of the loops around
+
+    def part(self, name: str | int) -> Message:
+        return replace(self, id=f"{self.id}.{self.turns}{name}")
+
+    def in_turn(self, number: int) -> Message:
+        return replace(self, turns=f"{self.turns}{number}-")
 
     def with_body(self, body: Data) -> Message:
         return replace(self, body=body, outcome="message" if self.accepted else self.outcome)
@@ -310,7 +317,7 @@ class Split(Node):
         return together(
             model,
             [
-                (self.steps, f"{place}.steps", Message(f"{message.id}.{i}", item, message.outcome))
+                (self.steps, f"{place}.steps", replace(message.part(i), body=item))
                 for i, item in enumerate(message.body["items"])
             ],
             self.concurrency,
@@ -337,7 +344,7 @@ class Gather(Split):
         return {"times": 1, "steps": [{"split": split}, {"set": remade}]}
 
     def run(self, model: Model, place: str, message: Message) -> Message:
-        results = self.parts(model, f"{place}.steps[0].split", message)
+        results = self.parts(model, f"{place}.steps[0].split", message.in_turn(1))
         bodies = [result.body for result in results if not result.filtered]
         return message.with_body({"n": len(bodies), "items": bodies})
 
@@ -361,7 +368,7 @@ class Multicast(Node):
 
     def jobs(self, place: str, message: Message) -> list[Job]:
         return [
-            (steps, f"{place}.branches.{name}", replace(message, id=f"{message.id}.{name}"))
+            (steps, f"{place}.branches.{name}", message.part(name))
             for name, steps in (("x", self.one), ("y", self.two))
         ]
 
@@ -389,7 +396,7 @@ class Scatter(Multicast):
     def run(self, model: Model, place: str, message: Message) -> Message:
         place = f"{place}.steps[0].scatter_gather"
         answers, errors = [], []
-        for job in self.jobs(place, message):
+        for job in self.jobs(place, message.in_turn(1)):
             try:
                 with model.part():
                     result = model.steps(*job)
@@ -472,8 +479,10 @@ class Loop(Node):
         return {"times": self.times, "steps": names.steps(self.steps)}
 
     def run(self, model: Model, place: str, message: Message) -> Message:
-        for _ in range(self.times):
-            message = model.steps(self.steps, f"{place}.steps", message)
+        outside = message.turns
+        for number in range(1, self.times + 1):
+            message = model.steps(self.steps, f"{place}.steps", message.in_turn(number))
+            message = replace(message, turns=outside)
             if message.filtered:
                 break
         return message

@@ -107,6 +107,33 @@ async def test_what_it_sends_is_sent_in_order_and_with_the_run(tmp_path: Path) -
         assert [m.envelope.body.data for m in await store.browse("queue:out")] == [1, 2, 3]
 
 
+async def test_the_parts_of_each_turn_are_messages_of_their_own(tmp_path: Path) -> None:
+    text = """
+        routes:
+          r:
+            from: {queue: in}
+            steps:
+              - loop:
+                  times: 2
+                  steps:
+                    - split: {each: "[1, 2]", steps: [{run: gathered}]}
+              - loop: {times: 1, steps: [{loop: {times: 1, steps: [{multicast: {branches: {
+                  a: [{run: gathered}]}}}]}}]}
+          gathered:
+            steps: [{aggregate: {size: 6, steps: [{send: {queue: out}}]}}]
+    """
+    async with running(text, tmp_path) as bus:
+        store = store_of(bus)
+        await store.put("queue:in", message(id="m"))
+
+        async def gathered() -> set[str]:
+            members = await store.browse("aggregate:gathered/aggregate")
+            return {member.envelope.id for member in members}
+
+        ids = await until(gathered)
+        assert ids == {"m.1-0", "m.1-1", "m.2-0", "m.2-1", "m.1-1-a"}
+
+
 async def test_steps_that_wait_for_nothing_let_others_work(tmp_path: Path) -> None:
     step = compiled(f"- loop: {{times: 1000, steps: {COUNT}}}", tmp_path)
     turns = asyncio.ensure_future(step(data({"n": 0})))
