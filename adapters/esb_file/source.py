@@ -1,9 +1,8 @@
 """`from: {file: ...}`: each file of a folder is a message (EIP: Polling Consumer, Event Message).
 
-That a file was handled is stored in one commit with what its message changed in the store; then the
-file is moved, deleted or left, as its route says. A process that dies in between finds on its next
-start that the file needs nothing but that. While it is handled it is claimed in the store, so that
-of several buses on one folder and one store exactly one takes it, and another one if that dies.
+Once it is stored that a file was handled (see `esb.polling`) the file is moved, deleted or left, as
+its route says. A process that dies in between finds on its next start that the file needs nothing
+but that.
 """
 
 from __future__ import annotations
@@ -21,9 +20,10 @@ from typing import Final
 import structlog
 
 from esb.adapter import Build, Health, Text, keeps_order
-from esb.durable import MOST_CRASHES, Claim, Confirm, Release, Store, Unit, give_up
+from esb.durable import MOST_CRASHES, Claim
 from esb.envelope import MAX_WHOLE, Body, Envelope, Outcome
-from esb.errors import EsbError, Permanent, Transient, Unavailable
+from esb.errors import EsbError, Permanent, Transient
+from esb.polling import Item, PollingConsumer
 from esb.step import Step
 from esb_file import place
 from esb_file.listing import Folder, Found, Listing, Watcher
@@ -44,19 +44,15 @@ REMEMBERED_KEPT: Final = 10 * 365 * 86_400.0
 ASK_AGAIN: Final = 2.0
 """Seconds until it is looked again whether another process is through with a file."""
 
-TURN: Final = "turn"
 
-
-@dataclass(slots=True)
-class _Known:
+@dataclass(slots=True, eq=False)
+class _Known(Item):
     """A file that was looked at before. until: when to look at it again, on the clock that never
-    jumps. trouble: what is wrong with it."""
+    jumps."""
 
     file: Found
     in_hand: bool = False
     until: float = 0.0
-    failures: int = 0
-    trouble: str = ""
 
 
 class FileTarget:
@@ -85,14 +81,15 @@ class FileTarget:
         return text + file.path if self._keeps_path else text
 
 
-class FileSource:
+class FileSource(PollingConsumer):
     """A Source over the files of a folder."""
 
-    waits = False
-
     def __init__(self, options: SourceOptions, build: Build) -> None:
+        where, scope = f"folder {options.folder}", f"file:{build.route}"
+        super().__init__(
+            build, where, scope, "file", in_turn=options.order, backoff=options.backoff
+        )
         folder = build.data_folder(options.folder)
-        self.where = f"folder {options.folder}"
         build.channel(self.where, outside=True)
         if options.order:
             keeps_order(build, "order")
@@ -110,44 +107,15 @@ class FileSource:
         marker = build.text(options.marker, "marker") if options.marker else None
         self._folder = Folder(folder, options, marker, apart)
         self._options = options
-        self._store: Store = build.store
-        self._clock = build.clock
-        self._route = build.route
-        self._scope = f"file:{build.route}"
         self._at_once = 1 if options.order else options.concurrency
         self._known: dict[str, _Known] = {}
-        self._poison: set[str] = set()
-        self._running: set[asyncio.Task[None]] = set()
-        self._dispatcher: asyncio.Task[None] | None = None
         self._watcher: Watcher | None = None
         self._watched = (0, 0)
         self._changed = asyncio.Event()
         self._trouble = "not looked at yet"
         self._too_large = 0
 
-    async def start(self, step: Step) -> None:
-        """Begin to take files. A folder that is not there yet is waited for."""
-        self._known.clear()
-        self._dispatcher = asyncio.create_task(self._dispatch(step), name=f"esb {self.where}")
-
-    async def stop(self, grace: float) -> None:
-        """Take no more, let what is in the route finish for `grace` seconds, leave the rest where
-        it is."""
-        dispatcher, self._dispatcher = self._dispatcher, None
-        if dispatcher is not None:
-            dispatcher.cancel()
-            await asyncio.gather(dispatcher, return_exceptions=True)
-        if self._running:
-            await asyncio.wait(self._running, timeout=grace)
-        unfinished = tuple(self._running)
-        for task in unfinished:
-            task.cancel()
-        await asyncio.gather(*unfinished, return_exceptions=True)
-
-    def health(self) -> Health:
-        """Whether the folder can be read; and what is wrong with single files."""
-        if self._dispatcher is None:
-            return Health(False, "stopped")
+    def _state(self) -> Health:
         if self._trouble:
             return Health(False, self._trouble)
         return Health(True, "; ".join(self._heed()))
@@ -160,18 +128,11 @@ class FileSource:
         if self._too_large:
             yield f"{self._too_large} larger than max_size"
 
-    async def admit(self, envelope: Envelope) -> Envelope:
-        """Refuses a file with which the process died again and again. Raises Permanent."""
-        if envelope.id in self._poison:
-            error = Permanent(f"the bus died {MOST_CRASHES} times in a row with this file in hand")
-            error.code = "poison"
-            raise error
-        return envelope
-
     # --- looking
 
-    async def _dispatch(self, step: Step) -> None:
+    async def _poll(self, step: Step) -> None:
         slots = asyncio.Semaphore(self._at_once)
+        self._known.clear()
         try:
             while True:
                 try:
@@ -179,7 +140,7 @@ class FileSource:
                 except Exception as e:
                     log.error("looking for files failed", route=self._route, exc_info=e)
                     self._trouble = "internal error"
-                    await self._clock.sleep(self._options.backoff.longest)
+                    await self._clock.sleep(self._backoff.longest)
         finally:
             if self._watcher is not None:
                 self._watcher.stop()
@@ -214,12 +175,8 @@ class FileSource:
         try:
             listing = await asyncio.to_thread(self._folder.look, now, self._unwanted)
         except (OSError, EsbError) as e:
-            if isinstance(e, EsbError):
-                told = e.detail
-            elif isinstance(e, FileNotFoundError):
-                told = "the folder is not there"
-            else:
-                told = e.strerror or str(e)
+            missing = isinstance(e, FileNotFoundError)
+            told = "the folder is not there" if missing else _detail(e)
             if told != self._trouble:
                 log.warning(
                     "a folder cannot be read", route=self._route, folder=self.where, error=told
@@ -251,27 +208,22 @@ class FileSource:
         now = self._clock.monotonic()
         waits = [self._options.poll if soon is None else min(soon, self._options.poll)]
         waits += [k.until - now for k in self._known.values() if now < k.until < inf]
-        sleeping = asyncio.ensure_future(self._clock.sleep(min(waits)))
-        changed = asyncio.ensure_future(self._changed.wait())
-        try:
-            await asyncio.wait((sleeping, changed), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            sleeping.cancel()
-            changed.cancel()
+        await self._wait(min(waits), self._changed)
 
     # --- taking
 
     async def _take(self, step: Step, file: Found, slots: asyncio.Semaphore) -> bool:
         """Begin with a file, if it is ours to handle."""
-        known = self._known.setdefault(file.path, _Known(file))
-        if known.in_hand or (known.file == file and known.until > self._clock.monotonic()):
+        known = self._known.get(file.path)
+        if known is None or (known.file != file and not known.in_hand):
+            about = {"route": self._route, "file": file.path}
+            known = self._known[file.path] = _Known(self._value(file), about, file)
+        elif known.in_hand or known.until > self._clock.monotonic():
             return False
-        if known.file != file:
-            known = self._known[file.path] = _Known(file)
         known.in_hand = True
-        held: list[str] = []
         try:
-            claim = await self._claim(file, held)
+            await self._claim(known, self._remembered())
+            claim = known.claim
             alone = claim.state == "new" and claim.crashes >= MOST_CRASHES - 1
             if alone and self._running:
                 # Else whoever of them is to blame would have this one blamed, too.
@@ -281,7 +233,7 @@ class FileSource:
                 message = await asyncio.to_thread(self._read, file)
         except BaseException as e:
             known.in_hand = False
-            await self._give_up(held)
+            await self._let_go(known)
             if not isinstance(e, OSError | EsbError):
                 raise
             self._try_again(known, e)
@@ -291,16 +243,14 @@ class FileSource:
             busy = claim.state == "busy"
             known.until = self._clock.monotonic() + ASK_AGAIN if busy else inf
             known.in_hand = False
-            await self._give_up(held)
+            await self._let_go(known)
             return False
 
         def finished(task: asyncio.Task[None]) -> None:
             known.in_hand = False
-            self._running.discard(task)
             slots.release()
 
-        task = asyncio.create_task(self._handle(step, message, known, claim, held))
-        self._running.add(task)
+        task = self._take_up(known, self._handle(step, message, known))
         task.add_done_callback(finished)
         if alone:
             await asyncio.wait((task,))
@@ -317,22 +267,6 @@ class FileSource:
         known = self._known.get(file.path)
         return known is not None and known.until == inf
 
-    async def _claim(self, file: Found, held: list[str]) -> Claim:
-        """Claim a file, and in order the turn before it; what we then hold is added to `held`."""
-        claim = Claim("busy")
-        for value in (TURN, self._value(file)) if self._options.order else (self._value(file),):
-            claim = await self._store.claim(self._scope, value, self._remembered())
-            if claim.state == "busy":
-                break
-            if claim.state == "new":
-                held.append(value)
-        return claim
-
-    async def _give_up(self, held: list[str]) -> None:
-        if held:
-            await give_up(self._store, *((self._scope, value) for value in held))
-            held.clear()
-
     def _remembered(self) -> float:
         """Until when it is remembered that a file was handled."""
         kept = self._options.then == KEEP
@@ -345,88 +279,30 @@ class FileSource:
 
     # --- handling
 
-    async def _handle(
-        self, step: Step, message: Envelope, known: _Known, claim: Claim, held: list[str]
-    ) -> None:
-        file = known.file
+    async def _handle(self, step: Step, message: Envelope, known: _Known) -> None:
         try:
-            dead: bool | None = _is_dead(claim)
-            if claim.state == "new":
-                dead = await self._run(step, message, known, claim, held)
-            if dead is not None:
-                await asyncio.to_thread(self._put_away, file, message, dead)
-                known.until, known.failures, known.trouble = inf, 0, ""
-        except (OSError, EsbError) as e:
-            self._try_again(known, e)
-        except Exception as e:
-            log.error("handling a file failed", route=self._route, file=file.path, exc_info=e)
+            if known.claim.state == "new":
+                dead = await self._run(known, step, message, in_order=self._options.order)
+            else:
+                dead = _is_dead(known.claim)
+            await asyncio.to_thread(self._put_away, known.file, message, dead)
+            known.until, known.failures, known.trouble = inf, 0, ""
+        except (Exception, asyncio.CancelledError) as e:  # noqa: BLE001 - a bug is told there
             self._try_again(known, e)
         finally:
-            await self._give_up(held)
+            await self._let_go(known)
 
-    async def _run(
-        self, step: Step, message: Envelope, known: _Known, claim: Claim, held: list[str]
-    ) -> bool | None:
-        """Run the step and store that the file was handled; whether it failed for good, None if it
-        is to be tried again. Raises what the store raises."""
-        value = self._value(known.file)
-        if claim.crashes >= MOST_CRASHES:
-            self._poison.add(value)
-        async with Unit(self._store, in_order=self._options.order) as unit:
-            try:
-                result = await step(message)
-                dead = result.outcome is Outcome.DEAD
-            except (Exception, asyncio.CancelledError) as e:
-                task = asyncio.current_task()
-                if task is not None and task.cancelling():
-                    raise
-                if not self._hopeless(known.file, e):
-                    self._try_again(known, e)
-                    return None
-                about = {"route": self._route, "file": known.file.path}
-                log.warning("a file has failed for good", **about, error=_detail(e))
-                dead = True
-            answer = Envelope(outcome=Outcome.DEAD if dead else Outcome.MESSAGE)
-            unit.add(Confirm(self._scope, value, self._remembered(), answer))
-            unit.add(*(Release(self._scope, other) for other in held if other != value))
-            await self._commit(unit, known)
-        self._poison.discard(value)
-        held.clear()
-        return dead
-
-    def _hopeless(self, file: Found, error: BaseException) -> bool:
+    def _is_hopeless(self, message: Envelope, error: EsbError) -> bool:
         """Whether a file goes where failed ones go, although no dead letter of it was written: that
         one is impossible if it is too large to be stored as a message."""
-        if self._failed is None or not isinstance(error, EsbError):
+        if self._failed is None:
             return False
-        return isinstance(error, Permanent) or file.size > MAX_WHOLE
-
-    async def _commit(self, unit: Unit, known: _Known) -> None:
-        """Commit until it succeeds: else what the route did elsewhere would be done once more."""
-        failures = 0
-        while True:
-            try:
-                await unit.commit()
-                return
-            except Transient as e:
-                if isinstance(e, Unavailable) and e.for_good:
-                    raise
-                failures += 1
-                known.trouble = e.detail
-            await self._clock.sleep(self._options.backoff.delay(failures))
+        return isinstance(error, Permanent) or message.params["file"]["size"] > MAX_WHOLE
 
     def _try_again(self, known: _Known, error: BaseException) -> None:
-        known.failures += 1
-        pause = self._options.backoff.delay(known.failures)
-        known.until = self._clock.monotonic() + pause
-        known.trouble = _detail(error)
-        log.info(
-            "a file is to be tried again",
-            route=self._route,
-            file=known.file.path,
-            seconds=round(pause, 1),
-            error=known.trouble,
-        )
+        if isinstance(error, OSError):
+            error = Transient(_detail(error))
+        known.until = self._clock.monotonic() + self._put_off(known, error)
         self._changed.set()  # for whoever waits to wait no longer than that
 
     # --- files; these run in threads
@@ -480,9 +356,7 @@ def _is_dead(claim: Claim) -> bool:
     return claim.answer is not None and claim.answer.outcome is Outcome.DEAD
 
 
-def _detail(error: BaseException) -> str:
+def _detail(error: OSError | EsbError) -> str:
     if isinstance(error, EsbError):
         return error.detail
-    if isinstance(error, OSError):
-        return error.strerror or str(error)
-    return "internal error"
+    return error.strerror or str(error)
