@@ -7,7 +7,7 @@ import inspect
 from importlib.metadata import entry_points
 from typing import Any
 
-from pydantic import BaseModel, TypeAdapter
+from pydantic import TypeAdapter
 
 from esb.adapter import Adapter, Section
 from esb.config import SETTINGS
@@ -23,7 +23,7 @@ def schema() -> dict[str, Any]:
     policies = _schema_of(StepPolicies, definitions)["properties"]
     definitions["step"] = {
         "anyOf": [
-            _keyed(verb, _options(role.options, definitions), _summary(role.make), policies)
+            _keyed(verb, options_schema(role.options, definitions), _summary(role.make), policies)
             for verb, role in STEPS.items()
         ]
     }
@@ -34,7 +34,7 @@ def schema() -> dict[str, Any]:
         for name, adapter in sorted(adapters.items()):
             role = getattr(adapter, direction)
             if role is not None:
-                options = _options(role.options, definitions)
+                options = options_schema(role.options, definitions)
                 if direction != "source":
                     options = _with(options, endpoint)
                 if adapter.connection is not None:
@@ -72,21 +72,22 @@ def schema() -> dict[str, Any]:
         "additionalProperties": False,
         "$defs": definitions,
     }
-    resolved: dict[str, Any] = _resolved(whole)
-    return resolved
+    made: dict[str, Any] = resolved(whole, variables=True)
+    return made
 
 
-def _resolved(schema: Any) -> Any:
-    """With references where the models of raw parts say which definition stands there."""
+def resolved(schema: Any, *, variables: bool = False) -> Any:
+    """With references where the models of raw parts say which definition stands there. variables:
+    `${NAME}` may stand for a value."""
     if isinstance(schema, list):
-        return [_resolved(one) for one in schema]
+        return [resolved(one, variables=variables) for one in schema]
     if not isinstance(schema, dict):
         return schema
     if "x-esb" in schema:
         rest = {key: value for key, value in schema.items() if key != "x-esb"}
         return {**rest, "$ref": f"#/$defs/{schema['x-esb']}"}
-    made = {key: _resolved(value) for key, value in schema.items()}
-    if schema.get("type") in ("integer", "number", "boolean"):
+    made = {key: resolved(value, variables=variables) for key, value in schema.items()}
+    if variables and schema.get("type") in ("integer", "number", "boolean"):
         # A reference is text until it is resolved.
         made |= {"type": [schema["type"], "string"], "pattern": r"\$\{.*\}"}
     return made
@@ -99,7 +100,9 @@ def _schema_of(model: Any, definitions: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _options(model: type[BaseModel], definitions: dict[str, Any]) -> dict[str, Any]:
+def options_schema(model: Any, definitions: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a model, or of the bare value that may stand for it; what it refers to moves
+    into the common definitions."""
     full = _schema_of(model, definitions)
     shorthand = getattr(model, "__shorthand__", "")
     if not shorthand:
