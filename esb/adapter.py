@@ -312,6 +312,10 @@ class Build(Protocol):
     def steps(self, raw: Sequence[Any], *path: str | int) -> Step:
         """Compile inner steps."""
 
+    def nth(self, what: str) -> int:
+        """How many of this there are in the route so far, with the one that asks: 1 for the first.
+        For names that must differ within a route."""
+
     def subroute(self, name: str, *path: str | int) -> Step:
         """The route without `from:` called `name`, with its own policies around it."""
 

@@ -8,6 +8,7 @@ import hashlib
 import re
 import types
 import typing
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -51,7 +52,7 @@ from esb.middleware.limit import Bulkhead
 from esb.outline import Channel, Given, Kind, Origin, Part, Promise, Spot, Use
 from esb.route import OF_CALLERS, RouteOptions, StepPolicies, step_policies, subroute
 from esb.schemas import SchemaError, compile_json_schema, compile_xsd
-from esb.step import Step, Watch, identity, pipeline
+from esb.step import Step, Watch, identity, in_turn, pipeline
 from esb.steps import STEPS
 from esb.steps._elsewhere import ELSEWHERE
 from esb.store import open_store
@@ -209,6 +210,7 @@ class Builder:
         self.fixed = False
         self.files: set[Path] = set()
         self.runs: set[str] = set()  # the sub-routes it calls
+        self.counted: Counter[str] = Counter()  # see `nth`
         self.connections: set[str] = set()
         self.endpoints: EndpointPolicies | None = None  # for those that have none of their own
         self.shaped: dict[str, Any] = {}  # what a route that a section made has of the project's
@@ -229,6 +231,7 @@ class Builder:
         )
         inner.durable, inner.fixed = self.durable, self.fixed
         inner.files, inner.runs, inner.connections = self.files, self.runs, self.connections
+        inner.counted = self.counted
         inner.endpoints = self.endpoints
         inner.inside = (*self.inside, *path)
         inner.part, inner.watch = self.part, self.watch
@@ -238,6 +241,7 @@ class Builder:
         """A route begins at this place."""
         self.route, self.inside = route, ()
         self.files, self.connections, self.runs = set(self.files), set(self.connections), set()
+        self.counted = Counter()
         self.watch = Watch(route)
         self.part = Part("route", route)
         self.locate(self.part)
@@ -642,8 +646,15 @@ class Builder:
         self.runs.add(name)
         sub = there.built()
         self.load.store_uses += sub.store_uses
-        if sub.step is not None:
-            return sub.step
+        number = self.nth(f"run {name}")
+        called = name if number == 1 else f"{name}{number}"
+        if (step := sub.step) is not None:
+
+            async def run(envelope: Envelope) -> Envelope:
+                with in_turn(called):
+                    return await step(envelope)
+
+            return run
         # It is being built, so it runs itself, or somebody it runs does.
         self.load.store_uses += 1
 
@@ -655,11 +666,16 @@ class Builder:
                 raise RouteFailure(f"sub-route '{name}' runs itself without an end")
             token = _depth.set(depth + 1)
             try:
-                return await sub.step(envelope)
+                with in_turn(called):
+                    return await sub.step(envelope)
             finally:
                 _depth.reset(token)
 
         return again
+
+    def nth(self, what: str) -> int:
+        self.counted[what] += 1
+        return self.counted[what]
 
     @property
     def is_sub(self) -> bool:

@@ -121,9 +121,9 @@ _turns: ContextVar[str] = ContextVar("turns of the loops around", default="")
 
 
 @contextmanager
-def in_turn(number: int) -> Iterator[None]:
-    """What runs here is a turn of a loop."""
-    token = _turns.set(f"{_turns.get()}{number}-")
+def in_turn(turn: int | str) -> Iterator[None]:
+    """What runs here is a turn of a loop, or a sub-route that is called at one place."""
+    token = _turns.set(f"{_turns.get()}{turn}-")
     try:
         yield
     finally:
@@ -132,7 +132,8 @@ def in_turn(number: int) -> Iterator[None]:
 
 def turns() -> str:
     """What tells apart how often a message passes one place in a run, and is the same when it runs
-    again: "" outside of loops, "2-" in the second turn of one, "2-1-" in the first of one in it."""
+    again: "" outside of loops and sub-routes, "2-" in the second turn of one, "2-1-" in the first
+    of one in it, "priced-" in a sub-route."""
     return _turns.get()
 
 

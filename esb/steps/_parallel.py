@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from esb.adapter import Build
 from esb.envelope import Envelope
 from esb.errors import EsbError
 from esb.step import Step, turns
@@ -12,11 +13,25 @@ from esb.step import Step, turns
 Job = tuple[Step, Envelope]
 
 
-def copy(envelope: Envelope, name: str | int) -> Envelope:
-    """A copy for a branch or part. Its id is the message's with the name, and the turn of a loop,
-    the same each time the message runs; what it belongs to is its correlation id."""
-    correlation = envelope.correlation_id or envelope.id
-    return envelope.replace(id=f"{envelope.id}.{turns()}{name}", correlation_id=correlation)
+Copy = Callable[[Envelope, str | int], Envelope]
+
+
+def copies(build: Build) -> Copy:
+    """What makes the copies for branches or parts, by their names, at one place of a route.
+
+    The id of a copy is the message's with the name, and where a route makes copies at several
+    places, or runs over one several times, with what tells these apart: the same each time the
+    message runs. What it belongs to is its correlation id.
+    """
+    place = build.nth("copies")
+    before = "" if place == 1 else f"{place}:"
+
+    def copy(envelope: Envelope, name: str | int) -> Envelope:
+        correlation = envelope.correlation_id or envelope.id
+        ident = f"{envelope.id}.{turns()}{before}{name}"
+        return envelope.replace(id=ident, correlation_id=correlation)
+
+    return copy
 
 
 async def run_all(jobs: Sequence[Job], concurrency: int) -> list[Envelope]:

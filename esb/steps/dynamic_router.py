@@ -15,7 +15,7 @@ from esb.adapter import Build, Role
 from esb.envelope import Envelope
 from esb.errors import RouteFailure
 from esb.options import Options
-from esb.step import Step
+from esb.step import Step, in_turn
 from esb.steps._hops import STOPPED, hop, hops
 
 
@@ -42,11 +42,12 @@ def make(options: DynamicRouterOptions, build: Build) -> Step:
     routes = hops(options.among, build)
 
     async def dynamic_router(envelope: Envelope) -> Envelope:
-        for _ in range(options.most):
+        for number in range(1, options.most + 1):
             name = next_of(envelope)
             if name is None or name == "":
                 return envelope
-            envelope = await hop(routes, name)(envelope)
+            with in_turn(number):
+                envelope = await hop(routes, name)(envelope)
             if envelope.outcome in STOPPED:
                 return envelope
         if next_of(envelope):

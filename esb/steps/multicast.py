@@ -16,7 +16,7 @@ from esb.adapter import Build, Role
 from esb.envelope import Envelope, Outcome
 from esb.options import Options, RawSteps
 from esb.step import Step
-from esb.steps._parallel import copy, run_all
+from esb.steps._parallel import copies, run_all
 
 
 class MulticastOptions(Options):
@@ -39,6 +39,7 @@ def make(options: MulticastOptions, build: Build) -> Step:
     """
     if not options.branches:
         raise build.problem("multicast needs at least one branch", hint="branches: {name: [...]}")
+    copy = copies(build)
     branches = [
         (name, build.steps(steps, "branches", name)) for name, steps in options.branches.items()
     ]

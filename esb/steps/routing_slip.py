@@ -13,7 +13,7 @@ from esb.adapter import Build, Role
 from esb.envelope import Envelope
 from esb.errors import BadMessage, RouteFailure
 from esb.options import Options
-from esb.step import Step
+from esb.step import Step, in_turn
 from esb.steps._hops import STOPPED, hop, hops
 
 
@@ -43,8 +43,9 @@ def make(options: RoutingSlipOptions, build: Build) -> Step:
             raise RouteFailure(f"a routing slip is a list, '{options.slip}' gave something else")
         if len(slip) > options.most:
             raise BadMessage(f"the routing slip has {len(slip)} entries, {options.most} at most")
-        for run in [hop(routes, name) for name in slip]:
-            envelope = await run(envelope)
+        for number, run in enumerate([hop(routes, name) for name in slip], start=1):
+            with in_turn(number):
+                envelope = await run(envelope)
             if envelope.outcome in STOPPED:
                 break
         return envelope

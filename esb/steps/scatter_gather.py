@@ -21,7 +21,7 @@ from esb.errors import EsbError, Unavailable
 from esb.middleware.timeout import timed
 from esb.options import Duration, Options, RawSteps
 from esb.step import Step
-from esb.steps._parallel import copy, settle_all
+from esb.steps._parallel import copies, settle_all
 
 
 class ScatterGatherOptions(Options):
@@ -51,6 +51,7 @@ def make(options: ScatterGatherOptions, build: Build) -> Step:
         raise build.problem("there is nobody to ask", hint="branches: {name: [...]}")
     if options.need is not None and options.need > most:
         build.problem(f"{options.need} cannot answer: there are {most} branches", "need")
+    copy = copies(build)
     branches = [
         (name, _branch(build.steps(steps, "branches", name), options, build))
         for name, steps in options.branches.items()

@@ -41,7 +41,7 @@ from esb.middleware.metrics import DEAD_LETTERS
 from esb.options import Name, Options, RawSteps
 from esb.step import Step
 from esb.steps._formats import STREAMED, StreamChoice, or_name
-from esb.steps._parallel import copy, run_all
+from esb.steps._parallel import Copy, copies, run_all
 
 log = structlog.get_logger("esb.split")
 
@@ -112,7 +112,8 @@ class _Tally(msgspec.Struct):
 
 def make(options: SplitOptions, build: Build) -> Step:
     """A part that raises fails the whole message: none is lost, so those of its batch may run
-    again. A part's id is the message's id with its number, the same each time the message runs.
+    again. A part's id is the message's id with its number, the same each time the message runs
+    (see `copies`).
 
     Raises RouteFailure if `each` gives no list, BadMessage where the body is no such stream.
     """
@@ -123,6 +124,7 @@ def make(options: SplitOptions, build: Build) -> Step:
         build.problem(
             "there are batches only of a stream, and none with 'gather'", "commit_every", key=True
         )
+    copy = copies(build)
     steps = build.steps(options.steps, "steps")
     goes_on = options.on_error == "continue"
     store = build.store if goes_on or batches else None
@@ -135,7 +137,7 @@ def make(options: SplitOptions, build: Build) -> Step:
 
     async def run(envelope: Envelope, parts: Sequence[_Part], tally: _Tally) -> list[Envelope]:
         """The results of some parts, but those left out; counts them."""
-        jobs = [(_step_of(one, steps), _envelope(envelope, one)) for one in parts]
+        jobs = [(_step_of(one, steps), _envelope(copy, envelope, one)) for one in parts]
         if goes_on:
             jobs = [(_going_on(step, set_aside), one) for step, one in jobs]
         results = await run_all(jobs, options.concurrency)
@@ -335,7 +337,7 @@ def _body(data: Any) -> Body:
     return Body.of(data, "application/xml" if is_xml else "application/json")
 
 
-def _envelope(envelope: Envelope, one: _Part) -> Envelope:
+def _envelope(copy: Copy, envelope: Envelope, one: _Part) -> Envelope:
     facts = {"index": one.number, "last": one.last}
     params = {**envelope.params, "split": facts}
     return copy(envelope, one.number).replace(body=one.piece.body, params=params)

@@ -19,7 +19,7 @@ import asyncio
 import json
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -35,7 +35,7 @@ from support.scripted import Far, Script, World, install
 from support.waiting import until
 
 from esb.bus import Bus, Shared
-from esb.config import load
+from esb.config import Project, load
 from esb.durable import DEAD, Store
 from esb.envelope import Body, Envelope
 from esb.errors import KINDS, Transient
@@ -99,10 +99,8 @@ class Message:
     id: str
     body: Data
     outcome: str = "message"
-    turns: str = ""  # of the loops around
-
-    def part(self, name: str | int) -> Message:
-        return replace(self, id=f"{self.id}.{self.turns}{name}")
+    turns: str = ""  # of the loops and sub-routes around
+    route: str = ""  # or sub-route that it is in
 
     def in_turn(self, number: int) -> Message:
         return replace(self, turns=f"{self.turns}{number}-")
@@ -137,6 +135,7 @@ class Model:
 
     script: Script
     prefix: str
+    places: Places
     sent: list[tuple[str, str, int]] = field(default_factory=list)
     claims: dict[int, str] = field(default_factory=dict)
     seen: set[int] = field(default_factory=set)
@@ -151,6 +150,12 @@ class Model:
             if message.filtered:
                 break
         return message
+
+    def copy(self, message: Message, place: str, name: str | int) -> Message:
+        """The copy for a branch or part that the step at this place makes."""
+        number = self.places[message.route, place]
+        before = "" if number == 1 else f"{number}:"
+        return replace(message, id=f"{message.id}.{message.turns}{before}{name}")
 
     def meet(self, name: str, place: str, message: Message) -> None:
         """Call a far side."""
@@ -317,7 +322,7 @@ class Split(Node):
         return together(
             model,
             [
-                (self.steps, f"{place}.steps", replace(message.part(i), body=item))
+                (self.steps, f"{place}.steps", replace(model.copy(message, place, i), body=item))
                 for i, item in enumerate(message.body["items"])
             ],
             self.concurrency,
@@ -361,14 +366,14 @@ class Multicast(Node):
         return {"branches": branches, "concurrency": self.concurrency}
 
     def run(self, model: Model, place: str, message: Message) -> Message:
-        jobs = self.jobs(place, message)
+        jobs = self.jobs(model, place, message)
         results = together(model, jobs, self.concurrency)
         accepted = all(result.accepted for result in results)
         return replace(message, outcome="accepted") if accepted else message
 
-    def jobs(self, place: str, message: Message) -> list[Job]:
+    def jobs(self, model: Model, place: str, message: Message) -> list[Job]:
         return [
-            (steps, f"{place}.branches.{name}", message.part(name))
+            (steps, f"{place}.branches.{name}", model.copy(message, place, name))
             for name, steps in (("x", self.one), ("y", self.two))
         ]
 
@@ -396,7 +401,7 @@ class Scatter(Multicast):
     def run(self, model: Model, place: str, message: Message) -> Message:
         place = f"{place}.steps[0].scatter_gather"
         answers, errors = [], []
-        for job in self.jobs(place, message.in_turn(1)):
+        for job in self.jobs(model, place, message.in_turn(1)):
             try:
                 with model.part():
                     result = model.steps(*job)
@@ -555,8 +560,13 @@ class Run(Node):
         return f"{prefix}sub-{crc32(repr(self).encode()):x}"
 
     def run(self, model: Model, place: str, message: Message) -> Message:
+        name = self.name(model.prefix)
+        number = model.places[message.route, f"{place}.route"]
+        turns = f"{message.turns}{name if number == 1 else f'{name}{number}'}-"
+        inside = replace(message, route=name, turns=turns)
         try:
-            return model.tries(self.attempts, lambda: model.steps(self.steps, "steps", message))
+            result = model.tries(self.attempts, lambda: model.steps(self.steps, "steps", inside))
+            return replace(result, route=message.route, turns=message.turns)
         except Failed as e:
             e.args = (e.code, f"{self.name(model.prefix)}/{e.args[1]}", *e.args[2:])
             raise
@@ -713,11 +723,30 @@ class Ends:
                 assert Counter(mine) == Counter(theirs)
 
 
-def modelled(example: Example, prefix: str) -> Ends:
+Places = Mapping[tuple[str, str], int]
+
+
+def places_of(project: Project) -> Places:
+    """Which one it is in its route, of each step that makes copies and each call of a sub-route:
+    by the route and the place."""
+    found: dict[tuple[str, str], int] = {}
+    for route in project.routes:
+        numbers: Counter[str] = Counter()
+        for part in route.outline.walk():
+            copies = part.kind == "step" and part.name in ("split", "multicast", "scatter_gather")
+            if copies or part.kind == "subroute":
+                what = "copies" if copies else part.name
+                numbers[what] += 1
+                found[route.name, part.place] = numbers[what]
+    return found
+
+
+def modelled(example: Example, prefix: str, places: Places) -> Ends:
     """What must become of them."""
-    ends, model = Ends(), Model(example.script, prefix)
+    ends, model = Ends(), Model(example.script, prefix, places)
     sent: list[tuple[str, str, int]] = []
-    for message in example.messages(prefix):
+    for given in example.messages(prefix):
+        message = replace(given, route=f"{prefix}route")
         model.sent, model.claims = [], {}
         try:
             result = model.tries(
@@ -766,6 +795,12 @@ class Arena:
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         return self.loop.run_until_complete(work)
 
+    def places(self, document: dict[str, Any]) -> Places:
+        """Where these routes make copies and call sub-routes."""
+        file = self.folder / "places.yaml"
+        file.write_text(json.dumps(document))
+        return places_of(load([file], environ={}, root=self.folder).check())
+
     @asynccontextmanager
     async def bus(self, document: dict[str, Any]) -> AsyncIterator[tuple[Bus, Store]]:
         """A bus with these routes."""
@@ -810,7 +845,7 @@ def test_the_store_holds_what_the_model_says(arena: Arena) -> None:
             await put(store, messages, prefix)
             await until(lambda: taken(store, prefix))
             ends = await found(store, messages, prefix)
-        expected = modelled(example, prefix)
+        expected = modelled(example, prefix, arena.places(example.document(prefix)))
         for end in expected.of.values():
             event(str(end[0]))
         ends.compare(expected, in_order=orderly(example.steps))
@@ -827,7 +862,8 @@ def test_a_run_that_is_cut_off_leaves_nothing_and_is_run_again(arena: Arena) -> 
     async def run(example: Example, hang_at: int) -> None:
         prefix = f"e{next(arena.numbers)}"
         messages = example.messages(prefix)
-        expected = modelled(example, prefix)
+        places = arena.places(example.document(prefix))
+        expected = modelled(example, prefix, places)
         far = arena.world.far = Far(hang_at=hang_at)
         async with arena.bus(example.document(prefix)) as (_, store):
             await put(store, messages, prefix)
@@ -846,7 +882,7 @@ def test_a_run_that_is_cut_off_leaves_nothing_and_is_run_again(arena: Arena) -> 
             through = messages[: len(messages) - len(left)]
             assert [one.envelope.id for one in left] == [m.id for m in messages[len(through) :]]
             assert set(ends.of) == {message.id for message in through}
-            so_far = modelled(replace(example, bodies=example.bodies[: len(through)]), prefix)
+            so_far = modelled(replace(example, bodies=example.bodies[: len(through)]), prefix, places)
             without_taps(ends).compare(without_taps(so_far), in_order=orderly(example.steps))
         async with arena.bus(document) as (_, store):
             await until(lambda: taken(store, prefix))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.bus import load_text
+from support.bus import load_text, running, store_of
 
 from esb.config import Project
 from esb.envelope import Body, Envelope, Outcome
@@ -162,3 +162,35 @@ async def test_who_looks_sees_every_step(tmp_path: Path) -> None:
     with pytest.raises(RouteFailure):
         await orders.step(message({}))
     assert seen == [("priced", "steps[0].filter")]
+
+
+async def test_copies_of_one_message_made_at_several_places_have_ids_of_their_own(
+    tmp_path: Path,
+) -> None:
+    text = """
+        routes:
+          a:
+            from: {queue: in}
+            steps:
+              - split: {each: body, steps: [{send: {queue: out}}]}
+              - split: {each: body, steps: [{send: {queue: out}}]}
+              - multicast: {branches: {x: [{send: {queue: out}}]}}
+              - run: b
+              - run: b
+              - routing_slip: {slip: "['b', 'b']", among: [b]}
+              - loop: {times: 2, steps: [{run: b}]}
+          b:
+            steps:
+              - split: {each: body, steps: [{send: {queue: out}}]}
+    """
+    async with running(text, tmp_path) as bus:
+        await bus.routes["a"].step(Envelope(body=Body.of([1]), id="m"))
+        found = [one.envelope.id for one in await store_of(bus).browse("queue:out")]
+        assert found == [
+            *("m.0", "m.2:0", "m.3:x", "m.b-0", "m.b2-0"),
+            *("m.1-b3-0", "m.2-b3-0", "m.1-b4-0", "m.2-b4-0"),
+        ]
+        # They are the same when it runs again.
+        await bus.routes["a"].step(Envelope(body=Body.of([1]), id="m"))
+        again = [one.envelope.id for one in await store_of(bus).browse("queue:out")]
+        assert again == [*found, *found]

@@ -35,6 +35,9 @@ class FakeBuild:
     def stand_in(self) -> None:
         """There is a far side."""
 
+    def nth(self, what: str) -> int:
+        return 1
+
     def channel(self, name: str, *, outside: bool = False) -> None:
         """What an endpoint reads or feeds is of no interest here."""
 

@@ -131,7 +131,7 @@ async def test_the_parts_of_each_turn_are_messages_of_their_own(tmp_path: Path) 
             return {member.envelope.id for member in members}
 
         ids = await until(gathered)
-        assert ids == {"m.1-0", "m.1-1", "m.2-0", "m.2-1", "m.1-1-a"}
+        assert ids == {"m.1-0", "m.1-1", "m.2-0", "m.2-1", "m.1-1-2:a"}
 
 
 async def test_steps_that_wait_for_nothing_let_others_work(tmp_path: Path) -> None:

@@ -302,7 +302,7 @@ def test_mistakes_are_found_at_load(tmp_path: Path) -> None:
     first, second, third, fourth = mistakes(steps, tmp_path)
     assert first == "6: nothing is caught (catch: [...] or finally: [...])"
     assert second == "10: this catches every error: those below are never tried"
-    assert third.startswith("15: an error is a status from 300 to 599 or one of: permanent")
+    assert third == "15: there is no error 'transiet': did you mean 'transient'?"
     assert fourth == "19: there is nothing called eror (did you mean error?)"
 
 
