@@ -745,8 +745,8 @@ def modelled(example: Example, prefix: str, places: Places) -> Ends:
     """What must become of them."""
     ends, model = Ends(), Model(example.script, prefix, places)
     sent: list[tuple[str, str, int]] = []
-    for given in example.messages(prefix):
-        message = replace(given, route=f"{prefix}route")
+    for one in example.messages(prefix):
+        message = replace(one, route=f"{prefix}route")
         model.sent, model.claims = [], {}
         try:
             result = model.tries(
@@ -882,7 +882,8 @@ def test_a_run_that_is_cut_off_leaves_nothing_and_is_run_again(arena: Arena) -> 
             through = messages[: len(messages) - len(left)]
             assert [one.envelope.id for one in left] == [m.id for m in messages[len(through) :]]
             assert set(ends.of) == {message.id for message in through}
-            so_far = modelled(replace(example, bodies=example.bodies[: len(through)]), prefix, places)
+            begun = replace(example, bodies=example.bodies[: len(through)])
+            so_far = modelled(begun, prefix, places)
             without_taps(ends).compare(without_taps(so_far), in_order=orderly(example.steps))
         async with arena.bus(document) as (_, store):
             await until(lambda: taken(store, prefix))
