@@ -39,8 +39,9 @@ ASK_AGAIN: Final = 1.0
 BACKOFF: Final = Range(first=1, longest=60)
 
 FOR_EVER: Final = 10 * 365 * 86_400.0
-MARGIN: Final = 30 * 86_400.0
-"""How long it is remembered that a firing was handled, beyond the time when the next one is due."""
+MARGIN: Final = 6 * 3_600.0
+"""How long it is known that a firing was handled, beyond the time when the next one is due, for
+clocks that differ or are set back. More would be much of what fires every second."""
 
 KNOWN: Final = "known"
 """What is confirmed once the schedule has been seen: before, nothing was missed."""

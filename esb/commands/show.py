@@ -63,9 +63,12 @@ def graph(
 
     if svg and mermaid:
         fail("--svg or --mermaid, not both", 2)
+    kind = output.suffix.lower() if output is not None else ""
+    if kind in (".png", ".pdf", ".jpg", ".jpeg", ".gif", ".webp"):
+        fail(f"there is no drawing of {kind}: -o routes.svg, or a Mermaid flowchart", 2)
     project, _ = _loaded(paths)
     found = drawing.read(project.routes)
-    as_svg = svg or (not mermaid and output is not None and output.suffix.lower() == ".svg")
+    as_svg = svg or (not mermaid and kind == ".svg")
     text = drawing.svg(found) if as_svg else drawing.mermaid(found)
     if output is None:
         typer.echo(text, nl=False)

@@ -34,7 +34,7 @@ class MulticastOptions(Options):
 
 def make(options: MulticastOptions, build: Build) -> Step:
     """The message goes on as it was; a branch that raises fails it, so that all may run again. A
-    branch may end its own copy (`filter`) and nothing else. Where every branch was accepted by
+    branch may end its own copy (`filter`) and nothing else. Where all other copies were accepted by
     somebody, so is the message.
     """
     if not options.branches:
@@ -47,7 +47,8 @@ def make(options: MulticastOptions, build: Build) -> Step:
     async def multicast(envelope: Envelope) -> Envelope:
         jobs = [(steps, copy(envelope, name)) for name, steps in branches]
         results = await run_all(jobs, options.concurrency)
-        if all(result.outcome is Outcome.ACCEPTED for result in results):
+        kept = [result for result in results if result.outcome is not Outcome.FILTERED]
+        if kept and all(result.outcome is Outcome.ACCEPTED for result in kept):
             return envelope.replace(outcome=Outcome.ACCEPTED)
         return envelope
 

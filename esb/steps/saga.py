@@ -55,7 +55,10 @@ _MAY_BE_DONE: Final = (OutcomeUnknown, TimedOut, BadReply, asyncio.CancelledErro
 
 class StageOptions(Options):
     name: str = Field("", description="For people and dead letters; its number if left out.")
-    do: RawSteps = Field(description="What is done. It gets what the stage before has left.")
+    do: RawSteps = Field(
+        description="What is done: one effect a stage. It gets what the stage before has left. If "
+        "it fails, what its earlier steps did is not undone, only what earlier stages did."
+    )
     undo: RawSteps = Field(
         default_factory=list,
         description="What makes up for it, given the message as `do` has left it; `error` says "

@@ -101,12 +101,14 @@ class _Part(NamedTuple):
 
 
 class _Tally(msgspec.Struct):
-    """How far a message is: parts that are done, of them accepted by somebody else, and failed.
+    """How far a message is: parts that are done, of them accepted by somebody else, left out, and
+    failed.
     `of` tells whether it was counted on the same body in the same way."""
 
     of: str = ""
     done: int = 0
     accepted: int = 0
+    filtered: int = 0
     failed: int = 0
 
 
@@ -145,6 +147,7 @@ def make(options: SplitOptions, build: Build) -> Step:
         tally.done += len(results)
         tally.failed += len(results) - len(kept)
         tally.accepted += sum(result.outcome is Outcome.ACCEPTED for result in kept)
+        tally.filtered += sum(result.outcome is Outcome.FILTERED for result in kept)
         return kept
 
     async def set_aside(one: Envelope, error: Permanent) -> None:
@@ -189,7 +192,8 @@ def make(options: SplitOptions, build: Build) -> Step:
         if options.gather:
             kept = [r for r in results if r.outcome is not Outcome.FILTERED]
             return envelope.with_body(Body.of([r.body.data for r in kept]))
-        if tally.done and tally.accepted + tally.failed == tally.done:
+        counted = tally.done - tally.filtered
+        if counted and tally.accepted + tally.failed == counted:
             return envelope.replace(outcome=Outcome.ACCEPTED)
         return envelope
 

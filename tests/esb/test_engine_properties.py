@@ -117,6 +117,12 @@ class Message:
         return self.outcome == "filtered"
 
 
+def all_accepted(results: Sequence[Message]) -> bool:
+    """Whether somebody has taken all that was not left out."""
+    kept = [result for result in results if not result.filtered]
+    return bool(kept) and all(result.accepted for result in kept)
+
+
 class Failed(Exception):
     """A step raised an error."""
 
@@ -315,7 +321,7 @@ class Split(Node):
 
     def run(self, model: Model, place: str, message: Message) -> Message:
         results = self.parts(model, place, message)
-        accepted = results and all(result.accepted for result in results)
+        accepted = all_accepted(results)
         return replace(message, outcome="accepted") if accepted else message
 
     def parts(self, model: Model, place: str, message: Message) -> list[Message]:
@@ -368,7 +374,7 @@ class Multicast(Node):
     def run(self, model: Model, place: str, message: Message) -> Message:
         jobs = self.jobs(model, place, message)
         results = together(model, jobs, self.concurrency)
-        accepted = all(result.accepted for result in results)
+        accepted = all_accepted(results)
         return replace(message, outcome="accepted") if accepted else message
 
     def jobs(self, model: Model, place: str, message: Message) -> list[Job]:

@@ -128,6 +128,22 @@ class TestMulticast:
         async with running(text, tmp_path) as bus:
             assert (await bus.routes["r"].step(message(1))).outcome is Outcome.ACCEPTED
 
+    async def test_a_copy_that_was_filtered_is_no_objection(self, tmp_path: Path) -> None:
+        text = (
+            ROUTE
+            + """
+      - multicast:
+          branches: {a: [{send: {queue: a}}], b: [{filter: body > 1}, {send: {queue: b}}]}
+      - split:
+          each: "[1, body]"
+          steps: [{filter: body > 1}, {send: {queue: c}}]
+        """
+        )
+        async with running(text, tmp_path) as bus:
+            assert (await bus.routes["r"].step(message(2))).outcome is Outcome.ACCEPTED
+            assert (await bus.routes["r"].step(message(1))).outcome is Outcome.ACCEPTED
+            assert [len(await lying_in(bus, name)) for name in "abc"] == [2, 1, 1]
+
     async def test_a_branch_that_fails_fails_the_message(self, tmp_path: Path) -> None:
         text = (
             ROUTE
