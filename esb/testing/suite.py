@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import structlog
 
@@ -112,6 +112,12 @@ def _nowhere() -> Stage:
     return Stage("", loop, virtual_clock(loop, 0.0), Path())
 
 
+ELSEWHERE: Final = frozenset(
+    f"unknown-{what}" for what in ("connection", "policy", "profile", "route", "template")
+)
+"""Mistakes of a file whose other half another file may be."""
+
+
 class Suite:
     """One file of tests, with its routes loaded. Raises ConfigError for what is wrong with it, or
     with its routes."""
@@ -124,7 +130,7 @@ class Suite:
         self.options = self._valid(SuiteOptions, self.top)
         self._paths = self._routes()
         stage = _nowhere()
-        self.project = self._load(stage, Shared()).check()
+        self.project = self._checked(self._load(stage, Shared()))
         self._endpoints = stage.endpoints
         self.tests: dict[str, Case] = {}
         for name in self.options.tests:
@@ -193,6 +199,16 @@ class Suite:
             stage=stage,
             profile=self.options.profile,
         )
+
+    def _checked(self, project: Project) -> Project:
+        alone = not self.options.routes and self._paths[0].is_file()
+        if alone and any(found.code in ELSEWHERE for found in project.diagnostics):
+            self.top.problem(
+                f"of the routes only {self._paths[0].name} is loaded", code="missing-file",
+                hint='if it needs what other files of the folder say: routes: ["."]',
+            )  # fmt: skip
+            raise ConfigError([*project.diagnostics, *self.top.load.diagnostics])
+        return project.check()
 
     def _check_names(self) -> None:
         """Each mock and each call means some endpoint, of the routes that run in its test."""

@@ -162,6 +162,8 @@ def test_the_format_follows_from_the_file(project: Path) -> None:
     assert "Takes" not in out
     assert esb(project, "graph", "--svg")[0].startswith("<svg ")
     esb(project, "graph", "--svg", "--mermaid", status=2)
+    assert "there is no drawing of .png" in esb(project, "graph", "-o", "g.png", status=2)[1]
+    assert not (project / "g.png").exists()
     (project / "routes" / "r.yaml").write_text("routes: {a: {from: {quue: a}}}")
     assert "did you mean 'queue'?" in esb(project, "graph", status=1)[1]
 

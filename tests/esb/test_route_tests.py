@@ -997,3 +997,29 @@ def test_the_page_says_what_is_so(tmp_path: Path) -> None:
         )
         named = set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\|? ?(`.*?) \|", table, re.M))))
         assert named == set(model.model_fields) - {"any_order", "description"}, heading
+
+
+def test_what_another_file_says_is_hinted_at(project: Project) -> None:
+    project.routes("""\
+        routes:
+          feed:
+            from: {queue: feed}
+            steps: [{send: {http: {connection: crm, path: /feed}}}]
+        """)
+    (project.folder / "shared.yaml").write_text(
+        "connections: {crm: {http: {url: 'http://crm.example'}}}\n"
+    )
+    tests = """\
+        {also}tests:
+          one:
+            given: {{body: 1}}
+            mocks: {{crm: {{status: 200}}}}
+            expect: {{calls: [{{to: crm}}]}}
+        """
+    told = project.mistakes(tests.format(also=""))
+    assert sorted(told, reverse=True) == [
+        "4:38: there is no connection 'crm'",
+        "1:1: of the routes only routes.yaml is loaded if it needs what other files of the folder "
+        'say: routes: ["."]',
+    ]
+    passes(project.run(tests.format(also='routes: ["."]\n        ')), 1)
