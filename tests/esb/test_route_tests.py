@@ -1018,7 +1018,7 @@ def test_what_another_file_says_is_hinted_at(project: Project) -> None:
         """
     told = project.mistakes(tests.format(also=""))
     assert sorted(told, reverse=True) == [
-        "4:38: there is no connection 'crm'",
+        "4:40: there is no connection 'crm'",
         "1:1: of the routes only routes.yaml is loaded if it needs what other files of the folder "
         'say: routes: ["."]',
     ]
