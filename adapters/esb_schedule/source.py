@@ -188,7 +188,9 @@ class ScheduleSource(PollingConsumer):
             return True
         await self._claim(firing, self._until(firing.due))
         if firing.claim.state == "new":
-            await self._run(firing, step, self._message(firing.due))
+            # What is tried again keeps its place: put aside, the next firing would run beside it.
+            alone = not self._options.overlap
+            await self._run(firing, step, self._message(firing.due), in_order=alone)
             return True
         return firing.claim.state == "done"
 

@@ -22,7 +22,7 @@ from support.waiting import until
 import esb.codecs  # noqa: F401 - registers them
 from esb.adapter import BuildFailed
 from esb.clock import Clock
-from esb.durable import Claim, Put, Release, change
+from esb.durable import Claim, Put, Release, change, unit_on
 from esb.envelope import Envelope
 from esb.errors import Permanent, Transient, Unavailable
 from esb.middleware.transaction import transactional
@@ -398,6 +398,27 @@ async def test_firings_may_overlap(store: SqliteStore) -> None:
             await until(lambda number=number: step.running == number)
         step._gate.set()
     assert len(step.finished) == 2
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+async def test_what_is_tried_again_keeps_its_place_unless_firings_may_overlap(
+    store: SqliteStore, overlap: bool
+) -> None:
+    wall = Wall()
+    kept: list[bool] = []
+
+    async def step(envelope: Envelope) -> Envelope:
+        unit = unit_on(store)
+        assert unit is not None
+        kept.append(unit.in_order)
+        return envelope
+
+    source = make(store, wall, overlap=overlap)
+    async with started(source, step):
+        await settled(source, wall, NOON + HOUR)
+        wall.now = NOON + HOUR
+        await until(lambda: kept)
+    assert kept == [not overlap]
 
 
 async def test_one_that_starts_fires_if_so_asked(store: SqliteStore) -> None:
