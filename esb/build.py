@@ -410,6 +410,8 @@ class Builder:
                 given = error.get("input")
                 if kind != "dict_type" and isinstance(given, list):
                     hint = "steps: [...]" if "steps" in option_names(model, path) else ""
+                elif kind != "dict_type" and (names := option_names(model, path)):
+                    hint = f"there are: {', '.join(names[:8])}"
             self.problem(message, *path, code="type" if "type" in kind else "value", hint=hint)
 
     def _known_path(self, loc: tuple[str | int, ...]) -> YamlPath:

@@ -53,6 +53,9 @@ def make(options: NormalizeOptions, build: Build) -> Step:
     formats = []
     for i, one in enumerate(options.root):
         essence = family(parse_content_type(one.type).essence)
+        if "/" not in essence:
+            near = {"xml": "application/xml", "json": "application/json"}.get(essence, "text/csv")
+            build.problem("a media type has a '/' in it", i, "type", hint=near)
         if one.root is not None and essence != "application/xml":
             build.problem("only XML has a root element", i, "root", key=True)
         formats.append((essence, one.root, build.steps(one.steps, i, "steps")))

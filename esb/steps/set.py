@@ -50,6 +50,11 @@ def make(options: SetOptions, build: Build) -> Step:
         raise build.problem("there is nothing to set", hint="body, headers, fields, ...")
     headers = [(n, _tree(v, build, "headers", n)) for n, v in options.headers.items()]
     fields = [(n.split("."), _tree(v, build, "fields", n)) for n, v in options.fields.items()]
+    for name in options.fields:
+        if "" in name.split("."):
+            build.problem(
+                f"'{name}' names no field", "fields", name, key=True, hint="customer.name"
+            )
     body = _tree(options.body, build, "body") if "body" in options.model_fields_set else None
     if body and fields:
         build.problem("'fields' changes the body that 'body' replaces", "fields", key=True,

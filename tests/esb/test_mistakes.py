@@ -43,6 +43,12 @@ MISTAKES: dict[str, tuple[str, str, str]] = {
           a: #!
             steps: [{log: hello}]
         """),
+    "a text where options are": ("type", "there are: json_schema, xsd", f"""{ROUTE}
+              - validate: order.schema.json #!
+        """),
+    "a field without a name": ("value", "names no field", f"""{ROUTE}
+              - set: {{fields: {{"a..b": body.x}}}} #!
+        """),
     "unknown step": ("unknown-step", "did you mean 'transform'", f"""{ROUTE}
               - transfrom: {{jinja: a.j2}} #!
         """),

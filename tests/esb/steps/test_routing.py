@@ -431,6 +431,10 @@ class TestNormalize:
         with pytest.raises(UnsupportedMedia, match="application/json, application/xml, text/xml"):
             await step_of(self.STEPS, tmp_path)(Envelope(body=Body(raw, content_type)))
 
+    def test_what_is_no_media_type(self, tmp_path: Path) -> None:
+        [found] = project("- normalize: [{type: json}]", tmp_path).diagnostics
+        assert found.hint == "application/json"
+
     def test_only_xml_has_a_root(self, tmp_path: Path) -> None:
         steps = "- normalize: [{type: application/json, root: x}]"
         [found] = project(steps, tmp_path).diagnostics
