@@ -16,7 +16,7 @@ from esb.testing.suite import Suite
 PROJECT = Path(__file__).resolve().parent.parent
 PAGES = sorted(
     path
-    for pattern in ("*.md", "docs/*.md", "examples/**/*.md", "bench/*.md")
+    for pattern in ("*.md", "docs/*.md", "examples/**/*.md", "bench/*.md", "adapters/*.md")
     for path in PROJECT.glob(pattern)
 )
 README = (PROJECT / "README.md").read_text()
