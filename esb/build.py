@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import difflib
 import hashlib
-import re
-import types
 import typing
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -17,7 +15,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol, TypeVar
 
-from pydantic import BaseModel, RootModel, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 import esb.codecs  # noqa: F401 - registers the codecs that routes may need
 from esb.adapter import (
@@ -49,12 +47,20 @@ from esb.expressions import (
 from esb.middleware.breaker import Breaker
 from esb.middleware.endpoint import EndpointPolicies, Guard, GuardedCaller, GuardedSink
 from esb.middleware.limit import Bulkhead
+from esb.mistakes import (
+    did_you_mean,
+    is_model,
+    is_root,
+    mistake,
+    nearest_step,
+    option_names,
+    shown_path,
+)
 from esb.outline import Channel, Given, Kind, Origin, Part, Promise, Spot, Use
 from esb.route import OF_CALLERS, RouteOptions, StepPolicies, step_policies, subroute
 from esb.schemas import SchemaError, compile_json_schema, compile_xsd
 from esb.step import Step, Watch, identity, in_turn, pipeline
 from esb.steps import STEPS
-from esb.steps._elsewhere import ELSEWHERE
 from esb.store import open_store
 from esb.strict_yaml import (
     READING,
@@ -347,7 +353,7 @@ class Builder:
         shorthand = getattr(model, "__shorthand__", "")
         if shorthand and raw is not None and not isinstance(raw, dict):
             raw = {shorthand: raw}
-        elif raw is None and _is_model(model) and not _is_root(model):
+        elif raw is None and is_model(model) and not is_root(model):
             raw = {}
         try:
             context = None if self.fixed else _FROM_YAML  # what a section made is no YAML any more
@@ -364,55 +370,11 @@ class Builder:
             raise BuildFailed(str(model)) from e
 
     def _report(self, model: type[Any], error: dict[str, Any], also: Sequence[str]) -> None:
-        path = self._known_path(error["loc"])
-        kind = error["type"]
-        context = error.get("ctx") or {}
-        if kind == "extra_forbidden":
-            names = [*option_names(model, path[:-1]), *(also if len(path) == 1 else ())]
-            name = str(path[-1])
-            glued = re.match(r"(\w+):\S", name)
-            hint = f"put a space behind '{glued[1]}:'" if glued else did_you_mean(name, names)
-            self.problem(f"unknown key '{name}'", *path, code="unknown-key", key=True, hint=hint)
-        elif kind == "missing":
-            given = error.get("input")
-            known = option_names(model, path[:-1])
-            close = [k for k in given if k not in known] if isinstance(given, dict) else []
-            name = str(path[-1])
-            if any(did_you_mean(str(k), known, listed=False).endswith(f"'{name}'?") for k in close):
-                return  # it is there, misspelt, which is said already
-            hint = f"is it what '{close[0]}' is meant to be?" if len(close) == 1 else ""
+        found = mistake(model, error, self._known_path(error["loc"]), also)
+        if found is not None:
             self.problem(
-                f"'{name}' is missing", *path[:-1], code="missing-key", key=True, hint=hint
+                found.message, *found.path, code=found.code, hint=found.hint, key=found.key
             )
-        elif kind == "literal_error":
-            expected = [part.strip(" '") for part in _split_or(str(context.get("expected", "")))]
-            self.problem(
-                f"must be one of: {', '.join(expected)}", *path, code="value",
-                hint=did_you_mean(str(error.get("input")), expected, listed=False),
-            )  # fmt: skip
-        else:
-            cause = context.get("error")
-            message = str(cause) if cause is not None else str(error["msg"])
-            path = (*path, *getattr(cause, "at", ()))
-            message = re.sub(r"^\w+ should ", "must ", message)
-            message = re.sub(r" after validation, not \w+$", "", message)
-            hint = ""
-            if kind == "string_type" and isinstance(error.get("input"), int | float):
-                hint = "put it in quotes to make it text"
-            elif kind.startswith("int_"):
-                message = "must be a whole number"
-            elif kind == "too_long" and not context["max_length"]:
-                message = f"there are no options of '{path[-1]}'"
-            elif kind in ("list_type", "tuple_type"):
-                message, hint = "must be a list", "put '- ' before each item"
-            elif kind in ("model_type", "dict_type", "model_attributes_type"):
-                message = "must be a mapping of options"
-                given = error.get("input")
-                if kind != "dict_type" and isinstance(given, list):
-                    hint = "steps: [...]" if "steps" in option_names(model, path) else ""
-                elif kind != "dict_type" and (names := option_names(model, path)):
-                    hint = f"there are: {', '.join(names[:8])}"
-            self.problem(message, *path, code="type" if "type" in kind else "value", hint=hint)
 
     def _known_path(self, loc: tuple[str | int, ...]) -> YamlPath:
         """`loc` without the names of union members that pydantic puts into it."""
@@ -962,69 +924,3 @@ def split_policies(options: Any) -> tuple[Any, dict[str, Any]]:
 def entry_points_by_name(group: str) -> dict[str, EntryPoint]:
     """What the installed packages offer in a group."""
     return {point.name: point for point in sorted(entry_points(group=group), key=lambda p: p.name)}
-
-
-def shown_path(path: Path) -> str:
-    """A path as people want to read it: relative to where they are, if it is below."""
-    absolute = path.resolve()
-    here = Path.cwd()
-    return str(absolute.relative_to(here)) if absolute.is_relative_to(here) else str(path)
-
-
-def did_you_mean(word: str, options: Sequence[str], *, listed: bool = True) -> str:
-    """The hint that names the nearest of `options`, or all of them if none is near."""
-    close = difflib.get_close_matches(word.lower(), options, n=1, cutoff=0.6)
-    if close:
-        return f"did you mean '{close[0]}'?"
-    return f"there are: {', '.join(options)}" if listed and 0 < len(options) <= 24 else ""
-
-
-def nearest_step(word: str) -> str:
-    """The hint that says which step is meant by a word that is none."""
-    called = ELSEWHERE.get(word.lower().replace("_", "").replace("-", ""))
-    return f"it is called '{called}' here" if called else did_you_mean(word, list(STEPS))
-
-
-def _split_or(text: str) -> list[str]:
-    return text.replace(" or ", ",").split(",") if text else []
-
-
-def _is_model(model: Any) -> bool:
-    return isinstance(model, type) and issubclass(model, BaseModel)
-
-
-def _is_root(model: Any) -> bool:
-    return isinstance(model, type) and issubclass(model, RootModel)
-
-
-@lru_cache(maxsize=256)
-def _fields(model: type[BaseModel]) -> dict[str, Any]:
-    return {(f.alias or name): f.annotation for name, f in model.model_fields.items()}
-
-
-def option_names(model: Any, path: YamlPath) -> list[str]:
-    """The keys that may stand at `path` below something of type `model`."""
-    for candidate in _models(model):
-        fields = _fields(candidate)
-        if not path:
-            if not _is_root(candidate):
-                return list(fields)
-            return option_names(fields["root"], path)
-        if _is_root(candidate):
-            return option_names(fields["root"], path)
-        if path[0] in fields:
-            return option_names(fields[str(path[0])], path[1:])
-    if path and typing.get_origin(model) in (list, dict, Sequence, Mapping):
-        return option_names(typing.get_args(model)[-1], path[1:])
-    for inner in typing.get_args(model):
-        if found := option_names(inner, path):
-            return found
-    return []
-
-
-def _models(annotation: Any) -> list[type[BaseModel]]:
-    if _is_model(annotation):
-        return [annotation]
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType, typing.Annotated):
-        return [m for inner in typing.get_args(annotation) for m in _models(inner)]
-    return []

@@ -18,21 +18,12 @@ from pydantic import Field, TypeAdapter
 
 from esb.adapter import Adapter, BuildFailed, Section, Sink, Source
 from esb.analysis import analyse
-from esb.build import (
-    POLICIES,
-    Builder,
-    Continuation,
-    Load,
-    Stage,
-    did_you_mean,
-    option_names,
-    shown_path,
-    split_policies,
-)
+from esb.build import POLICIES, Builder, Continuation, Load, Stage, split_policies
 from esb.bus import Shared
 from esb.clock import REAL, Clock
 from esb.errors import ConfigError, Diagnostic
 from esb.middleware.endpoint import EndpointPolicies
+from esb.mistakes import did_you_mean, option_names, shown_path
 from esb.options import Options
 from esb.projects import LATER, SHARED, Projects
 from esb.redaction import secret_values

@@ -18,10 +18,10 @@ import msgspec
 import structlog
 from pydantic import BeforeValidator, Field, model_validator
 
-from esb.build import did_you_mean
 from esb.clock import REAL, Clock
 from esb.durable import DEAD, Done, Move, Receipt, Store, Stored, Superseded, subscription
 from esb.errors import EsbError
+from esb.mistakes import did_you_mean
 from esb.options import Options, parse_duration
 from esb.route import Route
 from esb.store import DAMAGED

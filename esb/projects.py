@@ -17,7 +17,8 @@ from typing import Any, Final
 from pydantic import Field, RootModel
 
 from esb.adapter import BuildFailed
-from esb.build import Builder, Load, did_you_mean
+from esb.build import Builder, Load
+from esb.mistakes import did_you_mean
 from esb.options import Options, RawRoute
 from esb.route import OF_CALLERS, RoutePolicies
 from esb.strict_yaml import REFERENCE, Document, YamlPath, resolved

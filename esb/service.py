@@ -16,12 +16,12 @@ from typing import Any, Final
 from prometheus_client import Counter, Gauge
 
 from esb.api import AdminServer
-from esb.build import did_you_mean, shown_path
 from esb.bus import Bus, Shared
 from esb.config import Project, load, route_files_in
 from esb.control import NotThere, Refused
 from esb.errors import EsbError
 from esb.logs import log
+from esb.mistakes import did_you_mean, shown_path
 from esb.route import Called
 from esb.versions import Cause, Version, Versions, put
 

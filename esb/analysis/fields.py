@@ -16,9 +16,9 @@ from jinja2 import TemplateError, nodes
 
 from esb.analysis.findings import Findings, place_of
 from esb.analysis.schemas import Missing, Shape, field, items, shape_of, values
-from esb.build import shown_path
 from esb.expressions import syntax
 from esb.expressions.sandbox import Sandbox
+from esb.mistakes import shown_path
 from esb.outline import NOTHING_GIVEN, Part, Spot, Use
 
 _KEEP_THE_BODY: Final = frozenset(

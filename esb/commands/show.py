@@ -82,8 +82,8 @@ def explain(
 ) -> None:
     """Show a route as it runs: sections, templates and connections put in, all defaults written
     out. Secrets are shown as the references to them."""
-    from esb.build import did_you_mean
     from esb.explain import explain as explained
+    from esb.mistakes import did_you_mean
 
     loaded, resolved = _loaded(project)
     routes = {one.name: one for one in loaded.routes}
@@ -156,7 +156,7 @@ def _subjects(entries: Sequence[Entry], page: str) -> list[dict[str, str]]:
 
 
 def _list_options(entries: Sequence[Entry], name: str, as_json: bool) -> None:
-    from esb.build import did_you_mean
+    from esb.mistakes import did_you_mean
 
     wanted = [one for one in entries if name and name in (one.subject, one.title)]
     if name == "route":

@@ -7,10 +7,11 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from esb.adapter import Expression
-from esb.build import Builder, did_you_mean
+from esb.build import Builder
 from esb.durable import Stored
 from esb.envelope import Body, Envelope, Outcome, parse_content_type
 from esb.errors import EsbError
+from esb.mistakes import did_you_mean
 from esb.outline import Part
 from esb.testing.compare import differences, differences_of_values, shown
 from esb.testing.models import Answer, Call, Dead, Expect, Expected, ExpectedError
