@@ -5,16 +5,18 @@ The attributes are those of CloudEvents 1.0 (section 3.1). Two rules hold everyw
 * What the wire sends is data, never a command. Wire headers live in `Envelope.headers`, which no
   component reads as control; what controls delivery is a typed field that no wire name can reach.
 * A body that nobody reads is never parsed. `Body` keeps the bytes it came with, so a message that
-  no step changes leaves as it arrived.
+  no step changes leaves as it arrived; where a route proved at its load that nothing in it reads
+  them, they may pass as they arrive.
 """
 
 from __future__ import annotations
 
+import asyncio
 import io
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from enum import Enum
 from functools import lru_cache
@@ -23,7 +25,14 @@ from typing import Any, BinaryIO, Final, Protocol
 
 import msgspec
 
-from esb.errors import BadMessage, Permanent, TooLarge, Unavailable, UnsupportedMedia
+from esb.errors import (
+    BadMessage,
+    Permanent,
+    RouteFailure,
+    TooLarge,
+    Unavailable,
+    UnsupportedMedia,
+)
 
 HeaderValue = str | bytes | int | float | bool | None | datetime | list[Any] | dict[str, Any]
 """A scalar, bytes, or (AMQP) a table. HTTP and SOAP carry `str` only."""
@@ -105,6 +114,9 @@ _UNSET: Final = object()
 MAX_WHOLE: Final = 64 * 1024 * 1024
 """Bytes of a file that may be read into memory as a whole, if nobody says otherwise."""
 
+PIECE: Final = 256 * 1024
+"""Bytes of a file that are read at a time where it is passed on piece by piece."""
+
 
 class _File(msgspec.Struct, frozen=True):
     """Where the bytes of a body lie, and how many there are."""
@@ -131,6 +143,50 @@ class _File(msgspec.Struct, frozen=True):
             ).noted("a `split` with `stream` reads it piece by piece")
         return raw
 
+    async def chunks(self) -> AsyncIterator[bytes]:
+        stream = await asyncio.to_thread(self.open)
+        try:
+            while piece := await asyncio.to_thread(stream.read, PIECE):
+                yield piece
+        except OSError as e:
+            raise _unreadable(self.path, e) from e
+        finally:
+            stream.close()
+
+
+class _Stream:
+    """What is still arriving; everybody who holds the body holds this."""
+
+    __slots__ = ("_arriving", "_taken", "size")
+
+    def __init__(self, arriving: AsyncIterator[bytes], size: int | None) -> None:
+        self._arriving = arriving
+        self._taken = False
+        self.size = size
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        if self._taken:
+            raise Permanent("the body passed as it arrived and cannot be had a second time")
+        self._taken = True
+        return self._arriving
+
+    async def close(self) -> None:
+        self._taken = True
+        aclose = getattr(self._arriving, "aclose", None)
+        if aclose is not None:
+            await aclose()
+
+    def open(self) -> BinaryIO:
+        raise RouteFailure("the body passes as it arrives, and nothing can read it here")
+
+    def read(self) -> bytes:
+        raise RouteFailure("the body passes as it arrives, and nothing can read it here")
+
+
+async def _at_once(raw: bytes) -> AsyncIterator[bytes]:
+    if raw:
+        yield raw
+
 
 def _unreadable(path: Path, error: OSError) -> Permanent | Unavailable:
     if isinstance(error, FileNotFoundError):
@@ -144,20 +200,20 @@ class Body:
     Data is plain: None, bool, int, float, Decimal, str, bytes, list, dict; an lxml element for
     XML. It is shared by everyone who holds the body: never change it in place. The bytes may lie in
     a file (EIP: Claim Check), which is read when somebody asks for them; `open` reads it as a
-    stream.
+    stream. Or they are still arriving: then `chunks` gives them, once, and nothing else does.
     """
 
-    __slots__ = ("_data", "_file", "_raw", "content_type")
+    __slots__ = ("_data", "_raw", "_source", "content_type")
 
     content_type: str
     _raw: bytes | None
     _data: Any
-    _file: _File | None
+    _source: _File | _Stream | None  # where the bytes come from, if they are not at hand
 
     def __init__(self, raw: bytes | None, content_type: str, data: Any = _UNSET) -> None:
         self._raw = raw
         self._data = data
-        self._file = None
+        self._source = None
         self.content_type = content_type
 
     @classmethod
@@ -174,24 +230,53 @@ class Body:
         """
         body = cls(None, content_type)
         try:
-            body._file = _File(path, path.stat().st_size, max_whole)
+            body._source = _File(path, path.stat().st_size, max_whole)
         except OSError as e:
             raise _unreadable(path, e) from e
         return body
+
+    @classmethod
+    def from_stream(
+        cls, chunks: AsyncIterator[bytes], content_type: str, size: int | None = None
+    ) -> Body:
+        """A body that is still arriving. size: how many bytes there will be, if that is known.
+
+        Only for a route whose load proved that nothing in it reads the body or needs it twice.
+        Whoever made it sees to it that what nobody takes comes to an end (`close`).
+        """
+        body = cls(None, content_type)
+        body._source = _Stream(chunks, size)
+        return body
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """The bytes, piece by piece: what is at hand at once, a file off the event loop, a stream
+        as it arrives. Whoever breaks off closes the body (`close`).
+
+        Raises as `raw` does, except for the size; Permanent for a stream that was taken before, and
+        whatever ends a stream early.
+        """
+        if self._raw is None and self._source is not None:
+            return self._source.chunks()
+        return _at_once(self.raw)
+
+    async def close(self) -> None:
+        """Give up a stream that nobody takes to its end; nothing for any other body."""
+        if isinstance(self._source, _Stream):
+            await self._source.close()
 
     def open(self) -> BinaryIO:
         """The bytes as a stream, from their beginning; whoever opens it closes it.
 
         A file is not read whole. Raises as `raw` does, except for the size.
         """
-        if self._raw is None and self._file is not None:
-            return self._file.open()
+        if self._raw is None and self._source is not None:
+            return self._source.open()
         return io.BytesIO(self.raw)
 
     def typed(self, content_type: str) -> Body:
         """The same bytes under another content type, not read or parsed for it."""
-        body = Body(self._raw if self._file is not None else self.raw, content_type)
-        body._file = self._file
+        body = Body(self._raw if self._source is not None else self.raw, content_type)
+        body._source = self._source
         return body
 
     @property
@@ -199,11 +284,11 @@ class Body:
         """The bytes: those that came, or the data written by its codec.
 
         Raises EsbError when the data cannot be written; of a file TooLarge when it is too large to
-        be read whole, Permanent or Unavailable when it cannot be read.
+        be read whole, Permanent or Unavailable when it cannot be read; RouteFailure for a stream.
         """
         if self._raw is None:
-            if self._file is not None:
-                self._raw = self._file.read()
+            if self._source is not None:
+                self._raw = self._source.read()
             else:
                 codec = codec_for(self.content_type)
                 self._raw = codec.encode(self._data, parse_content_type(self.content_type))
@@ -213,7 +298,7 @@ class Body:
     def data(self) -> Any:
         """The parsed content. Raises BadMessage or UnsupportedMedia when it cannot be read."""
         if self._data is _UNSET:
-            raw = self.raw if self._file is not None else self._raw or b""
+            raw = self.raw if self._source is not None else self._raw or b""
             if not raw and not self.content_type:
                 self._data = None
             else:
@@ -237,9 +322,10 @@ class Body:
 
     @property
     def is_empty(self) -> bool:
-        """No bytes and no data; reading this never parses or writes anything."""
-        if self._file is not None:
-            return not self._file.size
+        """No bytes and no data; reading this never parses or writes anything. A stream is not
+        empty unless its size says so."""
+        if self._source is not None:
+            return self._source.size == 0
         return not self._raw and (self._data is _UNSET or self._data is None)
 
     @property
@@ -250,13 +336,18 @@ class Body:
     @property
     def is_written(self) -> bool:
         """Whether `raw` is at hand without writing."""
-        return self._raw is not None or self._file is not None
+        return self._raw is not None or isinstance(self._source, _File)
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether it is still arriving: only `chunks` gives it, and only once."""
+        return isinstance(self._source, _Stream)
 
     @property
     def size(self) -> int | None:
-        """How many bytes there are; None if they are not written yet."""
-        if self._file is not None:
-            return self._file.size
+        """How many bytes there are; None if they are not written yet, or nobody knows."""
+        if self._source is not None:
+            return self._source.size
         return None if self._raw is None else len(self._raw)
 
     def __repr__(self) -> str:

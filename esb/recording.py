@@ -219,6 +219,8 @@ class _Writer:
     def _text(self, body: Body) -> tuple[str, Any]:
         """Its text; and its data, if that is what it is."""
         longest = self._of.max_body
+        if body.is_stream:
+            raise _NotRecorded("a body passed as it arrived")
         if not body.is_written:
             data = body.data
             if isinstance(data, etree._Element):

@@ -495,7 +495,9 @@ class _Writer:
 
 def snapshot(body: Body, redact: Redactor, longest: int) -> Snapshot:
     """The beginning of a body for people, without its secrets; nothing is parsed or written for it.
-    What is no text is told in words."""
+    What is no text is told in words, and so is what passed as it arrived."""
+    if body.is_stream:
+        return Snapshot(body.content_type, body.size, "(passed as it arrived)")
     size: int | None = None
     try:
         # A secret that is cut in two is no longer known as one.

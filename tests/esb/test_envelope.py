@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import esb.codecs  # noqa: F401 - registers what bodies are read with
 from esb.envelope import (
     NO_BODY,
     NO_HEADERS,
+    PIECE,
     Body,
     ContentType,
     Envelope,
@@ -32,6 +34,9 @@ from esb.errors import (
     Unavailable,
     UnsupportedMedia,
 )
+from esb.redaction import Redactor
+from esb.traces import Snapshot
+from esb.tracing import snapshot
 
 names = st.from_regex(r"\A[A-Za-z][A-Za-z0-9-]{0,8}\Z")
 values = st.text(st.characters(exclude_characters="\r\n\0")) | st.integers() | st.binary()
@@ -241,6 +246,70 @@ def test_a_large_file_is_read_as_a_stream_only(tmp_path: Path) -> None:
             read()
     with body.open() as stream:
         assert len(stream.read()) == 11
+
+
+async def test_any_body_comes_piece_by_piece(tmp_path: Path, counting: Counting) -> None:
+    file = tmp_path / "body"
+    file.write_bytes(b"x" * (PIECE + 1))
+    lying = Body.from_file(file, "", max_whole=10)
+    assert [len(piece) async for piece in lying.chunks()] == [PIECE, 1]
+    assert [piece async for piece in Body(b"raw", "").chunks()] == [b"raw"]
+    assert [piece async for piece in Body.of("data", "application/x-counting").chunks()] == [
+        b"data"
+    ]
+    assert [piece async for piece in NO_BODY.chunks()] == []
+    await lying.close()
+    assert [len(piece) async for piece in lying.chunks()] == [PIECE, 1]  # as often as one likes
+
+
+async def arriving(*pieces: bytes, over: list[str]) -> AsyncIterator[bytes]:
+    try:
+        for piece in pieces:
+            yield piece
+    finally:
+        over.append("over")
+
+
+async def test_what_is_still_arriving_passes_once_and_nobody_reads_it() -> None:
+    over: list[str] = []
+    body = Body.from_stream(arriving(b"a", b"b", over=over), "text/plain", 2)
+    again = body.typed("text/html")
+    assert [one.is_stream for one in (body, again, NO_BODY)] == [True, True, False]
+    assert (again.content_type, again.size) == ("text/html", 2)
+    assert (body.is_empty, body.is_written, body.is_parsed) == (False, False, False)
+    for read in (
+        lambda: body.raw,
+        lambda: body.data,
+        lambda: body.text,
+        lambda: body.written_as("text/html"),
+        body.open,
+    ):
+        with pytest.raises(RouteFailure, match="as it arrives"):
+            read()
+    assert [piece async for piece in again.chunks()] == [b"a", b"b"]
+    assert over == ["over"]
+    with pytest.raises(Permanent, match="a second time"):
+        body.chunks()
+    assert Body.from_stream(arriving(over=over), "", 0).is_empty
+    assert not Body.from_stream(arriving(over=over), "").is_empty
+
+
+def test_for_people_a_stream_is_told_in_words() -> None:
+    body = Body.from_stream(arriving(over=[]), "text/plain", 5)
+    redact = Redactor([], set)
+    assert snapshot(body, redact, 100) == Snapshot("text/plain", 5, "(passed as it arrived)")
+
+
+async def test_a_stream_that_nobody_takes_to_its_end_is_given_up() -> None:
+    over: list[str] = []
+    body = Body.from_stream(arriving(b"a", b"b", over=over), "")
+    async for piece in body.chunks():
+        assert piece == b"a"
+        break
+    await body.typed("text/plain").close()
+    assert over == ["over"]
+    with pytest.raises(Permanent):
+        body.chunks()
 
 
 def test_a_file_that_is_gone_cannot_come_back(tmp_path: Path) -> None:
