@@ -88,9 +88,9 @@ class HttpServer:
         """How many connections are open."""
         return len(self._state.connections)
 
-    async def open(self, host: str, port: int) -> int:
-        """Listen, on a free port if that is 0. Returns the port. Raises EsbError when the address
-        is taken or not ours."""
+    async def open(self, host: str, port: int, sock: socket.socket | None = None) -> int:
+        """Listen, on a free port if that is 0. sock: one that somebody bound already, to listen on
+        instead. Returns the port. Raises EsbError when the address is taken or not ours."""
         loop = asyncio.get_running_loop()
         config = Config(
             self._app,
@@ -104,11 +104,11 @@ class HttpServer:
         )
         config.load()
         limits = self._limits
+        where: dict[str, Any] = {"host": host, "port": port} if sock is None else {"sock": sock}
         try:
             self._server = await loop.create_server(
                 lambda: Connection(config, self._state, limits, loop),
-                host,
-                port,
+                **where,
                 ssl=self._tls,
                 backlog=2048,
                 ssl_handshake_timeout=limits.header_timeout if self._tls else None,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import re
+import socket
 import ssl
 import time
 from collections.abc import Mapping, Sequence
@@ -113,11 +114,13 @@ class WebServer:
     """A Resource (open, close, health) that serves what is mounted on it.
 
     probes: what GET on "/healthz" and "/readyz" tells, by name; put there by the bus.
+    socket: one that somebody bound already, to listen on instead of `options.host` and `port`.
     """
 
     def __init__(self, options: ListenOptions, tls: ssl.SSLContext | None = None) -> None:
         self.options = options
         self.probes: dict[str, Probe] = {}
+        self.socket: socket.socket | None = None
         self.sites = Router()
         self.version = 0  # counts changes of what is mounted
         self._tls = tls
@@ -214,7 +217,7 @@ class WebServer:
         options = self.options
         limits = Limits(**{each.name: getattr(options, each.name) for each in fields(Limits)})
         server = HttpServer(self, limits, self._tls)
-        self._bound = await server.open(options.host, options.port)
+        self._bound = await server.open(options.host, options.port, self.socket)
         self._server = server
         log.info("listening", url=self.url)
 

@@ -18,7 +18,7 @@ from support.web import Wire, ask, serving, site, tell, wire
 
 from esb.adapter import BuildFailed
 from esb.errors import BadMessage, EsbError, Overloaded
-from esb_web import ListenOptions, Request, Response
+from esb_web import ListenOptions, Request, Response, WebServer
 from esb_web.server import parse_query, web_server
 
 GOOD = b"POST /in HTTP/1.1\r\nHost: bus\r\nContent-Length: 2\r\n\r\nok"
@@ -766,6 +766,24 @@ async def test_an_address_that_is_taken_is_a_clear_error() -> None:
         with pytest.raises(EsbError, match=f"cannot listen on 127.0.0.1:{port}: "):
             async with serving(port=port):
                 pass
+
+
+async def test_it_listens_on_a_socket_that_was_bound_for_it() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as bound:
+        port = bound.getsockname()[1]
+        server = WebServer(ListenOptions.model_validate({"port": 1, "docs": False}))
+        server.socket = bound.dup()
+        server.mount(site("/in"))
+        await server.open()
+        server.serve()
+        try:
+            assert server.url == f"http://127.0.0.1:{port}"
+            assert (await ask(server.url, GOOD))[2] == b"POST /in 2 ok"
+        finally:
+            await server.close()
+        # Whoever bound it still has it, for the next one.
+        with socket.create_connection(("127.0.0.1", port)):
+            pass
 
 
 async def test_an_answer_given_while_draining_ends_its_connection() -> None:
