@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import ssl
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import aio_pika
@@ -27,6 +28,7 @@ class Request:
     path: str
     body: bytes
     content_type: str = "application/json"
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,9 @@ class Load:
     p999: float
 
 
-def wrk(port: int, request: Request, connections: int, seconds: int, folder: Path) -> Load:
+def wrk(
+    port: int, request: Request, connections: int, seconds: int, folder: Path, tls: bool = False
+) -> Load:
     """Ask as fast as answers come, over `connections` connections.
 
     Raises BenchFailed if anything but a good answer comes: such a figure would be none.
@@ -48,9 +52,10 @@ def wrk(port: int, request: Request, connections: int, seconds: int, folder: Pat
     body = folder / "body"
     body.write_bytes(request.body)
     options = f"-t1 -c{connections} -d{seconds}s --timeout {_TIMEOUT:.0f}s --latency -s".split()
-    url = f"http://127.0.0.1:{port}{request.path}"
+    url = f"http{'s' if tls else ''}://127.0.0.1:{port}{request.path}"
+    headers = [f"{name}: {value}" for name, value in request.headers.items()]
     done = subprocess.run(
-        ["wrk", *options, _SCRIPT, url, "--", "POST", request.content_type, body],
+        ["wrk", *options, _SCRIPT, url, "--", "POST", request.content_type, body, *headers],
         capture_output=True,
         text=True,
     )
@@ -64,9 +69,10 @@ def wrk(port: int, request: Request, connections: int, seconds: int, folder: Pat
     return Load(**found)
 
 
-def ask(port: int, request: Request) -> tuple[int, bytes]:
+def ask(port: int, request: Request, tls: bool = False) -> tuple[int, bytes]:
     """Ask once; status and body. Raises OSError if nobody answers."""
-    return _ask(port, "POST", request.path, request.body, request.content_type)
+    headers = {"Content-Type": request.content_type, **request.headers}
+    return _ask(port, "POST", request.path, request.body, headers, tls)
 
 
 def get(port: int, path: str) -> bytes:
@@ -77,12 +83,28 @@ def get(port: int, path: str) -> bytes:
     return body
 
 
-def _ask(port: int, method: str, path: str, body: bytes = b"", kind: str = "") -> tuple[int, bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_TIMEOUT)
+def _ask(
+    port: int,
+    method: str,
+    path: str,
+    body: bytes = b"",
+    headers: Mapping[str, str] | None = None,
+    tls: bool = False,
+) -> tuple[int, bytes]:
+    connection = (
+        http.client.HTTPSConnection(
+            # The certificate is made for this run; whether it is checked costs the client, not us.
+            "127.0.0.1", port, timeout=_TIMEOUT, context=ssl._create_unverified_context()
+        )
+        if tls
+        else http.client.HTTPConnection("127.0.0.1", port, timeout=_TIMEOUT)
+    )  # fmt: skip
     try:
-        connection.request(method, path, body or None, {"Content-Type": kind} if kind else {})
+        connection.request(method, path, body or None, dict(headers or {}))
         answer = connection.getresponse()
         return answer.status, answer.read()
+    except http.client.HTTPException as e:
+        raise OSError(f"no answer: {e!r}") from e
     finally:
         connection.close()
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import nginx
 
-_PACKAGES = ("esb", "uvicorn", "uvloop", "httptools", "aiohttp", "lxml", "msgspec", "apsw",
-             "aio-pika", "zeep")  # fmt: skip
+_PACKAGES = ("esb", "uvloop", "httptools", "lxml", "msgspec", "apsw", "aio-pika",
+             "zeep")  # fmt: skip
 _PROJECT = Path(__file__).resolve().parent.parent
 
 

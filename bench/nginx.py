@@ -21,7 +21,7 @@ worker_processes 1;
 pid nginx.pid;
 error_log stderr warn;
 {user}
-events {{ worker_connections 4096; }}
+events {{ worker_connections 8192; }}
 http {{
     access_log off;
     client_body_temp_path body;
@@ -29,7 +29,7 @@ http {{
     fastcgi_temp_path fastcgi;
     uwsgi_temp_path uwsgi;
     scgi_temp_path scgi;
-    client_body_buffer_size 64k;
+    client_body_buffer_size 256k;
     keepalive_requests 1000000000;
     tcp_nodelay on;
 {http}
@@ -43,10 +43,12 @@ _PROXY = """\
         keepalive_requests 1000000000;
     }}
     server {{
-        listen 127.0.0.1:{port} reuseport;
+        listen 127.0.0.1:{port} reuseport{tls};
+{certificate}
         location / {{
             proxy_pass http://backend;
             proxy_http_version 1.1;
+            proxy_buffers 32 8k;
             proxy_set_header Connection "";
         }}
     }}
@@ -56,10 +58,16 @@ _PIECE = 1000
 """nginx takes no longer words than 4 KB: longer bodies are put together from pieces."""
 
 
-def write_proxy(folder: Path, port: int, backend: int) -> list[str]:
+def write_proxy(
+    folder: Path, port: int, backend: int, certificate: tuple[Path, Path] | None = None
+) -> list[str]:
     """Configure a reverse proxy as nginx's documentation advises (keepalive to the upstream, no
-    access log); the command that runs it."""
-    return _write(folder, _PROXY.format(port=port, backend=backend))
+    access log), behind TLS if there is a certificate and a key; the command that runs it."""
+    shown = ""
+    if certificate is not None:
+        shown = "        ssl_certificate {};\n        ssl_certificate_key {};".format(*certificate)
+    tls = " ssl" if certificate else ""
+    return _write(folder, _PROXY.format(port=port, backend=backend, tls=tls, certificate=shown))
 
 
 def write_backend(folder: Path, port: int, answers: Mapping[str, tuple[str, bytes]]) -> list[str]:

@@ -11,6 +11,7 @@ from esb_soap.envelope import write_envelope
 from esb_soap.wsdl import Operation, load_wsdl
 
 WSDL = Path(__file__).with_name("orders.wsdl")
+ACTION = "urn:example:orders:v1/placeOrder"
 
 
 def order(lines: int) -> dict[str, Any]:
@@ -64,3 +65,8 @@ def soap_reply(lines: int) -> bytes:
     output = place_order().output
     assert output is not None
     return write_envelope("1.1", output.write(order(lines)).body)
+
+
+def soap_request(lines: int) -> bytes:
+    """The envelope with which a client orders."""
+    return write_envelope("1.1", place_order().input.write(order(lines)).body)

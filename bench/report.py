@@ -1,12 +1,9 @@
-"""Results as a page and as a plot."""
+"""Results as a page."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from typing import Any
-from xml.sax.saxutils import escape  # noqa: TID251 - it writes, nothing is parsed
-
-Row = tuple[str, float]
 
 
 def page(result: dict[str, Any]) -> str:
@@ -24,6 +21,11 @@ def page(result: dict[str, Any]) -> str:
     if result["scenarios"]:
         parts += ["![Ratios](latest.svg)", "", "## To nginx as reverse proxy", ""]
         parts += [_ratios(result["scenarios"]), "", "## Figures", "", _figures(result["scenarios"])]
+    if result.get("sweep"):
+        parts += ["", "## Few connections and many", "", _sweep(result["sweep"])]
+    if result.get("failed"):
+        parts += ["", "## Without figures", ""]
+        parts += [f"* {who}: {why.splitlines()[0]}" for who, why in result["failed"].items()]
     if "store" in result:
         parts += ["", "## The durable store", "", store_table(result["store"])]
     if "codec" in result:
@@ -84,6 +86,24 @@ def _figures(scenarios: Sequence[dict[str, Any]]) -> str:
     return _table(head, rows)
 
 
+def _sweep(found: Sequence[dict[str, Any]]) -> str:
+    rows = [
+        [
+            one["title"],
+            f"{one['connections']:,}",
+            name,
+            f"{figures['rate'] / one['medians']['nginx']['rate']:.2f}",
+            f"{figures['rate']:,.0f}",
+            *(f"{figures[key]:.2f}" for key in ("p50", "p99", "p999")),
+        ]
+        for one in found
+        for name, figures in one["medians"].items()
+    ]
+    head = ["scenario", "connections", "who", "to nginx", "messages/s", "p50 ms", "p99 ms",
+            "p99.9 ms"]  # fmt: skip
+    return _table(head, rows)
+
+
 def codec_table(found: Sequence[dict[str, Any]]) -> str:
     """The codec's figures in Markdown: microseconds, and how many times as fast as zeep."""
     rows = []
@@ -122,55 +142,3 @@ def store_table(found: Sequence[dict[str, Any]]) -> str:
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [head, ["---"] * 2 + ["---:"] * (len(head) - 2), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-# --- the plot ------------------------------------------------------------------------------------
-
-_LABELS, _BARS, _LINE = 430, 380, 22
-
-
-def plot(result: dict[str, Any]) -> str:
-    """Bars as SVG: messages a second to nginx's, and the codec's speed to zeep's."""
-    groups: list[tuple[str, list[Row]]] = []
-    ratios = [
-        (f"{scenario['title'].partition(':')[0]} - {name}", ratio)
-        for scenario in result["scenarios"]
-        for name, ratio in scenario["to_nginx"].items()
-        if name != "backend"
-    ]
-    if ratios:
-        rates = [(label, ratio["rate"]) for label, ratio in ratios]
-        groups.append(("Messages a second; nginx as reverse proxy = 1", rates))
-        costs = [(label, 1 / ratio["cpu"]) for label, ratio in ratios]
-        groups.append(("Messages per CPU second; nginx as reverse proxy = 1", costs))
-    if "codec" in result:
-        speeds = [
-            (f"{one['direction']}, {one['size']} - {name}", times)
-            for one in result["codec"]
-            for name, times in one["times_zeep"].items()
-            if name.startswith("esb")
-        ]
-        groups.append(("SOAP codec; zeep = 1", speeds))
-    drawn, top = [], 10
-    for title, rows in groups:
-        drawn.append(f'<text x="10" y="{top + 16}" font-weight="bold">{escape(title)}</text>')
-        top += 28
-        longest = max(1.0, *(value for _, value in rows))
-        for label, value in rows:
-            middle, width = top + 15, value / longest * _BARS
-            drawn.append(
-                f'<text x="{_LABELS - 8}" y="{middle}" text-anchor="end">{escape(label)}</text>'
-            )
-            drawn.append(f'<rect x="{_LABELS}" y="{top + 3}" width="{width:.1f}" height="16"/>')
-            drawn.append(f'<text x="{_LABELS + width + 6:.1f}" y="{middle}">{value:.2f}</text>')
-            top += _LINE
-        one = _LABELS + _BARS / longest
-        bottom = top - len(rows) * _LINE
-        drawn.append(f'<line x1="{one:.1f}" x2="{one:.1f}" y1="{bottom}" y2="{top}"/>')
-        top += 14
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{_LABELS + _BARS + 70}" height="{top}" '
-        'font-family="sans-serif" font-size="13">\n'
-        "<style>rect {fill: #3b6ea5} line {stroke: #c33; stroke-dasharray: 4 3}</style>\n"
-        f'<rect width="100%" height="100%" style="fill: #fff"/>\n{chr(10).join(drawn)}\n</svg>\n'
-    )

@@ -1,11 +1,15 @@
--- The request from the command line (method, content type, file of the body), the result as JSON:
--- wrk's own report rounds, and leaves out p99.9.
+-- The request from the command line (method, content type, file of the body, more headers as
+-- "Name: value"), the result as JSON: wrk's own report rounds, and leaves out p99.9.
 function init(args)
    wrk.method = args[1]
    wrk.headers["Content-Type"] = args[2]
    local file = assert(io.open(args[3], "rb"))
    wrk.body = file:read("*a")
    file:close()
+   for at = 4, #args do
+      local name, value = args[at]:match("^([^:]+): (.*)$")
+      wrk.headers[name] = value
+   end
 end
 
 function done(summary, latency)

@@ -191,33 +191,34 @@ def _download(url: str, accept: str = "*/*") -> bytes:
 # --- the environment -----------------------------------------------------------------------------
 
 
-def sync(uv: Path) -> None:
-    """Make .venv what uv.lock says. Raises SetupFailed."""
-    environment = {**os.environ, "UV_PROJECT_ENVIRONMENT": str(VENV), "UV_PYTHON": sys.executable}
+def sync(uv: Path, venv: Path = VENV, python: str = sys.executable) -> None:
+    """Make .venv, or another environment, what uv.lock says. Raises SetupFailed."""
+    environment = {**os.environ, "UV_PROJECT_ENVIRONMENT": str(venv), "UV_PYTHON": python}
     environment.pop("VIRTUAL_ENV", None)  # another project's, active in this shell
     if "UV_CACHE_DIR" not in environment and not _home_is_writable():
         environment["UV_CACHE_DIR"] = str(TOOLS / "uv-cache")
-    _say("installing the locked packages into .venv/ ...")
+    name = venv.relative_to(PROJECT)
+    _say(f"installing the locked packages into {name}/ ...")
     started = time.monotonic()
-    for arguments in _from_pypi() if _index() == PYPI else _from_elsewhere():
+    for arguments in _from_pypi() if _index() == PYPI else _from_elsewhere(venv, python):
         done = subprocess.run([str(uv), "--quiet", *arguments], cwd=PROJECT, env=environment)
         if done.returncode:
             raise SetupFailed(f"'uv {' '.join(arguments[:2])}' failed, it says why above")
-    _say("the packages are in .venv/", started)
+    _say(f"the packages are in {name}/", started)
 
 
 def _from_pypi() -> list[list[str]]:
     return [["sync", "--locked"]]
 
 
-def _from_elsewhere() -> list[list[str]]:
+def _from_elsewhere(venv: Path, python: str) -> list[list[str]]:
     """The same versions and hashes from another index: uv.lock itself names PyPI's addresses."""
     TOOLS.mkdir(exist_ok=True)
     packages = str(TOOLS / "requirements.txt")
-    into = ["--python", str(VENV), "--default-index", _index()]
+    into = ["--python", str(venv), "--default-index", _index()]
     return [
         ["export", "--frozen", "--no-emit-project", "--output-file", packages],
-        ["venv", "--allow-existing", str(VENV)],
+        ["venv", "--allow-existing", "--python", python, str(venv)],
         ["pip", "sync", "--require-hashes", *into, packages],
         ["pip", "install", "--no-deps", *into, "--editable", "."],
     ]
