@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import textwrap
+import weakref
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -71,6 +73,23 @@ async def live(folder: Path, routes: str = ROUTES, *, watch: bool = False) -> As
     finally:
         service.stopping.set()
         await running
+
+
+async def test_what_is_loaded_is_out_of_the_collectors_sight_and_goes_when_it_is_replaced(
+    tmp_path: Path,
+) -> None:
+    async with live(tmp_path) as bus:
+        assert gc.get_freeze_count() > 1000
+        for round_ in range(3):
+            replaced = weakref.ref(bus.service.bus.routes["b"])
+            project = weakref.ref(bus.service.project)
+            bus.write(
+                "routes/all.yaml", HEAD + textwrap.dedent(ROUTES).replace("/b", f"/b{round_}")
+            )
+            await bus.told("POST", "/reload")
+            await until(lambda r=replaced, p=project: r() is None and p() is None)
+            assert gc.get_freeze_count() > 1000
+    assert gc.get_freeze_count() == 0
 
 
 async def test_mistakes_leave_the_old_routes_running_and_are_told(tmp_path: Path) -> None:
