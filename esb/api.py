@@ -11,13 +11,11 @@ import json
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
 
-import prometheus_client
-from prometheus_client import Gauge
-
 from esb.bus import Bus
 from esb.durable import Store
 from esb.errors import EsbError
 from esb.http import App, HttpServer, Limits
+from esb.metrics import Gauge, registry
 
 if TYPE_CHECKING:
     from esb.admin import Live
@@ -42,8 +40,9 @@ def admin_app(bus: Bus, live: Live | None, hosts: set[str]) -> App:
             await _answer(send, 200 if well else 503, details)
         elif path == "/metrics":
             await _measure(bus.store)
-            body = prometheus_client.generate_latest()
-            await _send(send, 200, prometheus_client.CONTENT_TYPE_LATEST, body)
+            from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+            await _send(send, 200, CONTENT_TYPE_LATEST, generate_latest(registry()))
         elif not _may(headers, hosts):
             await _answer(send, 403, {"title": "this name or origin may not use the admin API"})
         else:
@@ -90,13 +89,13 @@ async def _measure(store: Store | None) -> None:
         return
     with contextlib.suppress(EsbError):
         usage, counts = await store.usage(), await store.counts()
-        BYTES.set(usage.used)
-        FREE.set(usage.free if usage.free is not None else float("nan"))
+        BYTES.labels().value = usage.used
+        FREE.labels().value = usage.free if usage.free is not None else float("nan")
         fullest = sorted(counts, key=counts.__getitem__, reverse=True)
         for channel in fullest[:MOST_CHANNELS]:
-            WAITING.labels(channel).set(counts[channel])
+            WAITING.labels(channel).value = counts[channel]
         if rest := fullest[MOST_CHANNELS:]:
-            WAITING.labels(OTHERS).set(sum(counts[channel] for channel in rest))
+            WAITING.labels(OTHERS).value = sum(counts[channel] for channel in rest)
 
 
 class AdminServer:

@@ -19,7 +19,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from enum import Enum
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Protocol
 
@@ -447,15 +447,31 @@ class Outcome(Enum):
     FILTERED = "filtered"  # a rule stopped it: acknowledged, counted, not passed on
     DEAD = "dead"  # gave up; it lies in the dead letters with its reason
 
+    # There is one of each, and Enum's own hash is made in Python each time.
+    __hash__ = object.__hash__
+
+
+_random_parts: Final[list[str]] = []
+"""Of ids to come: to ask the system for a few bytes takes as long as to make a whole id of them."""
+os.register_at_fork(after_in_child=_random_parts.clear)
+
+
+def _random_part() -> str:
+    digits = os.urandom(256 * 10).hex()
+    for at in range(0, len(digits), 20):
+        a, b, c = digits[at : at + 3], digits[at + 3 : at + 7], digits[at + 7 : at + 19]
+        _random_parts.append(f"-7{a}-{'89ab'[int(b[0], 16) % 4]}{b[1:]}-{c}")
+    return _random_parts.pop()
+
 
 def new_id() -> str:
     """A time-ordered unique id (UUID version 7, RFC 9562 section 5.7)."""
-    millis = time.time_ns() // 1_000_000
-    value = (millis << 80) | int.from_bytes(os.urandom(10), "big")
-    value = (value & ~(0xF << 76)) | (0x7 << 76)
-    value = (value & ~(0x3 << 62)) | (0x2 << 62)
-    text = f"{value:032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+    millis = f"{time.time_ns() // 1_000_000:012x}"
+    try:
+        part = _random_parts.pop()
+    except IndexError:
+        part = _random_part()
+    return f"{millis[:8]}-{millis[8:]}{part}"
 
 
 class Envelope(msgspec.Struct, frozen=True, kw_only=True):
@@ -478,7 +494,7 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
     id: str = msgspec.field(default_factory=new_id)
     source: str = "esb"
     type: str = "message"
-    time: datetime = msgspec.field(default_factory=lambda: datetime.now(UTC))
+    time: datetime = msgspec.field(default_factory=partial(datetime.now, UTC))
     subject: str = ""
     correlation_id: str = ""
     business_key: str = ""

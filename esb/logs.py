@@ -6,7 +6,8 @@ import logging
 import re
 import sys
 from collections.abc import MutableMapping
-from typing import Any
+from contextvars import ContextVar
+from typing import Any, Final
 
 # structlog loads rich where it is installed, for tracebacks that are never printed here: half of
 # what importing `esb.cli` took. To import a module that is None in the module cache fails
@@ -20,6 +21,9 @@ if _modules["rich"] is None:
 
 log = structlog.get_logger("esb")
 
+ABOUT: Final[ContextVar[tuple[str, str]]] = ContextVar("about", default=("", ""))
+"""The route and the id of the message that the run is about: fields of every line it writes."""
+
 _URL_PASSWORD = re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s:/@]*:)[^\s/@]+@", re.IGNORECASE)
 
 
@@ -27,6 +31,7 @@ def configure(*, json: bool, level: str = "info") -> None:
     """Send the bus's and its libraries' logs to standard error."""
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
+        _say_about,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -69,6 +74,13 @@ def configure(*, json: bool, level: str = "info") -> None:
         library.handlers = []
         library.propagate = True
         library.setLevel(logging.WARNING)
+
+
+def _say_about(
+    logger: Any, method: str, event: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    route, message = ABOUT.get()
+    return {"route": route, "message": message, **event} if route else event
 
 
 def _hide_passwords(

@@ -14,14 +14,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from prometheus_client import Counter, Gauge
-
 from esb.api import AdminServer
 from esb.bus import Bus, Shared
 from esb.config import Project, load, route_files_in
 from esb.control import NotThere, Refused
 from esb.errors import EsbError
 from esb.logs import log
+from esb.metrics import Counter, Gauge
 from esb.mistakes import did_you_mean, shown_path
 from esb.route import Called
 from esb.versions import Cause, Version, Versions, put
@@ -33,8 +32,11 @@ _COLLECT_AFTER: Final = 5000
 """Objects that may be new before the collector looks for cycles among them; Python's 700 cost a
 third of all time at 1,000 messages in flight, more than this gains nothing."""
 
-RELOADS = Counter("esb_reloads", "Reloads of the project's files, by how they ended.", ("result",))
-CURRENT = Gauge("esb_configuration_current", "Whether what lies in the files is what runs.")
+RELOADS = Counter(
+    "esb_reloads_total", "Reloads of the project's files, by how they ended.", ("result",)
+)
+_CURRENT = Gauge("esb_configuration_current", "Whether what lies in the files is what runs.")
+CURRENT: Final = _CURRENT.labels()
 
 
 class Service:
@@ -103,7 +105,7 @@ class Service:
             async with self._reloading:  # nobody reloads what has not begun
                 await self.bus.start()
                 await self._keep("start", _user())
-            CURRENT.set(1)
+            CURRENT.value = 1
             # What was loaded stays, so the collector is not to walk it again and again; and a
             # thousand messages in flight are no reason to look at each of them a few times.
             gc.freeze()
@@ -208,8 +210,8 @@ class Service:
         if stopped != self.bus.stopped:  # one of them is no more
             await self._remember_stopped()
         self.bus.faults = ()
-        CURRENT.set(1)
-        RELOADS.labels("done").inc()
+        CURRENT.value = 1
+        RELOADS.labels("done").value += 1
         await self._keep(cause, by, changes)
         version = self.version.number if self.version else None
         if any(changes.values()):
@@ -231,8 +233,8 @@ class Service:
     def _not_loaded(self, problems: list[str]) -> dict[str, Any]:
         self.shared.roll_back()
         self.bus.faults = problems
-        CURRENT.set(0)
-        RELOADS.labels("refused").inc()
+        CURRENT.value = 0
+        RELOADS.labels("refused").value += 1
         for problem in problems:
             log.error("not reloaded", problem=problem)
         return {
@@ -335,7 +337,7 @@ class Service:
             result = await self._reload(by, "roll-back")
             if not result["reloaded"]:
                 self.bus.faults, self._found = before
-                CURRENT.set(not self.bus.faults)
+                CURRENT.value = not self.bus.faults
                 back = [path for path in then if path not in now]
                 await asyncio.to_thread(put, now, then, back)
             return {**result, "rolled_back": result["reloaded"], "to": number}

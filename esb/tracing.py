@@ -25,13 +25,13 @@ from zlib import crc32
 import msgspec
 import structlog
 from lxml import etree
-from prometheus_client import Counter
 from pydantic import Field
 
 from esb.adapter import Health
 from esb.clock import REAL, Clock
 from esb.envelope import Body, Envelope
 from esb.errors import EsbError, Fault, Transient
+from esb.metrics import Counter
 from esb.options import Duration, Options, Size
 from esb.redaction import Redactor
 from esb.step import Seen, Step, Watch
@@ -348,7 +348,7 @@ class Tracing:
         if not run.of.wants(run):
             return
         if len(self._waiting) >= MOST_WAITING:
-            TRACES.labels("dropped").inc()
+            TRACES.labels("dropped").value += 1
             return
         self._waiting.append(run)
         if self._writer is None:
@@ -370,12 +370,12 @@ class Tracing:
                 options = self.options
                 await self.store.keep_traces(traces, options.keep, options.max_size)
             except Exception as e:  # noqa: BLE001 - a trace is worth no trouble
-                TRACES.labels("lost").inc(len(runs))
+                TRACES.labels("lost").value += len(runs)
                 if not self._trouble:
                     log.warning("traces could not be kept", error=getattr(e, "detail", repr(e)))
                 self._trouble = True
             else:
-                TRACES.labels("kept").inc(len(runs))
+                TRACES.labels("kept").value += len(runs)
                 self._trouble = False
 
     async def open(self) -> None:

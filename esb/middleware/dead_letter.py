@@ -14,7 +14,7 @@ from esb.clock import REAL, Clock
 from esb.durable import DEAD, Failure, Move, Put, Store, at_once, change, unit_on
 from esb.envelope import Envelope, HeaderValue, Outcome
 from esb.errors import BadMessage, Denied, EsbError, Permanent, Transient
-from esb.middleware.metrics import DEAD_LETTERS
+from esb.metrics import DEAD_LETTERS
 from esb.middleware.trace import internal_error, notes
 from esb.step import Middleware, Step
 
@@ -49,7 +49,7 @@ def dead_letters(
         failure = Failure.of(error, route, attempts, when)
         buried = await _send(envelope, failure) or await _store(envelope, failure)
         if buried:
-            DEAD_LETTERS.labels(route, error.code).inc()
+            DEAD_LETTERS.labels(route, error.code).value += 1
             log.warning(
                 "message went to the dead letters",
                 message=envelope.id,

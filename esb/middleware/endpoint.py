@@ -4,23 +4,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 from weakref import WeakSet
 
-from prometheus_client import Counter, Histogram
-from prometheus_client.core import REGISTRY, GaugeMetricFamily
-from prometheus_client.registry import Collector
 from pydantic import Field
 
 from esb.adapter import RequestReply, Sink
 from esb.clock import current
 from esb.envelope import Envelope
 from esb.errors import EsbError
+from esb.metrics import ENDPOINT_CALLS, ENDPOINT_SECONDS, Gauge, Number
 from esb.middleware.breaker import Breaker, BreakerOptions
 from esb.middleware.limit import Bulkhead
-from esb.middleware.metrics import ENDPOINT_CALLS, ENDPOINT_SECONDS
 from esb.options import Options
 from esb.step import Watch
 
@@ -45,6 +43,10 @@ class EndpointPolicies(Options):
     )
 
 
+Call = Callable[[Envelope], Coroutine[Any, Any, T]]
+"""`send` of a Sink or `call` of a RequestReply."""
+
+
 class Guard:
     """Counts and times the calls of one endpoint, and lets them pass or not.
 
@@ -64,67 +66,90 @@ class Guard:
         self.bulkhead = bulkhead
         self.breaker = breaker
         self.in_flight = 0
-        self._calls: dict[str, Counter] = {}  # looking a metric up takes longer than counting
-        self._seconds: Histogram | None = None
         _GUARDS.add(self)
 
-    async def __call__(self, call: Callable[[Envelope], Awaitable[T]], envelope: Envelope) -> T:
-        """What `call` returns. Raises what it raises, Overloaded if no turn came and CircuitOpen if
+    def around(self, call: Call[T]) -> Call[T]:
+        """`call` behind the guard: it also raises Overloaded if no turn came, and CircuitOpen if
         the far side is left alone."""
-        outcome = "broken"
-        begun = perf_counter()
-        try:
-            if self.bulkhead is None:
-                result = await self._watched(call, envelope)
-            else:
+        guarded = self._counted(call)
+        if self.breaker is not None:
+            guarded = self._broken(guarded, self.breaker)
+        if self.bulkhead is not None:
+            guarded = self._in_turn(guarded, self.bulkhead)
+        return guarded
+
+    def _counted(self, call: Call[T]) -> Call[T]:
+        """Innermost: what gets to the far side."""
+        ok, cancelled, bug = map(self._outcome, ("ok", "cancelled", "broken"))
+        seconds = ENDPOINT_SECONDS.labels(self.name)
+
+        async def counted(envelope: Envelope) -> T:
+            ended = cancelled
+            self.in_flight += 1
+            begun = perf_counter()
+            try:
+                result = await call(envelope)
+                ended = ok
+                return result
+            except EsbError as e:
+                ended = self._outcome(e.code)
+                raise
+            except Exception:
+                ended = bug
+                raise
+            finally:
+                seconds.add(perf_counter() - begun)
+                ended.value += 1
+                self.in_flight -= 1
+
+        return counted
+
+    def _broken(self, call: Call[T], breaker: Breaker) -> Call[T]:
+        async def watched(envelope: Envelope) -> T:
+            if envelope.deadline is not None and envelope.deadline <= current.get().monotonic():
+                return await call(envelope)  # that no time is left is not the far side's doing
+            with self._refusals():
+                era = breaker.enter()
+            error: BaseException | None = None
+            try:
+                return await call(envelope)
+            except BaseException as e:
+                error = e
+                raise
+            finally:
+                breaker.leave(era, error)
+                del error  # or the frame and the traceback would hold each other
+
+        return watched
+
+    def _in_turn(self, call: Call[T], bulkhead: Bulkhead) -> Call[T]:
+        async def in_turn(envelope: Envelope) -> T:
+            with self._refusals():
                 # Nobody is to wait for a turn to be told what is known already.
                 if self.breaker is not None:
                     self.breaker.check()
-                await self.bulkhead.enter(envelope)
-                try:
-                    begun = perf_counter()
-                    result = await self._watched(call, envelope)
-                finally:
-                    self.bulkhead.leave()
-            outcome = "ok"
-            return result
+                await bulkhead.enter(envelope)
+            try:
+                return await call(envelope)
+            finally:
+                bulkhead.leave()
+
+        return in_turn
+
+    @contextmanager
+    def _refusals(self) -> Iterator[None]:
+        """Count what does not get to the far side."""
+        try:
+            yield
         except EsbError as e:
-            outcome = e.code
+            self._outcome(e.code).value += 1
             raise
         except asyncio.CancelledError:
-            outcome = "cancelled"
+            self._outcome("cancelled").value += 1
             raise
-        finally:
-            self._count(outcome, perf_counter() - begun)
 
-    def _count(self, outcome: str, seconds: float) -> None:
-        calls = self._calls.get(outcome)
-        if calls is None:
-            calls = self._calls[outcome] = ENDPOINT_CALLS.labels(self.name, outcome)
-        calls.inc()
-        if outcome == "circuit-open":
-            return
-        if self._seconds is None:
-            self._seconds = ENDPOINT_SECONDS.labels(self.name)
-        self._seconds.observe(seconds)
-
-    async def _watched(self, call: Callable[[Envelope], Awaitable[T]], envelope: Envelope) -> T:
-        breaker = self.breaker
-        if envelope.deadline is not None and envelope.deadline <= current.get().monotonic():
-            breaker = None  # that no time is left is not the far side's doing
-        era = breaker.enter() if breaker is not None else 0
-        self.in_flight += 1
-        error: BaseException | None = None
-        try:
-            return await call(envelope)
-        except BaseException as e:
-            error = e
-            raise
-        finally:
-            self.in_flight -= 1
-            if breaker is not None:
-                breaker.leave(era, error)
-            del error  # or the frame and the traceback would hold each other
+    def _outcome(self, how: str) -> Number:
+        return ENDPOINT_CALLS.labels(self.name, how)
 
     def status(self) -> dict[str, Any]:
         """How it is, for those who run the bus."""
@@ -145,20 +170,18 @@ class GuardedSink:
     """A Sink behind its guard. place: in its route, for `watch`."""
 
     def __init__(self, sink: Sink, guard: Guard, watch: Watch, place: str) -> None:
-        self._send = sink.send
-        self._guard = guard
+        self._send = guard.around(sink.send)
         self._watch = watch
         self._place = place
 
-    async def send(self, envelope: Envelope) -> None:
+    def send(self, envelope: Envelope) -> Coroutine[Any, Any, Any]:
         """As the sink's own."""
         if self._watch.observer is None:
-            await self._guard(self._send, envelope)
-        else:
-            await self._watch.step(self._place, self._taken, envelope)
+            return self._send(envelope)
+        return self._watch.step(self._place, self._taken, envelope)
 
     async def _taken(self, envelope: Envelope) -> Envelope:
-        await self._guard(self._send, envelope)
+        await self._send(envelope)
         return envelope
 
 
@@ -166,51 +189,44 @@ class GuardedCaller:
     """A RequestReply behind its guard. place: in its route, for `watch`."""
 
     def __init__(self, caller: RequestReply, guard: Guard, watch: Watch, place: str) -> None:
-        self._call = caller.call
-        self._guard = guard
+        self._call = guard.around(caller.call)
         self._watch = watch
         self._place = place
 
-    async def call(self, envelope: Envelope) -> Envelope:
+    def call(self, envelope: Envelope) -> Coroutine[Any, Any, Envelope]:
         """As the caller's own."""
         if self._watch.observer is None:
-            return await self._guard(self._call, envelope)
-        return await self._watch.step(self._place, self._answered, envelope)
-
-    async def _answered(self, envelope: Envelope) -> Envelope:
-        return await self._guard(self._call, envelope)
+            return self._call(envelope)
+        return self._watch.step(self._place, self._call, envelope)
 
 
-# --- metrics that are looked up, so that calls need not keep them ---------------------------------
+# --- what is read from the guards when somebody asks ----------------------------------------------
 
-_GUARDS: WeakSet[Guard] = WeakSet()
-_LEVELS = {"closed": 0, "half-open": 1, "open": 2}
-
-
-class _Gauges(Collector):
-    """Reads the guards that are in use when somebody asks."""
-
-    def collect(self) -> Iterable[GaugeMetricFamily]:
-        """The gauges of all endpoints. After a reload two guards may go by one name for a while."""
-        in_flight: dict[str, int] = {}
-        circuits: dict[str, int] = {}
-        for guard in list(_GUARDS):
-            name = guard.name
-            in_flight[name] = in_flight.get(name, 0) + guard.in_flight
-            if guard.breaker is not None:
-                circuits[name] = max(circuits.get(name, 0), _LEVELS[guard.breaker.state])
-        calls = GaugeMetricFamily(
-            "esb_endpoint_in_flight", "Messages at the far side now.", labels=["endpoint"]
-        )
-        states = GaugeMetricFamily(
-            "esb_endpoint_circuit",
-            "The circuit breaker: 0 closed, 1 half-open, 2 open.",
-            labels=["endpoint"],
-        )
-        for family, values in ((calls, in_flight), (states, circuits)):
-            for name, value in values.items():
-                family.add_metric([name], value)
-            yield family
+_GUARDS: Final[WeakSet[Guard]] = WeakSet()
+_LEVELS: Final = {"closed": 0, "half-open": 1, "open": 2}
 
 
-REGISTRY.register(_Gauges())
+def _in_flight() -> dict[tuple[str, ...], float]:
+    # After a reload two guards may go by one name for a while.
+    found: dict[tuple[str, ...], float] = {}
+    for guard in list(_GUARDS):
+        found[guard.name,] = found.get((guard.name,), 0) + guard.in_flight
+    return found
+
+
+def _circuits() -> dict[tuple[str, ...], float]:
+    found: dict[tuple[str, ...], float] = {}
+    for guard in list(_GUARDS):
+        if guard.breaker is not None:
+            level = _LEVELS[guard.breaker.state]
+            found[guard.name,] = max(found.get((guard.name,), 0), level)
+    return found
+
+
+Gauge("esb_endpoint_in_flight", "Messages at the far side now.", ("endpoint",), _in_flight)
+Gauge(
+    "esb_endpoint_circuit",
+    "The circuit breaker: 0 closed, 1 half-open, 2 open.",
+    ("endpoint",),
+    _circuits,
+)

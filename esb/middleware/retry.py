@@ -30,7 +30,7 @@ from esb.errors import (
     Unreachable,
     one_of,
 )
-from esb.middleware.metrics import RETRIES
+from esb.metrics import RETRIES
 from esb.options import Backoff, Duration, Options, Range, error_name, error_name_schema
 from esb.step import Middleware, Step
 
@@ -147,7 +147,7 @@ def retrying(
         except EsbError as e:
             log.warning("a message could not be parked", message=envelope.id, error=e.detail)
             return False
-        on_disk.inc()
+        on_disk.value += 1
         log.info(
             "message parked",
             message=envelope.id,
@@ -207,7 +207,7 @@ def retrying(
                         return envelope.replace(outcome=Outcome.ACCEPTED)
                     # As at the end of the grace time, which nothing is left to do in.
                     raise asyncio.CancelledError("given back: the route stops")
-                in_process.inc()
+                in_process.value += 1
                 attempt += not untried
                 if store is not None:
                     current = envelope.replace(attempt=attempt)

@@ -10,7 +10,6 @@ from __future__ import annotations
 from pydantic import RootModel
 
 from esb.adapter import Build, Role
-from esb.envelope import Envelope
 from esb.options import RawCaller
 from esb.step import Step
 
@@ -21,12 +20,7 @@ class CallOptions(RootModel[RawCaller]):
 
 def make(options: CallOptions, build: Build) -> Step:
     """The reply replaces the message; what raises is up to the endpoint."""
-    endpoint = build.caller(options.root)
-
-    async def call(envelope: Envelope) -> Envelope:
-        return await endpoint.call(envelope)
-
-    return call
+    return build.caller(options.root).call
 
 
 step = Role(CallOptions, make)

@@ -30,14 +30,14 @@ import msgspec
 import structlog
 from lxml import etree
 from pydantic import Field
-from structlog.contextvars import get_contextvars
 
 from esb.adapter import Build, Health, Role
 from esb.codecs import FORMATS, Piece, Stream
 from esb.durable import DEAD, KEPT, Change, Done, Failure, Put, Store, Unit, change, part, unit_on
 from esb.envelope import Body, Envelope, Outcome, parse_content_type
 from esb.errors import BadMessage, EsbError, Permanent, RouteFailure
-from esb.middleware.metrics import DEAD_LETTERS
+from esb.logs import ABOUT
+from esb.metrics import DEAD_LETTERS
 from esb.options import Name, Options, RawSteps
 from esb.step import Step
 from esb.steps._formats import STREAMED, StreamChoice, or_name
@@ -156,7 +156,7 @@ def make(options: SplitOptions, build: Build) -> Step:
         when = datetime.fromtimestamp(clock.time(), UTC)
         failure = Failure.of(error, aside, attempts, when)
         await change(store, Put(DEAD, one, attempts=attempts, failure=failure))
-        DEAD_LETTERS.labels(aside, error.code).inc()
+        DEAD_LETTERS.labels(aside, error.code).value += 1
         log.warning("a part went to the dead letters", message=one.id, error=error.detail)
 
     async def in_batches(envelope: Envelope, parts: _Parts, memory: _Memory) -> None:
@@ -397,7 +397,7 @@ class _Memory:
         self._run = unit_on(store)
         self._what = f"{channel} {envelope.id}"
         number = 0 if self._run is None else self._run.times(self._what)
-        route = get_contextvars().get("route", "")
+        route, _ = ABOUT.get()
         # An id may come from outside and be of any length.
         name = f"{route} {number} {envelope.id}".encode()
         self._group = blake2b(name, digest_size=20).hexdigest()

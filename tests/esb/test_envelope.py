@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -403,3 +405,14 @@ def test_ids_are_unique_and_in_order_of_time() -> None:
     stamp = uuid.UUID(ids[-1]).int >> 80
     assert abs(stamp - time.time() * 1000) < 60_000
     assert [i[:13] for i in ids] == sorted(i[:13] for i in ids)
+    for place in (*range(15, 18), *range(19, 23), *range(24, 36)):  # all but the version is random
+        assert len({one[place] for one in ids}) == (4 if place == 19 else 16)
+
+
+def test_a_process_and_its_fork_make_ids_of_their_own() -> None:
+    script = (
+        "import os; from esb.envelope import new_id; new_id(); ours, theirs = os.pipe()\n"
+        "if os.fork() == 0: os.write(theirs, new_id().encode()); os._exit(0)\n"
+        "assert new_id()[14:] != os.read(ours, 100).decode()[14:]\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)

@@ -8,7 +8,6 @@ import time
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from prometheus_client import REGISTRY
 from support.stores import message
 from support.waiting import Jumping, until
 
@@ -28,6 +27,7 @@ from esb.errors import (
     Transient,
     Unreachable,
 )
+from esb.metrics import registry
 from esb.middleware.breaker import Breaker, BreakerOptions
 from esb.middleware.endpoint import Guard
 from esb.middleware.limit import Bulkhead
@@ -238,13 +238,13 @@ async def test_an_open_circuit_touches_nothing_and_waits_for_no_turn() -> None:
     breaker = Breaker(BreakerOptions(failures=1), name="crm")
     guard = Guard("r/steps[0].send", "http", bulkhead=Bulkhead(2, what="it"), breaker=breaker)
     far = FarSide()
-    hanging = [asyncio.create_task(guard(far, message())) for _ in range(2)]
+    hanging = [asyncio.create_task(guard.around(far)(message())) for _ in range(2)]
     await until(lambda: far.asked == 2)
-    waiting = asyncio.create_task(guard(far, message()))
+    waiting = asyncio.create_task(guard.around(far)(message()))
     await until(lambda: guard.bulkhead is not None and guard.bulkhead.waiting == 1)
     breaker.leave(breaker.enter(), Unreachable("down"))
     with pytest.raises(CircuitOpen):
-        await guard(far, message())
+        await guard.around(far)(message())
     far.answers.set()
     await asyncio.gather(*hanging)
     # Who waited for a turn meets the circuit as it is when the turn comes.
@@ -258,10 +258,10 @@ async def test_turned_away_by_the_bulkhead_is_no_failure_of_the_far_side() -> No
     bulkhead = Bulkhead(1, what="the service", waiting=0)
     guard = Guard("r/steps[0].send", "http", bulkhead=bulkhead, breaker=breaker)
     far = FarSide()
-    running = asyncio.create_task(guard(far, message()))
+    running = asyncio.create_task(guard.around(far)(message()))
     await until(lambda: guard.in_flight)
     with pytest.raises(Overloaded, match="the service is busy"):
-        await guard(far, message(deadline=time.monotonic() + 60))
+        await guard.around(far)(message(deadline=time.monotonic() + 60))
     assert breaker.state == "closed"
     far.answers.set()
     await running
@@ -273,21 +273,21 @@ async def test_a_message_that_came_too_late_is_no_failure_of_the_far_side() -> N
     far = FarSide(TimedOut("no time was left"))
     far.answers.set()
     with pytest.raises(TimedOut):
-        await guard(far, message(deadline=time.monotonic() - 1))
+        await guard.around(far)(message(deadline=time.monotonic() - 1))
     assert breaker.state == "closed"
     with pytest.raises(TimedOut):
-        await guard(far, message(deadline=time.monotonic() + 60))
+        await guard.around(far)(message(deadline=time.monotonic() + 60))
     assert breaker.state == "open"
 
 
 async def test_what_the_metrics_say() -> None:
     def value(name: str, **labels: str) -> float | None:
-        return REGISTRY.get_sample_value(name, {"endpoint": "metrics/steps[0].call", **labels})
+        return registry().get_sample_value(name, {"endpoint": "metrics/steps[0].call", **labels})
 
     breaker = Breaker(BreakerOptions(failures=1), name="crm")
     guard = Guard("metrics/steps[0].call", "http", breaker=breaker)
     far = FarSide()
-    running = asyncio.create_task(guard(far, message()))
+    running = asyncio.create_task(guard.around(far)(message()))
     await until(lambda: value("esb_endpoint_in_flight") == 1)
     far.answers.set()
     await running
@@ -295,9 +295,9 @@ async def test_what_the_metrics_say() -> None:
     far.error = Overloaded("no")
     for expected in (Overloaded, CircuitOpen, CircuitOpen):
         with pytest.raises(expected):
-            await guard(far, message())
+            await guard.around(far)(message())
     with pytest.raises(ZeroDivisionError):
-        await Guard("metrics/steps[0].call", "http")(_breaks, message())
+        await Guard("metrics/steps[0].call", "http").around(_breaks)(message())
     counted = {
         outcome: value("esb_endpoint_calls_total", outcome=outcome)
         for outcome in ("ok", "overloaded", "circuit-open", "broken")

@@ -8,8 +8,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from prometheus_client import REGISTRY
-from structlog.contextvars import get_contextvars
 from structlog.testing import capture_logs
 from support.stores import message, opened
 from support.waiting import until
@@ -17,6 +15,8 @@ from support.waiting import until
 from esb.durable import DEAD
 from esb.envelope import Envelope, Outcome
 from esb.errors import OutcomeUnknown, Overloaded, Rejected, RouteFailure, TimedOut, Transient
+from esb.logs import ABOUT
+from esb.metrics import registry
 from esb.middleware.accept import accept_channel, accepted, accepting
 from esb.middleware.dead_letter import dead_letters
 from esb.middleware.limit import limited
@@ -219,7 +219,7 @@ async def test_a_turn_that_does_not_come_in_time() -> None:
 
 def count(route: str, outcome: str) -> float:
     labels = {"route": route, "outcome": outcome}
-    return REGISTRY.get_sample_value("esb_messages_total", labels) or 0.0
+    return registry().get_sample_value("esb_messages_total", labels) or 0.0
 
 
 async def test_every_end_is_counted() -> None:
@@ -249,32 +249,32 @@ async def test_every_end_is_counted() -> None:
     ends = [outcome.value for outcome in Outcome] + ["refused", "failed", "broken", "cancelled"]
     assert [count("all-ends", end) for end in ends] == [1] * len(ends)
     labels = {"route": "all-ends"}
-    assert REGISTRY.get_sample_value("esb_message_seconds_count", labels) == len(ends)
-    assert REGISTRY.get_sample_value("esb_in_flight", labels) == 0
+    assert registry().get_sample_value("esb_message_seconds_count", labels) == len(ends)
+    assert registry().get_sample_value("esb_in_flight", labels) == 0
 
 
 async def test_what_is_in_flight_shows() -> None:
     gate = Gate()
     task = asyncio.create_task(_run(traced("in-flight")(gate), message()))
     await until(lambda: gate.inside)
-    assert REGISTRY.get_sample_value("esb_in_flight", {"route": "in-flight"}) == 1
+    assert registry().get_sample_value("esb_in_flight", {"route": "in-flight"}) == 1
     gate.opened.set()
     await task
-    assert REGISTRY.get_sample_value("esb_in_flight", {"route": "in-flight"}) == 0
+    assert registry().get_sample_value("esb_in_flight", {"route": "in-flight"}) == 0
 
 
 async def test_logs_know_the_route_and_the_message() -> None:
-    inside: dict[str, object] = {}
+    inside: list[tuple[str, str]] = []
 
     async def step(envelope: Envelope) -> Envelope:
-        inside.update(get_contextvars())
+        inside.append(ABOUT.get())
         raise Rejected("the far side said no")
 
     sent = message()
     with capture_logs() as logs, pytest.raises(Rejected):
         await traced("logged")(step)(sent)
-    assert inside == {"route": "logged", "message": sent.id}
-    assert get_contextvars() == {}
+    assert inside == [("logged", sent.id)]
+    assert ABOUT.get() == ("", "")
     [line] = [log for log in logs if log["log_level"] == "warning"]
     assert line["code"] == "rejected"
     assert "said no" in line["error"]

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from prometheus_client import REGISTRY
 from pydantic import ValidationError
 from support.stores import message, opened
 from support.waiting import Jumping, until
@@ -31,6 +30,7 @@ from esb.errors import (
     Transient,
     Unreachable,
 )
+from esb.metrics import registry
 from esb.middleware.dead_letter import dead_letters
 from esb.middleware.retry import RetryOptions, park_channel, parked, retrying
 from esb.options import Range
@@ -495,7 +495,7 @@ async def _empty(store: SqliteStore) -> bool:
 async def test_further_tries_are_counted(store: SqliteStore) -> None:
     def count(how: str) -> float:
         labels = {"route": "counted", "how": how}
-        return REGISTRY.get_sample_value("esb_retries_total", labels) or 0.0
+        return registry().get_sample_value("esb_retries_total", labels) or 0.0
 
     jumping = Jumping()
     run = retrying(

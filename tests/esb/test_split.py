@@ -17,7 +17,7 @@ from esb.bus import Bus
 from esb.control import Selection, replay
 from esb.durable import DEAD, Store, Stored
 from esb.envelope import Body, Envelope, Headers, Outcome
-from esb.middleware.metrics import DEAD_LETTERS
+from esb.metrics import DEAD_LETTERS
 from esb.steps import split
 
 PROCESS = Path(__file__).parents[1] / "support" / "crashing_bus.py"
@@ -320,11 +320,11 @@ class TestOnError:
     )
     async def test_the_others_go_on_and_it_can_be_replayed(self, how: str, tmp_path: Path) -> None:
         text = routes(f"{{{how}, on_error: continue, {self.STEPS}}}")
-        buried = DEAD_LETTERS.labels("r/split", "route-failure")._value
-        before = buried.get()
+        buried = DEAD_LETTERS.labels("r/split", "route-failure")
+        before = buried.value
         async with running(text, tmp_path) as bus:
             result = await send(bus, LINES, id="m")
-            assert buried.get() == before + 1
+            assert buried.value == before + 1
             assert sorted(await sent(bus)) == [n for n in range(10) if n != 7]
             assert result.params["split"] == {"count": 10, "failed": 1}
             assert result.outcome is Outcome.ACCEPTED
