@@ -16,6 +16,7 @@ from pydantic import Field
 
 from esb import __version__
 from esb.admin_trace import trace_api
+from esb.asgi import AsgiApp
 from esb.bus import Bus
 from esb.control import (
     Filter,
@@ -37,7 +38,6 @@ from esb.control import (
 from esb.control import failed as failed_because
 from esb.durable import DEAD, Store, Stored
 from esb.errors import EsbError
-from esb.http import App
 from esb.middleware.endpoint import Guard
 from esb.options import Options
 from esb.route import Route
@@ -57,7 +57,7 @@ class Live(Protocol):
     async def restart_route(self, name: str) -> None: ...
 
 
-def admin_api(bus: Bus, live: Live | None) -> App:
+def admin_api(bus: Bus, live: Live | None) -> AsgiApp:
     """The ASGI app. live: None where no bus runs."""
     api = FastAPI(title="The bus's own API", version=__version__, docs_url=None, redoc_url=None)
 

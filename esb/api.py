@@ -1,7 +1,7 @@
 """The admin listener: probes, metrics, and an API for those who run the bus.
 
-Probes and metrics are answered by a few lines of ASGI; FastAPI is loaded with the first request
-for anything else, so that it costs a bus nothing that nobody administers.
+Probes and metrics are answered by a few lines; FastAPI is loaded with the first request for
+anything else, so that it costs a bus nothing that nobody administers.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ import json
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
 
+from esb import asgi
 from esb.bus import Bus
 from esb.durable import Store
+from esb.envelope import Headers
 from esb.errors import EsbError
-from esb.http import App, HttpServer, Limits
+from esb.http import App, Exchange, HttpServer, Limits
 from esb.metrics import Gauge, registry
 
 if TYPE_CHECKING:
@@ -24,53 +26,49 @@ _LIMITS = Limits(max_connections=100)
 
 
 def admin_app(bus: Bus, live: Live | None, hosts: set[str]) -> App:
-    """The ASGI app. `hosts` are the names it may be called by: any other Host is refused, so that
-    a page in somebody's browser cannot reach it by rebinding a name of its own. All of it is
-    below /admin as well, for who puts it behind a proxy beside other things."""
-    api: list[App] = []
+    """What the admin listener serves. `hosts` are the names it may be called by: any other Host is
+    refused, so that a page in somebody's browser cannot reach it by rebinding a name of its own.
+    All of it is below /admin as well, for who puts it behind a proxy beside other things."""
+    api: list[asgi.AsgiApp] = []
 
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        path = unquote(scope["raw_path"].decode())
+    async def app(exchange: Exchange) -> None:
+        path = unquote(exchange.path)
         if path.startswith("/admin/"):
             path = path.removeprefix("/admin")
-        scope["path"] = path
-        headers = dict(scope["headers"])
         if path in ("/healthz", "/readyz"):
             well, details = bus.healthz() if path == "/healthz" else bus.readyz()
-            await _answer(send, 200 if well else 503, details)
+            _answer(exchange, 200 if well else 503, details)
         elif path == "/metrics":
             await _measure(bus.store)
             from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-            await _send(send, 200, CONTENT_TYPE_LATEST, generate_latest(registry()))
-        elif not _may(headers, hosts):
-            await _answer(send, 403, {"title": "this name or origin may not use the admin API"})
+            _send(exchange, 200, CONTENT_TYPE_LATEST, generate_latest(registry()))
+        elif not _may(exchange.headers, hosts):
+            _answer(exchange, 403, {"title": "this name or origin may not use the admin API"})
         else:
             if not api:
                 from esb.admin import admin_api
 
                 api.append(admin_api(bus, live))
-            await api[0](scope, receive, send)
+            await asgi.answer(api[0], exchange, path)
 
     return app
 
 
-def _may(headers: dict[bytes, bytes], hosts: set[str]) -> bool:
-    host = headers.get(b"host", b"").decode("latin-1")
+def _may(headers: Headers, hosts: set[str]) -> bool:
+    host: str = headers.get("host", "")
     if host.rpartition(":")[0].strip("[]") not in hosts and host not in hosts:
         return False
-    origin = headers.get(b"origin")
-    return origin is None or origin.decode("latin-1").split("://")[-1] == host
+    origin = headers.get("origin")
+    return origin is None or str(origin).split("://")[-1] == host
 
 
-async def _answer(send: Any, status: int, content: dict[str, Any]) -> None:
-    await _send(send, status, "application/json", json.dumps(content).encode())
+def _answer(exchange: Exchange, status: int, content: dict[str, Any]) -> None:
+    _send(exchange, status, "application/json", json.dumps(content).encode())
 
 
-async def _send(send: Any, status: int, content_type: str, body: bytes) -> None:
-    headers = [(b"content-type", content_type.encode()), (b"cache-control", b"no-store")]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+def _send(exchange: Exchange, status: int, content_type: str, body: bytes) -> None:
+    exchange.answer(status, [("content-type", content_type), ("cache-control", "no-store")], body)
 
 
 # --- metrics of the store, read when they are asked for -------------------------------------------

@@ -1,49 +1,61 @@
-"""The HTTP/1.1 server below every listener: uvicorn's protocol, and closed what it leaves open.
+"""The HTTP/1.1 server below every listener: a protocol on httptools, closed where that is open.
 
-uvicorn 0.54 with httptools takes two Host headers or none, headers without end in number and size,
-trailers as headers, and waits for ever for a slow head or body. Whatever this file refuses is
-answered with problem+json where an answer is still possible, and the connection is closed:
+The parser (llhttp, without leniencies) takes two Host headers or none, targets with a fragment,
+codings it does not know, headers without end in number and size, trailers as headers, and waits
+for ever for a slow head or body. Whatever this file refuses is answered with problem+json where an
+answer is still possible, and the connection is closed:
 
     400  ambiguous or malformed framing, Host, target or header (RFC 9112, sections 3, 5, 6)
     408  a head or a body that does not arrive in time
     414, 431  a target, or headers, over their limit
     417, 501, 505  an expectation, a method or a version that is not spoken here
+
+A request is an `Exchange`, handed to the app when all of it is here, or else after what was read
+at a time. There is no interface of a gateway in between: a scope, two channels, an event and a task
+for each request cost as much as all that this file does.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import re
 import socket
 import ssl
 import time
-from collections.abc import Awaitable, Callable
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable
+from contextvars import copy_context
 from dataclasses import dataclass
 from email.utils import formatdate
+from http import HTTPStatus
 from typing import Any, Final
 
 import httptools
 import msgspec
-from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import (
-    STATUS_LINE,
-    HttpToolsProtocol,
-    RequestResponseCycle,
-)
-from uvicorn.server import ServerState
+import structlog
 
+from esb.deadlines import Deadlines
+from esb.envelope import Headers
 from esb.errors import EsbError
 
-App = Callable[[Any, Any, Any], Awaitable[None]]
+log = structlog.get_logger("esb.http")
 
-_VALUE: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
-_TARGET: Final = re.compile(rb"[!-~]+\Z")
-_ABSOLUTE: Final = re.compile(rb"https?://([^/?#]*)([^#]*)\Z", re.IGNORECASE)
-_HOST: Final = re.compile(rb"(?:[A-Za-z0-9._~\-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?\Z")
+_ABSOLUTE: Final = re.compile(r"https?://([^/?#]*)([^#]*)\Z", re.IGNORECASE)
+_HOST: Final = re.compile(r"(?:[A-Za-z0-9._~\-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?\Z")
+_TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
+UNSAFE: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
+"""What no header value may have (RFC 9110, section 5.5), and halves of characters."""
 
 _PIPELINE: Final = 100
 """Requests of one connection that may wait for the answers before theirs."""
+
+_BUFFER: Final = 64 * 1024
+"""Bytes of a body that may lie here before the caller has to wait for whoever reads them."""
+
+_APART: Final = 16 * 1024
+"""Bytes of a body from which to write it beside its head; a smaller one is sooner copied."""
 
 _LINGER: Final = 2.0
 """Seconds to read on after an early answer, so that the caller gets to see it (RFC 9112, 9.6)."""
@@ -52,9 +64,15 @@ _DISCARD: Final = 1024**2
 _DISCARD_BODY: Final = 16 * 1024**2
 """Bytes to read on at most; many clients look for an answer only when their body is sent."""
 
-
 _CATCH_UP: Final = 0.2
 """Seconds at most in which connections that wait to be accepted still are, before a close."""
+
+_FRAMING: Final = frozenset(
+    {"host", "content-length", "transfer-encoding", "expect", "connection", "upgrade"}
+)
+"""Headers that say how to read a request; all others are the app's business."""
+
+_STATUS: Final = {one.value: f"HTTP/1.1 {one.value} {one.phrase}\r\n" for one in HTTPStatus}
 
 
 @dataclass(frozen=True)
@@ -71,63 +89,273 @@ class Limits:
     write_timeout: float = 30.0
 
 
-class HttpServer:
-    """Serves an ASGI app on one address, in the running event loop. What `scope` says of the path
-    is `raw_path`; `path` is empty."""
+class HungUp(ConnectionError):
+    """The caller is gone."""
 
-    def __init__(self, app: App, limits: Limits, tls: ssl.SSLContext | None = None) -> None:
-        self._app = app
-        self._limits = limits
-        self._tls = tls
-        self._state = ServerState()
-        self._server: asyncio.Server | None = None
-        self._tick: asyncio.TimerHandle | None = None
+
+class Exchange:
+    """One request and its answer.
+
+    method, path, query: as they were written, the query without its "?".
+    headers: their names are in lower case.
+    connection: tells the caller's address, the scheme and whom the caller's certificate names.
+    complete: whether the whole body has arrived.
+    answered: whether an answer is given, or has begun: the first one counts, others are ignored.
+    task: what works on it, if its app does not answer at once.
+    site: for the app, which may note here what of it this belongs to.
+    """
+
+    # Most requests never need another value than these.
+    complete = False
+    answered = False
+    ended = False  # the answer is written up to its end
+    hung_up = False
+    expects = False  # the caller waits for a 100 before he sends the body
+    steady = False  # the body is passed on as it comes: slow is who stops sending
+    task: asyncio.Task[None] | None = None
+    site: Any = None
+    due = 0.0
+    _late: Callable[[Exchange], None] | None = None
+    _parts: list[bytes] | None = None
+    _waiter: asyncio.Future[None] | None = None
+    _chunked = False
+
+    def __init__(
+        self,
+        connection: Connection,
+        method: str,
+        path: str,
+        query: str,
+        headers: Headers,
+        keep_alive: bool,
+    ) -> None:
+        self.connection = connection
+        self.method = method
+        self.path = path
+        self.query = query
+        self.headers = headers
+        self.keep_alive = keep_alive
+
+    # --- the request's body ---
+
+    def taken(self) -> bytes:
+        """What has arrived of the body since the last time."""
+        parts, self._parts = self._parts, None
+        return b"".join(parts) if parts else b""
+
+    async def receive(self) -> bytes:
+        """The next bytes of the body, b"" at its end. Raises HungUp if they will never come."""
+        while not self._parts:
+            if self.complete:
+                return b""
+            if self.hung_up:
+                raise HungUp
+            self.connection.wanted(self)
+            await self._woken()
+        return self.taken()
+
+    async def gone(self) -> None:
+        """Return when the caller has hung up."""
+        while not self.hung_up:
+            await self._woken()
+
+    async def _woken(self) -> None:
+        self._waiter = self.connection.loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def arrived(self, data: bytes) -> None:
+        """For the connection: a piece of the body."""
+        if self._parts is None:
+            self._parts = [data]
+        else:
+            self._parts.append(data)
+
+    def wake(self) -> None:
+        """For the connection: there is something new for who waits."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     @property
-    def connections(self) -> int:
-        """How many connections are open."""
-        return len(self._state.connections)
+    def lying(self) -> int:
+        """How many bytes of the body wait for somebody to take them."""
+        return sum(map(len, self._parts)) if self._parts else 0
+
+    # --- the answer ---
+
+    def answer_by(self, due: float, late: Callable[[Exchange], None]) -> None:
+        """Call `late` if no answer has begun when `due` is over, on the clock of the event loop."""
+        self.due = due
+        self._late = late
+        self.connection.deadlines.add(self)
+
+    def expired(self) -> None:
+        """For the deadlines."""
+        if self._late is not None and not self.answered:
+            self._late(self)
+
+    def answer(
+        self, status: int, headers: Iterable[tuple[str, str]] = (), body: bytes = b""
+    ) -> None:
+        """Give the answer. Its framing and its date are written here, whatever `headers` say.
+
+        Raises ValueError for a header that cannot be written; then nothing is.
+        """
+        if self.answered or self.hung_up:
+            self.answered = self.ended = True
+            return
+        if status in (204, 304):
+            head, body = self._head(status, headers, ""), b""
+        else:
+            head = self._head(status, headers, f"content-length: {len(body)}\r\n")
+            if self.method == "HEAD":
+                body = b""
+        if len(body) < _APART:
+            self.connection.transport.write(head + body)
+        else:
+            self.connection.transport.writelines((head, body))
+        self._end()
+
+    def begin(
+        self, status: int, headers: Iterable[tuple[str, str]] = (), size: int | None = None
+    ) -> None:
+        """Begin an answer whose body is written piece by piece: `size` bytes, or None if nobody
+        knows. Raises as `answer` does; HungUp if there is nobody to answer any more."""
+        if self.answered or self.hung_up:
+            raise HungUp
+        framing = ""
+        if size is not None:
+            framing = f"content-length: {size}\r\n"
+        elif self.connection.speaks_chunks:
+            framing = "transfer-encoding: chunked\r\n"
+        else:
+            self.keep_alive = False
+        head = self._head(status, headers, framing)
+        self._chunked = size is None and self.connection.speaks_chunks
+        self.connection.transport.write(head)
+
+    async def write(self, data: bytes) -> None:
+        """Write a piece of the body that was begun, and wait until the caller takes more. Raises
+        HungUp if he is gone."""
+        if self.hung_up or self.ended:
+            raise HungUp
+        if not data or self.method == "HEAD":
+            return
+        if self._chunked:
+            self.connection.transport.writelines((b"%x\r\n" % len(data), data, b"\r\n"))
+        else:
+            self.connection.transport.write(data)
+        await self.connection.drained()
+
+    def end(self) -> None:
+        """End the body that was begun."""
+        if self.ended:
+            return
+        if self._chunked and self.method != "HEAD":
+            self.connection.transport.write(b"0\r\n\r\n")
+        self._end()
+
+    def fail(self) -> None:
+        """What nobody answered gets a 500; what was begun is cut off, for all to see."""
+        if not self.answered:
+            self.answer(*_problem(500, "the server failed"))
+        elif not self.ended:
+            self.ended = True
+            self.connection.transport.abort()
+
+    def _head(self, status: int, headers: Iterable[tuple[str, str]], framing: str) -> bytes:
+        connection = self.connection
+        parts = [_STATUS.get(status) or f"HTTP/1.1 {status} \r\n", connection.server.date, framing]
+        for name, value in headers:
+            start = _WRITTEN.get(name)
+            if start is None:
+                start = _written(name)
+            # What is printable is safe; what is not may be a tab, or one of the rarer letters.
+            if not value.isprintable() and UNSAFE.search(value):
+                raise ValueError(f"the value of {name} cannot be written")
+            if start:
+                parts.append(f"{start}{value}\r\n")
+            elif value.lower() == "close" and name.lower() == "connection":
+                self.keep_alive = False
+        if not self.complete:
+            self.keep_alive = False  # what still arrives cannot be told from a body
+        parts.append("\r\n" if self.keep_alive else "connection: close\r\n\r\n")
+        head = "".join(parts).encode()
+        self.answered = True
+        if self._late is not None:
+            connection.deadlines.discard(self)
+        return head
+
+    def _end(self) -> None:
+        self.ended = True
+        self.connection.answered(self)
+
+
+App = Callable[[Exchange], "Coroutine[Any, Any, None] | None"]
+"""Answers an exchange at once, or returns what is still to be done for it: that runs as a task, and
+goes on when the caller hangs up."""
+
+
+class HttpServer:
+    """Serves an app on one address, in the running event loop.
+
+    connections: those that are open. running: what is being worked on.
+    """
+
+    def __init__(self, app: App, limits: Limits, tls: ssl.SSLContext | None = None) -> None:
+        self.app = app
+        self.limits = limits
+        self.connections: set[Connection] = set()
+        self.running: set[Exchange] = set()
+        self.served = 0
+        self.date = ""
+        self._tls = tls
+        self._server: asyncio.Server | None = None
+        self._tick: asyncio.TimerHandle | None = None
 
     async def open(self, host: str, port: int, sock: socket.socket | None = None) -> int:
         """Listen, on a free port if that is 0. sock: one that somebody bound already, to listen on
         instead. Returns the port. Raises EsbError when the address is taken or not ours."""
         loop = asyncio.get_running_loop()
-        config = Config(
-            self._app,
-            interface="asgi3",
-            lifespan="off",
-            ws="none",
-            log_config=None,
-            access_log=False,
-            proxy_headers=False,
-            server_header=False,
-        )
-        config.load()
-        limits = self._limits
+        deadlines = Deadlines(loop)
         where: dict[str, Any] = {"host": host, "port": port} if sock is None else {"sock": sock}
         try:
             self._server = await loop.create_server(
-                lambda: Connection(config, self._state, limits, loop),
+                lambda: Connection(self, loop, deadlines),
                 **where,
                 ssl=self._tls,
                 backlog=2048,
-                ssl_handshake_timeout=limits.header_timeout if self._tls else None,
+                ssl_handshake_timeout=self.limits.header_timeout if self._tls else None,
             )
         except (OSError, UnicodeError) as e:
             # uvloop's own text repeats the address, so the system's is taken.
             errno = e.errno if isinstance(e, OSError) else None
             reason = os.strerror(errno) if errno and errno > 0 else "no such address"
             raise EsbError(f"cannot listen on {host}:{port}: {reason.lower()}") from e
-        for sock in self._server.sockets:
-            if sock.family in (socket.AF_INET, socket.AF_INET6):
-                port = sock.getsockname()[1]
+        for each in self._server.sockets:
+            if each.family in (socket.AF_INET, socket.AF_INET6):
+                port = each.getsockname()[1]
         self._each_second()
         return port
 
     def _each_second(self) -> None:
-        date = formatdate(time.time(), usegmt=True).encode()
-        self._state.default_headers[:] = [(b"date", date)]
+        self.date = f"date: {formatdate(time.time(), usegmt=True)}\r\n"
         self._tick = asyncio.get_running_loop().call_later(1.0, self._each_second)
+
+    async def run(self, exchange: Exchange, work: Coroutine[Any, Any, None]) -> None:
+        """For the connections: what an app had still to do, and an answer whatever comes of it."""
+        try:
+            await work
+        except HungUp:
+            pass
+        except Exception:
+            log.exception("a request failed", path=exchange.path, method=exchange.method)
+        finally:
+            self.running.discard(exchange)
+            exchange.task = None
+            exchange.fail()
 
     async def close(self) -> None:
         """Stop listening, let answers under way be written, and close every connection."""
@@ -138,426 +366,488 @@ class HttpServer:
         await self._catch_up()
         self._server.close()
         await self._catch_up()
-        state = self._state
-        for connection in list(state.connections):
+        for connection in list(self.connections):
             connection.shutdown()
-        if state.tasks:
-            await asyncio.wait(set(state.tasks), timeout=5.0)
-        for task in list(state.tasks):
+        if tasks := self._tasks():
+            await asyncio.wait(tasks, timeout=5.0)
+        for task in self._tasks():
             task.cancel()
-        for connection in list(state.connections):
-            connection.transport.close()
+        for connection in list(self.connections):
+            connection.abandon()
+
+    def _tasks(self) -> list[asyncio.Task[None]]:
+        return [one.task for one in self.running if one.task is not None]
 
     async def _catch_up(self) -> None:
         """Take what had arrived by now from the kernel, which would reset connections that it holds
         when their socket is closed. A turn of the loop may take no more than one of them."""
-        state, quiet = self._state, 0
+        quiet = 0
         end = time.monotonic() + _CATCH_UP
         while quiet < 3 and time.monotonic() < end:
-            before = len(state.connections), state.total_requests, len(state.tasks)
+            before = len(self.connections), self.served, len(self.running)
             await asyncio.sleep(0)
-            after = len(state.connections), state.total_requests, len(state.tasks)
+            after = len(self.connections), self.served, len(self.running)
             quiet = quiet + 1 if before == after else 0
-
-
-class Cycle(RequestResponseCycle):
-    """One request and its answer."""
-
-    def __init__(self, connection: Connection, scope: Any, keep_alive: bool, expect: bool) -> None:
-        self.out = connection.out
-        super().__init__(
-            scope=scope,
-            transport=connection.out,  # type: ignore[arg-type]
-            flow=connection.flow,
-            logger=connection.logger,
-            access_logger=connection.access_logger,
-            access_log=False,
-            default_headers=connection.server_state.default_headers,
-            message_event=asyncio.Event(),
-            expect_100_continue=expect,
-            keep_alive=keep_alive,
-            on_response=connection.on_response_complete,
-        )
-
-    async def send(self, message: Any) -> None:
-        """Write a part of the answer. One that comes before the request was read ends the
-        connection: what still arrives is not wanted."""
-        if self.more_body and not self.response_started:
-            self.keep_alive = False
-        self.out.holds = not self.response_started
-        await super().send(message)
-        if not self.out.holds:
-            self.out.flush()
-
-
-class _Out:
-    """What a cycle sees of the transport. The head is held back until it can leave with the body:
-    one system call instead of two. Closing goes through the connection, which lingers."""
-
-    __slots__ = ("_connection", "_head", "_write", "holds", "is_closing")
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._write = connection.transport.write
-        self.is_closing = connection.transport.is_closing
-        self._head = b""
-        self.holds = False
-
-    def write(self, data: bytes) -> None:
-        """Write, or keep for the next write."""
-        if self.holds:
-            self._head += data
-        else:
-            self._write(self._head + data)
-            self._head = b""
-
-    def flush(self) -> None:
-        """Write what was kept."""
-        if self._head:
-            self._write(self._head)
-            self._head = b""
-
-    def close(self) -> None:
-        self.flush()
-        self._connection.finish()
 
 
 class _Stop(Exception):
     """Ends parsing from inside a parser callback."""
 
 
-class Connection(HttpToolsProtocol):
-    """One connection."""
+class Connection(asyncio.Protocol):
+    """One connection.
 
-    out: _Out
+    client: the caller's address; scheme: "http" or "https".
+    principal: whom the caller's certificate names, if he had to show one, else "".
+    speaks_chunks: whether the caller can read a body that is chunked.
+    """
+
+    transport: asyncio.Transport
 
     def __init__(
-        self,
-        config: Config,
-        state: ServerState,
-        limits: Limits,
-        loop: asyncio.AbstractEventLoop,
+        self, server: HttpServer, loop: asyncio.AbstractEventLoop, deadlines: Deadlines
     ) -> None:
-        super().__init__(config, state, {}, loop)
-        # Without the leniencies that uvicorn turns on.
-        self.parser = httptools.HttpRequestParser(self)
-        self._limits = limits
+        self.server = server
+        self.loop = loop
+        self.deadlines = deadlines
+        self.due = math.inf
+        self.client = ""
+        self.scheme = "http"
+        self.principal = ""
+        self.speaks_chunks = True
+        self._limits = server.limits
+        self._parser: Any = httptools.HttpRequestParser(self)
+        self._context = copy_context()  # what goes on after an answer is no part of that
+        self._url = b""
+        self._pairs: list[tuple[str, str]] = []
+        self._host: str | None = None  # the last that was looked at
         self._in_head = False
-        self._closed = False  # nothing that still arrives is looked at
-        self._unwanted = _DISCARD
-        self._pending = 0  # bytes since the last progress in the message
-        self._size = 0
+        self._timed = False  # its time is set, for what of a message is still to come
+        self._fed = 0  # bytes that arrived last
+        self._first = 0  # of those among which the message began
+        self._since = 0  # bytes since then without any progress in the message
+        self._wrong: tuple[int, str] | None = None  # why parsing was stopped
         self._upgrade = b""  # how long the body is, of a request that asks for an upgrade
         self._replaying = False
-        self._running: RequestResponseCycle | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._reading: Exchange | None = None  # its body is still arriving
+        self._waiting: deque[Exchange] = deque()
+        self._running: Exchange | None = None
+        self._read_paused = False
+        self._drain: asyncio.Future[None] | None = None
         self._write_timer: asyncio.TimerHandle | None = None
+        self._closed = False  # nothing that still arrives is looked at
+        self._unwanted = _DISCARD
 
     # --- the connection ---
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self.out = _Out(self)
-        self._extensions = _shown(transport)
-        if len(self.connections) > self._limits.max_connections:
-            self.refuse(503, "too many connections are open", [(b"retry-after", b"1")])
+        self.transport = transport
+        peer = transport.get_extra_info("peername")
+        self.client = peer[0] if isinstance(peer, tuple) else ""
+        if transport.get_extra_info("sslcontext") is not None:
+            self.scheme = "https"
+            self.principal = _named(transport)
+        connections = self.server.connections
+        connections.add(self)
+        if len(connections) > self._limits.max_connections:
+            self._refuse(503, "too many connections are open", [("retry-after", "1")])
             return
-        self._arm(self._limits.header_timeout, self._late)
+        self._arm(self._limits.header_timeout)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._closed = True
-        self._disarm()
+        self.server.connections.discard(self)
+        self.deadlines.discard(self)
         if self._write_timer is not None:
             self._write_timer.cancel()
-        self.pipeline.clear()
+        self.resume_writing()
+        self._waiting.clear()
         if self._running is not None:
-            self._running.disconnected = True
-        super().connection_lost(exc)
+            self._running.hung_up = True
+            self._running.wake()
+        self._parser = None  # they hold each other
 
     def data_received(self, data: bytes) -> None:
-        if self._closed:
-            self._unwanted -= len(data)
+        self._fed = len(data)
+        unwanted = self._closed
+        if unwanted:
+            self._unwanted -= self._fed
             if self._unwanted < 0:
                 self.transport.abort()
             return
-        self._pending += len(data)
+        self._since += self._fed
+        wrong: tuple[int, str] | None = None
         try:
-            self._feed(data)
+            try:
+                self._parser.feed_data(data)
+            except httptools.HttpParserUpgrade as e:
+                self._not_upgraded(data[e.args[0] :])
         except httptools.HttpParserError:
-            self.refuse(400, "the request is not valid HTTP/1.1")
-        if not self._closed and self._pending - len(data) > self._limits.max_header_size:
-            self.refuse(431, "the headers are too large")
+            wrong = self._wrong or (400, "the request is not valid HTTP/1.1")
+        # What was understood is served first, whatever comes behind it.
+        if self._waiting and self._running is None:
+            self._go_on()
+        if self._closed:
+            return
+        if wrong is not None:
+            self._refuse(*wrong)
+        elif self._since > self._limits.max_header_size:
+            self._refuse(431, "the headers are too large")
+        elif self._in_head or self._waiting or self._reading is not None:
+            self._wait()
 
-    def _feed(self, data: bytes) -> None:
+    def _not_upgraded(self, rest: bytes) -> None:
+        """Nothing is upgraded here, the request is plain HTTP (RFC 9110, section 7.8). The parser
+        thinks otherwise and skipped the body, so another one goes on with that."""
+        self._parser = httptools.HttpRequestParser(self)
+        length, self._upgrade = self._upgrade, b""
+        if length:
+            self._replaying = True
+            self._parser.feed_data(b"POST / HTTP/1.1\r\n" + length + b"\r\n\r\n")
         try:
-            self.parser.feed_data(data)
+            self._parser.feed_data(rest)
         except httptools.HttpParserUpgrade as e:
-            # Nothing is upgraded here, the request is plain HTTP (RFC 9110, section 7.8). The
-            # parser thinks otherwise and skipped the body, so another one goes on with that.
-            self.parser = httptools.HttpRequestParser(self)
-            if self._upgrade:
-                self._replaying = True
-                self.parser.feed_data(b"POST / HTTP/1.1\r\n" + self._upgrade + b"\r\n\r\n")
-                self._replaying = False
-                self._upgrade = b""
-            self._feed(data[e.args[0] :])
+            self._not_upgraded(rest[e.args[0] :])
+
+    def _wait(self) -> None:
+        """There is more to come, or it is in line behind what is being worked on."""
+        reading = self._reading
+        if self._waiting or (reading is not None and reading.lying > _BUFFER):
+            self._pause_reading()
+        if not self._timed and not self._closed and (self._in_head or reading is not None):
+            self._timed = reading is None or not reading.steady
+            self._arm(self._limits.header_timeout if self._in_head else self._limits.body_timeout)
+
+    def wanted(self, exchange: Exchange) -> None:
+        """Read on: somebody waits for the body of an exchange."""
+        if exchange.expects:
+            exchange.expects = False
+            if not self.transport.is_closing():
+                self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self._resume_reading()
+
+    def _pause_reading(self) -> None:
+        if not self._read_paused and not self.transport.is_closing():
+            self._read_paused = True
+            self.transport.pause_reading()
+
+    def _resume_reading(self) -> None:
+        if self._read_paused and not self.transport.is_closing():
+            self._read_paused = False
+            self.transport.resume_reading()
+            if self._reading is not None and self._reading.steady:
+                # The time in which it was us who did not read is none of the caller's.
+                self._arm(self._limits.body_timeout)
 
     def pause_writing(self) -> None:
-        super().pause_writing()
+        self._drain = self.loop.create_future()
         self._write_timer = self.loop.call_later(self._limits.write_timeout, self.transport.abort)
 
     def resume_writing(self) -> None:
-        super().resume_writing()
         if self._write_timer is not None:
             self._write_timer.cancel()
             self._write_timer = None
+        if self._drain is not None and not self._drain.done():
+            self._drain.set_result(None)
+        self._drain = None
 
-    def _arm(self, seconds: float, then: Callable[[], None]) -> None:
-        self._disarm()
-        self._timer = self.loop.call_later(seconds, then)
+    async def drained(self) -> None:
+        """Return when there is room for more to be written, or nobody to read it."""
+        if self._drain is not None:
+            await self._drain
 
-    def _disarm(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+    def _arm(self, seconds: float) -> None:
+        before, self.due = self.due, self.loop.time() + seconds
+        if self.due < before:
+            self.deadlines.add(self)
 
-    def _late(self) -> None:
-        """The head or the body of a request did not arrive in time, or no request came at all."""
-        if self.flow.read_paused:
-            # It is us who do not read: the answers to earlier requests come first.
-            self._arm(self._limits.body_timeout, self._late)
-        elif self._in_head or (self.cycle is not None and self.cycle.more_body):
-            self.refuse(408, "the request did not arrive in time")
+    def expired(self) -> None:
+        """For the deadlines: the head or the body of a request did not arrive in time, no request
+        came at all, or the caller does not close."""
+        self.due = math.inf
+        if self._closed:
+            if self.transport.is_closing():
+                self.transport.abort()
+            elif self._running is None:
+                self.abandon()
+        elif self._read_paused or (
+            self._running is not None and self._reading is None and not self._in_head
+        ):
+            # It is us who do not read or have not answered.
+            self._arm(self._limits.body_timeout)
+        elif self._in_head or self._reading is not None:
+            self._refuse(408, "the request did not arrive in time")
         else:
-            self.finish()
+            self._finish(unread=False)
 
-    def finish(self) -> None:
-        """Close once everything is written; if the caller still sends, let it see the answer."""
+    def _finish(self, *, unread: bool) -> None:
+        """Close once everything is written. If the caller still sends, let it see the answer.
+        unread: whatever it sends was not understood."""
         self._closed = True
-        in_body = self.cycle is not None and self.cycle.more_body
-        self._unwanted = _DISCARD_BODY if in_body and not self._in_head else _DISCARD
-        if (in_body or self._in_head) and not self.transport.is_closing():
+        in_body = self._reading is not None
+        if self._reading is not None:
+            self._reading.hung_up = True  # as far as who reads it is concerned
+            self._reading.wake()
+        unread = unread or self._in_head
+        self._unwanted = _DISCARD if unread else _DISCARD_BODY
+        if (unread or in_body) and not self.transport.is_closing():
             # Closing now would reset the connection and could destroy the answer under way.
-            self.flow.resume_reading()
+            self._timed = False
+            self._resume_reading()
             if self.transport.can_write_eof():
                 self.transport.write_eof()
-            self._arm(_LINGER, self._abandon)
+            self._arm(_LINGER)
         else:
-            self._abandon()
+            self.abandon()
 
-    def _abandon(self) -> None:
+    def abandon(self) -> None:
+        """Close as soon as everything is written, or the caller has not read it in time."""
+        self._closed = True
         self.transport.close()
-        self._arm(self._limits.write_timeout, self.transport.abort)
+        self._arm(self._limits.write_timeout)
 
-    def refuse(
-        self, status: int, detail: str, headers: list[tuple[bytes, bytes]] | None = None
-    ) -> None:
+    def _refuse(self, status: int, detail: str, headers: Iterable[tuple[str, str]] = ()) -> None:
         """Answer a request that cannot be worked on, if its turn has come, and close."""
         if self._closed:
             return
         self._closed = True
         running = self._running
-        if running is not None and not running.response_complete:
-            if self._in_head or not running.more_body:
-                # An earlier request is being worked on: it is answered, and then it is over.
-                running.keep_alive = False
-                self.pipeline.clear()
-                self._disarm()
-                return
-            running.disconnected = True  # the app stops reading
-            running.message_event.set()
-        if running is None or running.response_complete or not running.response_started:
-            body = msgspec.json.encode(
-                {
-                    "type": "about:blank",  # the title is the status's own
-                    "title": STATUS_LINE[status][13:-2].decode(),
-                    "status": status,
-                    "detail": detail,
-                }
-            )
-            lines = [
-                *self.server_state.default_headers,
-                (b"content-type", b"application/problem+json"),
-                (b"content-length", str(len(body)).encode()),
-                (b"connection", b"close"),
-                *(headers or ()),
-            ]
-            head = b"".join(b"%b: %b\r\n" % line for line in lines)
-            self.transport.write(STATUS_LINE[status] + head + b"\r\n" + body)
-        self._in_head = True  # for `finish`: whatever comes is left unread
-        self.finish()
+        if running is not None and running.complete:
+            # An earlier request is being worked on: it is answered, and then it is over.
+            running.keep_alive = False
+            self._waiting.clear()
+            return
+        if running is None or not running.answered:
+            if running is not None:
+                running.answered = running.ended = True
+            refusal = self._running = Exchange(self, "", "", "", Headers(), False)
+            told, lines, body = _problem(status, detail)
+            refusal.answer(told, [*lines, *headers], body)
+        else:
+            self._finish(unread=True)
 
     def shutdown(self) -> None:
         """Close when the answers under way are given."""
-        if self.cycle is None or self.cycle.response_complete:
-            self.finish()
+        last = self._waiting[-1] if self._waiting else self._running
+        if last is None:
+            self._finish(unread=False)
         else:
-            self.cycle.keep_alive = False
+            last.keep_alive = False
 
     # --- the message, as the parser reads it ---
 
     def _stop(self, status: int, detail: str) -> None:
-        self.refuse(status, detail)
+        self._wrong = (status, detail)
         raise _Stop
 
     def on_message_begin(self) -> None:
         if self._replaying:
             return
-        self.url = b""
-        self.headers = []
-        self.expect_100_continue = False
+        self._url = b""
+        self._pairs = []
         self._in_head = True
-        self._pending = self._size = 0
-        self._arm(self._limits.header_timeout, self._late)
+        self._timed = False
+        self._first = self._fed
+        self._since = 0
 
     def on_url(self, url: bytes) -> None:
         if self._replaying:
             return
-        self.url += url
-        if len(self.url) > self._limits.max_uri:
+        self._url += url
+        if len(self._url) > self._limits.max_uri:
             self._stop(414, f"the request target is longer than {self._limits.max_uri} bytes")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._replaying:
-            return
-        self._size += len(name) + len(value) + 4
-        if self._size > self._limits.max_header_size:
-            self._stop(431, f"the headers are larger than {self._limits.max_header_size} bytes")
         if not self._in_head:
             return  # a trailer: it is never a header (RFC 9110, section 6.5.1)
-        if len(self.headers) >= self._limits.max_headers:
-            self._stop(431, f"there are more than {self._limits.max_headers} headers")
-        if _VALUE.search(value):
-            self._stop(400, "a header has a control character")
-        self.headers.append((name.lower(), value.strip(b" \t")))
+        try:
+            text = value.decode()
+        except UnicodeDecodeError:
+            text = value.decode("latin-1")  # RFC 9110, section 5.5
+        self._pairs.append((_READ.get(name) or _read(name), text.strip(" \t")))
 
     def on_headers_complete(self) -> None:
         if self._replaying:
+            self._replaying = False
             return
-        keep_alive, expect = self._checked()
-        self._in_head = False
-        self._pending = self._size = 0
-        cycle = Cycle(self, self.scope, keep_alive, expect)
-        before, self.cycle = self.cycle, cycle
-        self._arm(self._limits.body_timeout, self._late)
-        if before is None or before.response_complete:
-            self._start_asgi_task(cycle, self.app)
-            return
-        self.flow.pause_reading()
-        self.pipeline.appendleft((cycle, self.app))
-        if len(self.pipeline) > _PIPELINE:
+        pairs = self._pairs
+        limits = self._limits
+        if len(pairs) > limits.max_headers or self._first + self._since > limits.max_header_size:
+            self._measure()
+        method = self._parser.get_method().decode()
+        keep_alive = self._parser.should_keep_alive()
+        version = ""
+        host: str | None = None
+        length = ""
+        expects = upgrade = False
+        for name, value in pairs:
+            if name not in _FRAMING:
+                continue
+            if name == "host":
+                if host is not None:
+                    self._stop(400, "exactly one Host header is needed")
+                host = value
+            elif name == "content-length":
+                # The parser takes one that is a number, and no coding beside it.
+                length = f"Content-Length: {value}"
+            elif name == "transfer-encoding":
+                if length or value.lower() != "chunked":
+                    self._stop(400, "only chunked transfer encoding is understood")
+                length = "Transfer-Encoding: chunked"
+                version = version or self._parser.get_http_version()
+            elif name == "connection":
+                version = version or self._parser.get_http_version()
+            elif name == "expect":
+                expects = value.lower() == "100-continue"
+                if not expects:
+                    self._stop(417, "only 100-continue can be expected")
+            else:
+                upgrade = True
+        if version or not keep_alive or host is None:
+            # A request that keeps the connection open and says nothing of it is HTTP/1.1.
+            version = version or self._parser.get_http_version()
+            if version != "1.1":
+                if version != "1.0":
+                    self._stop(505, "HTTP/1.1 is spoken here")
+                if length.startswith("T"):
+                    self._stop(400, "only chunked transfer encoding is understood")
+                keep_alive = self.speaks_chunks = False
+            elif host is None:
+                self._stop(400, "exactly one Host header is needed")
+        if method == "CONNECT" or method == "TRACE":
+            self._stop(501, f"{method} is not served here")
+        if host is not None and host != self._host:
+            if not _HOST.match(host):
+                self._stop(400, "the Host header is not valid")
+            self._host = host
+        path, _, query = self._target(method, host or "").partition("?")
+        self._upgrade = length.encode() if upgrade and self._parser.should_upgrade() else b""
+        exchange = Exchange(self, method, path, query, Headers.trusted(pairs), keep_alive)
+        if expects:
+            exchange.expects = True
+        self._in_head = self._timed = False
+        self._since = 0
+        self._reading = exchange
+        self._waiting.append(exchange)
+        if len(self._waiting) > _PIPELINE:
             self._stop(400, "too many requests wait for their answers")
 
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        self._running = cycle
-        super()._start_asgi_task(cycle, app)
+    def _measure(self) -> None:
+        limits = self._limits
+        if len(self._pairs) > limits.max_headers:
+            self._stop(431, f"there are more than {limits.max_headers} headers")
+        if sum(len(n) + len(v) + 4 for n, v in self._pairs) > limits.max_header_size:
+            self._stop(431, f"the headers are larger than {limits.max_header_size} bytes")
+
+    def _target(self, method: str, host: str) -> str:
+        """Path and query of the request target (RFC 9112, section 3.2)."""
+        target = self._url.decode("ascii")  # the parser takes nothing else, and no spaces
+        if "#" in target:
+            self._stop(400, "the request target has characters that must be encoded")
+        if target.startswith("/") or (target == "*" and method == "OPTIONS"):
+            return target
+        absolute = _ABSOLUTE.match(target)
+        if absolute is None or absolute[1].lower() != host.lower():
+            self._stop(400, "the request target does not belong to this host")
+        assert absolute is not None
+        return absolute[2] if absolute[2].startswith("/") else "/" + absolute[2]
 
     def on_body(self, body: bytes) -> None:
-        self._pending = 0
-        super().on_body(body)
+        self._since = 0
+        exchange = self._reading
+        assert exchange is not None
+        exchange.arrived(body)
+        exchange.wake()
+        if exchange.steady:
+            self._timed = False
 
     def on_message_complete(self) -> None:
         if self._upgrade:
-            return  # not yet: see _feed
-        self._disarm()
-        super().on_message_complete()
+            return  # not yet: see _not_upgraded
+        exchange, self._reading = self._reading, None
+        assert exchange is not None
+        exchange.complete = True
+        exchange.wake()
 
-    def on_response_complete(self) -> None:
-        self.server_state.total_requests += 1
-        if self._closed or self.transport.is_closing():
+    # --- one after the other ---
+
+    def _go_on(self) -> None:
+        """Hand over what is next in line, until something takes its time."""
+        waiting = self._waiting
+        while waiting and self._running is None:
+            exchange = self._running = waiting.popleft()
+            try:
+                work = self.server.app(exchange)
+            except Exception:
+                log.exception("a request failed", path=exchange.path, method=exchange.method)
+                exchange.fail()
+            else:
+                if work is not None:
+                    server = self.server
+                    server.running.add(exchange)
+                    exchange.task = self.loop.create_task(server.run(exchange, work))
+
+    def answered(self, exchange: Exchange) -> None:
+        """For an exchange: its answer is written."""
+        self.server.served += 1
+        if exchange is not self._running:
             return
-        if self.cycle.more_body and not self.pipeline:
-            # Answered before the request was read: what follows cannot be told from a body.
-            self.finish()
-            return
-        self.flow.resume_reading()
-        if self.pipeline:
-            self._start_asgi_task(*self.pipeline.pop())
-        elif not self._in_head:
-            self._arm(self._limits.idle_timeout, self._late)
-
-    def _checked(self) -> tuple[bool, bool]:
-        """Check the head and make the ASGI scope; whether the connection goes on after it, and
-        whether the caller waits for a 100."""
-        parser = self.parser
-        version = parser.get_http_version()
-        if version not in ("1.1", "1.0"):
-            self._stop(505, "HTTP/1.1 is spoken here")
-        method = parser.get_method().decode("ascii")
-        if method in ("CONNECT", "TRACE"):
-            self._stop(501, f"{method} is not served here")
-        lengths = codings = 0
-        length = b""
-        host = b""
-        hosts = 0
-        expect = False
-        for name, value in self.headers:
-            if name == b"host":
-                host = value
-                hosts += 1
-            elif name == b"content-length":
-                lengths += 1
-                length = b"Content-Length: " + value
-                if not value.isdigit():
-                    self._stop(400, "Content-Length is no number")
-            elif name == b"transfer-encoding":
-                codings += 1
-                length = b"Transfer-Encoding: chunked"
-                if value.lower() != b"chunked" or version == "1.0":
-                    self._stop(400, "only chunked transfer encoding is understood")
-            elif name == b"expect":
-                expect = value.lower() == b"100-continue"
-                if not expect:
-                    self._stop(417, "only 100-continue can be expected")
-        if lengths + codings > 1:
-            self._stop(400, "the length of the body is told more than once")
-        if hosts > 1 or (hosts == 0 and version == "1.1"):
-            self._stop(400, "exactly one Host header is needed")
-        if hosts and not _HOST.match(host):
-            self._stop(400, "the Host header is not valid")
-        raw_path, query = self._target(method, host)
-        self.scope = {
-            "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.3"},
-            "http_version": version,
-            "method": method,
-            "scheme": self.scheme or "http",
-            "path": "",  # set where somebody needs it decoded
-            "raw_path": raw_path,
-            "query_string": query,
-            "root_path": "",
-            "headers": self.headers,
-            "client": self.client,
-            "server": self.server,
-            "extensions": self._extensions,
-        }
-        self._upgrade = length if parser.should_upgrade() else b""
-        return version == "1.1" and parser.should_keep_alive(), expect
-
-    def _target(self, method: str, host: bytes) -> tuple[bytes, bytes]:
-        """Path and query of the request target (RFC 9112, section 3.2)."""
-        target = self.url
-        if not _TARGET.match(target) or b"#" in target:
-            self._stop(400, "the request target has characters that must be encoded")
-        if not target.startswith(b"/"):
-            if target == b"*" and method == "OPTIONS":
-                return b"*", b""
-            absolute = _ABSOLUTE.match(target)
-            if absolute is None or absolute[1].lower() != host.lower():
-                self._stop(400, "the request target does not belong to this host")
-            assert absolute is not None
-            target = absolute[2] if absolute[2].startswith(b"/") else b"/" + absolute[2]
-        path, _, query = target.partition(b"?")
-        return path, query
+        self._running = None
+        if not exchange.keep_alive or self._closed:
+            self._waiting.clear()
+            self._finish(unread=self._closed)
+        elif self._waiting:
+            self.loop.call_soon(self._go_on, context=self._context)
+        else:
+            self._resume_reading()
+            if not self._in_head:
+                self._arm(self._limits.idle_timeout)
 
 
-def _shown(transport: asyncio.Transport) -> dict[str, Any]:
-    """Whom the caller's certificate names, if he had to show one: {"principal": "billing"}, its
-    common name, else its first alternative name."""
+def _problem(status: int, detail: str) -> tuple[int, list[tuple[str, str]], bytes]:
+    members = {
+        "type": "about:blank",  # the title is the status's own
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+    }
+    return status, [("content-type", "application/problem+json")], msgspec.json.encode(members)
+
+
+def _named(transport: asyncio.Transport) -> str:
+    """Whom the caller's certificate names: its common name, else its first alternative name."""
     certificate = transport.get_extra_info("peercert")
     if not certificate:
-        return {}
+        return ""
     names = [value for part in certificate.get("subject", ()) for key, value in part
              if key == "commonName"]  # fmt: skip
     names += [value for _, value in certificate.get("subjectAltName", ())]
-    return {"principal": names[0]} if names else {}
+    return names[0] if names else ""
+
+
+# --- names of headers: there are few, so that each is looked at once ------------------------------
+
+_MANY: Final = 1000
+_LONG: Final = 64
+
+_READ: Final[dict[bytes, str]] = {}
+"""Names as they came: as they are read."""
+
+_WRITTEN: Final = {"connection": "", "content-length": "", "transfer-encoding": "", "date": ""}
+"""Names of an answer: what its line begins with; nothing for those that are written here."""
+
+
+def _read(name: bytes) -> str:
+    text = name.lower().decode()
+    if len(_READ) < _MANY and len(name) <= _LONG:
+        _READ[name] = text
+    return text
+
+
+def _written(name: str) -> str:
+    if not _TOKEN.match(name):
+        raise ValueError(f"{name[:40]!r} is no name of a header")
+    start = _WRITTEN.get(name.lower(), f"{name}: ")
+    if len(_WRITTEN) < _MANY and len(name) <= _LONG:
+        _WRITTEN[name] = start
+    return start

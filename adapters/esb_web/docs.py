@@ -20,6 +20,8 @@ from fastapi import Request as WebRequest
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.staticfiles import StaticFiles
 
+from esb import asgi
+from esb.http import Exchange
 from esb_web.messages import Site
 from esb_web.openapi import document
 
@@ -74,15 +76,9 @@ class Docs:
         api, _, name = path.rpartition("/")
         return name in ("docs", "openapi.json") and api in self._apis
 
-    async def __call__(
-        self, scope: Any, receive: Any, send: Any, path: str, base_path: str
-    ) -> None:
+    async def answer(self, exchange: Exchange, path: str, base_path: str) -> None:
         """Answer GET or HEAD for a path that `has` said yes to."""
-        inner = {**scope, "path": path, "raw_path": path.encode(), "root_path": ""}
-        inner["state"] = {"base": base_path}
-        if inner["method"] == "HEAD":
-            inner["method"] = "GET"  # the protocol leaves the body out
-        await self._app(inner, receive, send)
+        await asgi.answer(self._app, exchange, path, {"base": base_path})
 
     def _refresh(self) -> None:
         # Here and not in the app, whose functions run in threads.

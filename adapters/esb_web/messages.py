@@ -27,6 +27,7 @@ from esb.envelope import (
     parse_content_type,
 )
 from esb.errors import BadMessage, BadReply, EsbError
+from esb.http import UNSAFE as UNSAFE
 
 Headerlist = list[tuple[str, str]]
 
@@ -35,8 +36,6 @@ JSON: Final = "application/json"
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}\Z")
 
 TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
-UNSAFE: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
-"""What no header value may have (RFC 9110, section 5.5), and halves of characters."""
 
 HOP_BY_HOP: Final = frozenset(
     {

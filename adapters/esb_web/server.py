@@ -1,8 +1,8 @@
 """The one HTTP server of a bus: Sites are mounted on it, also while it runs.
 
-An ASGI app under `esb.http`, inside the bus's own event loop. A
-caller who hangs up does not stop the route that works on his request: it may have had effects
-already. A caller who waits longer than the request's deadline gets a 504 meanwhile.
+The app of `esb.http`, inside the event loop of the bus. A caller who hangs up does not stop the
+route that works on his request: it may have had effects already. A caller who waits longer than
+the deadline of the request gets a 504 meanwhile.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import re
 import socket
 import ssl
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import fields, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
 import msgspec
@@ -34,13 +34,11 @@ from esb.errors import (
     Unavailable,
     UnsupportedMedia,
 )
+from esb.http import Exchange, HttpServer, HungUp, Limits
 from esb_web.listen import ListenOptions
-from esb_web.messages import TOKEN, UNSAFE, Headerlist, Request, Response, Site, decoded
-from esb_web.problems import PROBLEM, problem, unexpected
+from esb_web.messages import Headerlist, Request, Response, Site
+from esb_web.problems import problem, unexpected
 from esb_web.router import Router, normal_path
-
-if TYPE_CHECKING:
-    from esb.http import HttpServer  # loads uvicorn when the server opens: 50 ms
 
 log = structlog.get_logger("esb.web")
 
@@ -127,12 +125,10 @@ class WebServer:
         self._server: HttpServer | None = None
         self._bound = options.port
         self._bus = "starting"  # or "running", "stopping"
-        self._active: dict[Site, set[asyncio.Task[Any]]] = {}
         self._paused: dict[Site, Site] = {}  # what answers in the place of a site
         self._running = 0
         self._held = 0  # bytes of large bodies in memory
-        self._base = options.base_path.encode()
-        self._forwarded = _Forwarded(options.trusted_proxies)
+        self._forwarded = _Forwarded(options.trusted_proxies) if options.trusted_proxies else None
         self._cors = options.cors
         self._docs: Any = None
 
@@ -149,7 +145,7 @@ class WebServer:
     @property
     def connections(self) -> int:
         """How many connections are open."""
-        return self._server.connections if self._server else 0
+        return len(self._server.connections) if self._server else 0
 
     # --- what is served ---
 
@@ -190,14 +186,17 @@ class WebServer:
         await self._finish(site, grace)
 
     async def _finish(self, site: Site, grace: float) -> None:
-        tasks = self._active.get(site)
-        if tasks:
-            await asyncio.wait(set(tasks), timeout=grace)
-        left = set(self._active.get(site, ()))
+        if tasks := self._working_for(site):
+            await asyncio.wait(tasks, timeout=grace)
+        left = self._working_for(site)
         for task in left:
             task.cancel()
         if left:
             await asyncio.wait(left, timeout=5.0)
+
+    def _working_for(self, site: Site) -> list[asyncio.Task[None]]:
+        running = self._server.running if self._server else ()
+        return [one.task for one in running if one.site is site and one.task is not None]
 
     def serve(self) -> None:
         """From now on every request is answered; before, only probes were and the rest got 503."""
@@ -212,8 +211,6 @@ class WebServer:
 
     async def open(self) -> None:
         """Listen. Raises EsbError when the address is taken or not ours."""
-        from esb.http import HttpServer, Limits
-
         options = self.options
         limits = Limits(**{each.name: getattr(options, each.name) for each in fields(Limits)})
         server = HttpServer(self, limits, self._tls)
@@ -236,113 +233,89 @@ class WebServer:
 
     # --- one request ---
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """The ASGI application."""
+    def __call__(self, exchange: Exchange) -> Coroutine[Any, Any, None] | None:
+        """The app of the HTTP server."""
         asked = time.monotonic()
-        raw_path: bytes = scope["raw_path"]
-        method: str = scope["method"]
-        try:
-            headers = Headers.trusted([(n.decode(), decoded(v)) for n, v in scope["headers"]])
-        except UnicodeDecodeError:
-            headers = Headers()
-        path = raw_path.decode()
+        method = exchange.method
         site: Site | None = None
-        extra: Headerlist = []
-        if self._cors is not None:
-            origin = headers.get("origin")
-            extra = [*(self._cors_headers(origin) if origin else []), ("vary", "Origin")]
         try:
-            if method == "GET" or method == "HEAD":
-                probe = self.probes.get(path[1:])
-                if probe is not None:
-                    up, members = probe()
-                    await _answer(send, _json(200 if up else 503, members), [])
-                    return
+            looks = method == "GET" or method == "HEAD"
+            if looks and (probe := self.probes.get(exchange.path[1:])) is not None:
+                up, members = probe()
+                exchange.answer(*_json(200 if up else 503, members))
+                return None
             if self._bus != "running":
                 raise _Away(self._bus)
-            host = headers.get("host", "")
-            if self.options.hosts and not self._serves(host):
+            if self.options.hosts and not self._serves(exchange.headers.get("host", "")):
                 raise _Misdirected("this host is not served here")
-            inner = self._inside(path)
-            found, allowed = (
-                self.sites.find(inner, method) if inner is not None else (None, set[str]())
-            )
-            if (
-                (found is None or found[1])
-                and (method == "GET" or method == "HEAD")
-                and inner is not None
-                and _DOCS.match(inner)
-                and await self._documented(scope, receive, send, inner, headers)
-            ):
-                return
+            inner = self._inside(exchange.path)
+            if inner is None:
+                found, allowed = None, set[str]()
+            else:
+                found, allowed = self.sites.find(inner, method)
+                if looks and (found is None or found[1]) and self._is_document(inner):
+                    base = self._prefix(exchange) + self.options.base_path
+                    return self._docs.answer(exchange, inner, base)  # type: ignore[no-any-return]
             if found is None:
-                await _answer(
-                    send, self._unserved(raw_path, method, allowed, headers, bool(extra[1:])), extra
-                )
-                return
+                self._answer(exchange, self._unserved(exchange, allowed))
+                return None
             site, values = found
             if self._running >= self.options.max_requests:
                 raise Overloaded("too many requests are being worked on", retry_after=1.0)
-            version = self.version
-            body = await self._read(receive, headers, site.max_body or self.options.max_body)
-            if body is None:
-                return  # hung up before the request was complete
-            large = len(body) if len(body) > _SMALL else 0
+            limit = site.max_body or self.options.max_body
+            packing = exchange.headers.get("content-encoding")
+            if packing is not None and packing.lower() != "identity":
+                raise UnsupportedMedia("a packed body (Content-Encoding) is not unpacked here")
+            if not exchange.complete:
+                if int(exchange.headers.get("content-length", 0)) > limit:
+                    raise _too_large(limit)
+                return self._arriving(exchange, site, asked, limit)
+            body = exchange.taken()
+            if len(body) > limit:
+                raise _too_large(limit)
+            request = self._request(exchange, site, inner or "", values, asked, body)
+        except EsbError as e:
+            self._refuse(exchange, site, e)
+            return None
+        return self._serve(exchange, site, request)
+
+    async def _arriving(self, exchange: Exchange, site: Site, asked: float, limit: int) -> None:
+        """Serve a request whose body is not here yet."""
+        try:
+            body = await self._read(exchange, limit)
             if self._bus != "running":
                 raise _Away(self._bus)
-            if version != self.version:
-                # While the body came, routes were replaced: the request belongs to the new one.
-                found, _ = self.sites.find(inner or "", method)
-                if found is None:
-                    raise NoSuchOperation("nothing is served at this path")
-                site, values = found
-            request = self._request(
-                scope,
-                method,
-                inner or "",
-                headers,
-                host,
-                values,
-                body,
-                asked + (site.timeout or self.options.request_timeout),
-            )
-        except EsbError as e:
-            response = _refusal(site, e, headers, path)
-            if isinstance(e, _Away):
-                response.headers.append(("connection", "close"))
-            elif isinstance(e, _Misdirected):
-                response = Response(421, response.headers, response.body)
-            await _answer(send, response, extra)
+            inner = self._inside(exchange.path) or ""
+            # While the body came, routes may have been replaced: then it belongs to the new one.
+            found, _ = self.sites.find(inner, exchange.method)
+            if found is None:
+                raise NoSuchOperation("nothing is served at this path")
+            site, values = found
+            request = self._request(exchange, site, inner, values, asked, body)
+        except HungUp:
             return
-        self._held += large
-        try:
-            await self._serve(site, request, send, extra)
-        finally:
-            self._held -= large
+        except EsbError as e:
+            self._refuse(exchange, site, e)
+            return
+        await self._serve(exchange, site, request)
 
-    async def _serve(self, site: Site, request: Request, send: Any, extra: Headerlist) -> None:
-        """Run the site's handler; the answer is written here, at the latest at the deadline."""
-        loop = asyncio.get_running_loop()
-        task = asyncio.current_task()
-        assert task is not None
+    async def _serve(self, exchange: Exchange, site: Site, request: Request) -> None:
+        """Run the site's handler; the answer is given here, at the latest at the deadline."""
         assert request.deadline is not None
-        active = self._active.setdefault(site, set())
-        active.add(task)
+        large = len(request.body) if len(request.body) > _SMALL else 0
+        self._held += large
         self._running += 1
-        late: list[asyncio.Task[None]] = []
-
-        def give_up() -> None:
-            error = OutcomeUnknown("no answer in time; what was done is unknown")
-            answer = _refusal(site, error, request.headers, request.path)
-            late.append(loop.create_task(_answer(send, answer, extra)))
-
-        timer = loop.call_later(max(0.0, request.deadline - time.monotonic()) + _OVERTIME, give_up)
+        exchange.site = site
+        # Both clocks are the system's monotonic one.
+        exchange.answer_by(request.deadline + _OVERTIME, self._give_up)
         try:
             response = await site.handler(request)
         except EsbError as e:
             response = problem(e, instance=request.path)
         except asyncio.CancelledError:
             # Only `retire` and `close` cancel: the grace time is over.
+            task = asyncio.current_task()
+            assert task is not None
             task.uncancel()
             error = OutcomeUnknown("the bus stopped before an answer came; what it did is unknown")
             response = _refusal(site, error, request.headers, request.path)
@@ -351,18 +324,39 @@ class WebServer:
             log.exception("handler failed", path=request.path, method=request.method)
             response = unexpected(request.path)
         finally:
-            timer.cancel()
+            self._held -= large
             self._running -= 1
-            active.discard(task)
-            if not active and self._active.get(site) is active:
-                del self._active[site]
         if self._bus == "stopping":
             # Whoever asks on this connection again would only hear that nobody is there.
-            extra = [*extra, ("connection", "close")]
-        if late:
-            await late[0]
-        else:
-            await _answer(send, response, extra)
+            exchange.keep_alive = False
+        self._answer(exchange, response)
+
+    def _give_up(self, exchange: Exchange) -> None:
+        """The deadline of a request is over."""
+        error = OutcomeUnknown("no answer in time; what was done is unknown")
+        path = _decoded_path(self._inside(exchange.path) or "")
+        self._answer(exchange, _refusal(exchange.site, error, exchange.headers, path))
+
+    def _refuse(self, exchange: Exchange, site: Site | None, error: EsbError) -> None:
+        """Answer with what the listener has against a request."""
+        response = _refusal(site, error, exchange.headers, exchange.path)
+        if isinstance(error, _Away):
+            exchange.keep_alive = False
+        elif isinstance(error, _Misdirected):
+            response = Response(421, response.headers, response.body)
+        self._answer(exchange, response)
+
+    def _answer(self, exchange: Exchange, response: Response) -> None:
+        """Give an answer; one whose headers cannot be written becomes a 500."""
+        headers = response.headers
+        if self._cors is not None:
+            headers = [*headers, *self._cors_headers(exchange.headers), ("vary", "Origin")]
+        try:
+            exchange.answer(response.status, headers, response.body)
+        except ValueError as e:
+            log.error("a header of an answer cannot be written", header=str(e))
+            response = unexpected("")
+            exchange.answer(response.status, response.headers, response.body)
 
     def _inside(self, path: str) -> str | None:
         """The path below the base path; None if it is not below it."""
@@ -382,116 +376,95 @@ class WebServer:
             for wanted in self.options.hosts
         )
 
-    async def _read(self, receive: Any, headers: Headers, limit: int) -> bytes | None:
-        """The whole body; None if the caller hung up. Raises TooLarge before it is all here."""
-        error = TooLarge(f"the body is larger than {limit} bytes")
-        if int(headers.get("content-length", 0)) > limit:
-            raise error
-        if headers.get("content-encoding", "identity").lower() != "identity":
-            raise UnsupportedMedia("a packed body (Content-Encoding) is not unpacked here")
-        message = await receive()
-        body: bytes = message.get("body", b"")
-        if message.get("more_body"):
-            parts = [body]
-            size = len(body)
-            self._held += size
-            try:
-                while message.get("more_body") and size <= limit:
-                    message = await receive()
-                    part = message.get("body", b"")
-                    parts.append(part)
-                    size += len(part)
-                    self._held += len(part)
-                    if self._held > self.options.max_memory:
-                        raise Overloaded("too much is being received", retry_after=1.0)
-            finally:
-                self._held -= size
-            body = b"".join(parts)
-        if message["type"] == "http.disconnect":
-            return None
-        if len(body) > limit:
-            raise error
-        return body
+    async def _read(self, exchange: Exchange, limit: int) -> bytes:
+        """The whole body. Raises TooLarge before it is all here, HungUp if it never will be."""
+        parts: list[bytes] = []
+        size = 0
+        try:
+            while piece := await exchange.receive():
+                parts.append(piece)
+                size += len(piece)
+                self._held += len(piece)
+                if size > limit:
+                    raise _too_large(limit)
+                if self._held > self.options.max_memory:
+                    raise Overloaded("too much is being received", retry_after=1.0)
+        finally:
+            self._held -= size
+        return b"".join(parts)
 
     def _request(
         self,
-        scope: Any,
-        method: str,
+        exchange: Exchange,
+        site: Site,
         path: str,
-        headers: Headers,
-        host: str,
         values: dict[str, str],
+        asked: float,
         body: bytes,
-        deadline: float,
     ) -> Request:
-        query_string = scope["query_string"].decode()
-        client = scope["client"][0] if scope["client"] else ""
-        scheme = scope["scheme"]
-        prefix = ""
-        if self._forwarded.trusts(client):
+        headers = exchange.headers
+        connection = exchange.connection
+        client, scheme, host, prefix = connection.client, connection.scheme, "", ""
+        host = headers.get("host", "")
+        if self._forwarded is not None and self._forwarded.trusts(client):
             client, scheme, host, prefix = self._forwarded.told(headers, client, scheme, host)
+        query = exchange.query
         return Request(
-            method=method,
+            method=exchange.method,
             path=_decoded_path(path),
             raw_path=path,
             headers=headers,
             path_params=values,
-            query=parse_query(query_string) if query_string else {},
-            query_string=query_string,
+            query=parse_query(query) if query else {},
+            query_string=query,
             body=body,
             client=client,
             scheme=scheme,
             host=host,
             base_path=prefix + self.options.base_path,
-            deadline=deadline,
-            principal=scope["extensions"].get("principal", ""),
+            deadline=asked + (site.timeout or self.options.request_timeout),
+            principal=connection.principal,
         )
 
-    def _prefix(self, scope: Any, headers: Headers) -> str:
+    def _prefix(self, exchange: Exchange) -> str:
         """What a trusted proxy says it took off the front of the path."""
-        client = scope["client"][0] if scope["client"] else ""
-        return (
-            self._forwarded.told(headers, "", "", "")[3] if self._forwarded.trusts(client) else ""
-        )
+        if self._forwarded is None or not self._forwarded.trusts(exchange.connection.client):
+            return ""
+        return self._forwarded.told(exchange.headers, "", "", "")[3]
 
-    async def _documented(
-        self, scope: Any, receive: Any, send: Any, path: str, headers: Headers
-    ) -> bool:
-        """Answer with one of the pages about what is served; False if it is none of them."""
-        if not self.options.docs:
+    def _is_document(self, path: str) -> bool:
+        """Whether this is the path of one of the pages about what is served."""
+        if not self.options.docs or not _DOCS.match(path):
             return False
         if self._docs is None:
             from esb_web.docs import Docs  # loads FastAPI: 200 ms
 
             self._docs = Docs(self)
-        if not self._docs.has(path):
-            return False
-        base = self._prefix(scope, headers) + self.options.base_path
-        await self._docs(scope, receive, send, path, base)
-        return True
+        return bool(self._docs.has(path))
 
-    def _unserved(
-        self, raw_path: bytes, method: str, allowed: set[str], headers: Headers, cors: bool
-    ) -> Response:
+    def _unserved(self, exchange: Exchange, allowed: set[str]) -> Response:
         """What no site answers: OPTIONS, a wrong method, nothing at all."""
+        method = exchange.method
         if allowed:
             methods = sorted(allowed | {"OPTIONS"} | ({"HEAD"} if "GET" in allowed else set()))
             if method == "OPTIONS":
                 answer = [("allow", ", ".join(methods))]
-                if cors and headers.get("access-control-request-method"):
-                    answer += self._preflight()
+                if exchange.headers.get("access-control-request-method"):
+                    answer += self._preflight(exchange.headers)
                 return Response(204, answer)
             raise NoSuchOperation(f"{method} is not served at this path", methods)
-        if method == "OPTIONS" and raw_path == b"*":
+        if method == "OPTIONS" and exchange.path == "*":
             return Response(204, [("allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")])
         raise NoSuchOperation("nothing is served at this path")
 
     # --- CORS (Fetch Standard, section 3.3) ---
 
-    def _cors_headers(self, origin: str) -> Headerlist:
-        """What lets a page of `origin` read the answer; empty if it may not."""
+    def _cors_headers(self, headers: Headers) -> Headerlist:
+        """What lets the page that asks read the answer; nothing if it may not."""
         cors = self._cors
-        assert cors is not None
+        origin = headers.get("origin")
+        if cors is None or not origin:
+            return []
         if "*" in cors.origins:
             found = [("access-control-allow-origin", "*")]
         elif origin in cors.origins:
@@ -504,9 +477,11 @@ class WebServer:
             found.append(("access-control-expose-headers", ", ".join(cors.expose)))
         return found
 
-    def _preflight(self) -> list[tuple[str, str]]:
+    def _preflight(self, headers: Headers) -> Headerlist:
+        """What the page that asks may send; nothing if it may not call at all."""
         cors = self._cors
-        assert cors is not None
+        if cors is None or not self._cors_headers(headers):
+            return []
         return [
             ("access-control-allow-methods", ", ".join(cors.methods)),
             ("access-control-allow-headers", ", ".join(cors.headers)),
@@ -638,24 +613,10 @@ def _plain(text: str) -> str:
     return plain
 
 
-def _json(status: int, members: Mapping[str, object]) -> Response:
+def _json(status: int, members: Mapping[str, object]) -> tuple[int, Headerlist, bytes]:
     headers = [("content-type", "application/json"), ("cache-control", "no-store")]
-    return Response(status, headers, msgspec.json.encode(members, enc_hook=str))
+    return status, headers, msgspec.json.encode(members, enc_hook=str)
 
 
-async def _answer(send: Any, response: Response, extra: Headerlist) -> None:
-    """Write a response; one whose headers cannot be written becomes a 500."""
-    lines = []
-    for name, value in (*response.headers, *extra):
-        if UNSAFE.search(value) or not TOKEN.match(name):
-            log.error("a header of an answer cannot be written", header=name)
-            response, lines = unexpected(""), [(b"content-type", PROBLEM.encode())]
-            break
-        lines.append((name.encode(), value.encode()))
-    body = response.body
-    if response.status in (204, 304):
-        body = b""
-    else:
-        lines.append((b"content-length", str(len(body)).encode()))
-    await send({"type": "http.response.start", "status": response.status, "headers": lines})
-    await send({"type": "http.response.body", "body": body})
+def _too_large(limit: int) -> TooLarge:
+    return TooLarge(f"the body is larger than {limit} bytes")
