@@ -18,7 +18,7 @@ from esb.clock import Clock
 from esb.durable import Store
 from esb.envelope import Body, Envelope
 from esb.options import Options
-from esb.outline import Promise
+from esb.outline import Fate, Passage, Promise
 from esb.step import Step
 
 T = TypeVar("T")
@@ -331,6 +331,16 @@ class Build(Protocol):
         """Say what the endpoint being built promises (see esb.outline), where that is not what any
         does: a source "again", a sink or caller "repeats". provided: what the promise depends on,
         for people. better: what in its options would promise more."""
+
+    def body(self, *fates: Fate) -> Passage:
+        """Say what may become of a message's body in the step or endpoint being built (see
+        esb.outline), which is otherwise taken to read it: as many as are possible. A source that
+        says "made" gives messages as their bodies arrive, where the answer tells it that it may,
+        and one that says "sent" takes answers so.
+
+        The answer is open, once the load is through, if what comes out of this endpoint is read,
+        kept or needed twice by nothing in the route: then a large body may be one that is still
+        arriving (`Body.from_stream`). No step may hold on to one."""
 
     def gives(
         self,

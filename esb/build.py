@@ -56,7 +56,7 @@ from esb.mistakes import (
     option_names,
     shown_path,
 )
-from esb.outline import Channel, Given, Kind, Origin, Part, Promise, Spot, Use
+from esb.outline import Channel, Fate, Given, Kind, Origin, Part, Passage, Promise, Spot, Use
 from esb.route import OF_CALLERS, RouteOptions, StepPolicies, step_policies, subroute
 from esb.schemas import SchemaError, compile_json_schema, compile_xsd
 from esb.step import Step, Watch, identity, in_turn, pipeline
@@ -489,8 +489,12 @@ class Builder:
         made = role.make(valid, inner)
         if inner.played is not None:
             made = inner.played.instead(made, taken=inner.taken)
+            inner.part.fates = ()
         if direction == "source":
             return made
+        if guard.bulkhead is not None or guard.breaker is not None:
+            # A sender who is slow would take the turns of others, or look like a far side that is.
+            inner.part.fates = ()
         guarded = GuardedSink if direction == "sink" else GuardedCaller
         return guarded(made, guard, self.watch, inner.where)
 
@@ -697,6 +701,10 @@ class Builder:
     def promises(self, promise: Promise, *, provided: str = "", better: str = "") -> None:
         part = self.part
         part.promise, part.provided, part.better = promise, provided, better
+
+    def body(self, *fates: Fate) -> Passage:
+        self.part.fates = fates
+        return self.part.passage
 
     def gives(
         self,

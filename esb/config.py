@@ -18,6 +18,7 @@ from pydantic import Field, TypeAdapter
 
 from esb.adapter import Adapter, BuildFailed, Section, Sink, Source
 from esb.analysis import analyse
+from esb.analysis.streaming import open_passages
 from esb.build import POLICIES, Builder, Continuation, Load, Stage, split_policies
 from esb.bus import Shared
 from esb.clock import REAL, Clock
@@ -456,13 +457,16 @@ class _Loader:
             key = place.expression(options.business_key, "business_key")
         if source is None or failed:
             raise failed or BuildFailed
+        recorder = self._tracing().recorder(
+            place.route, place.watch, self._sampling(options), source.where
+        )
+        keeps = options.retry or options.dead_letter or options.accept or options.concurrency
+        if source.waits and not keeps and not recorder.keeps_bodies and not self.common.stage:
+            open_passages(place.part)
         return assemble(
             place.route, options, source=source, step=step, dead_sink=dead,
             store=lambda: place.store, changes_store=changes_store, business_key=key,
-            outline=place.part, watch=place.watch, clock=place.clock,
-            recorder=self._tracing().recorder(
-                place.route, place.watch, self._sampling(options), source.where
-            ),
+            outline=place.part, watch=place.watch, clock=place.clock, recorder=recorder,
         )  # fmt: skip
 
     def _continue(self, more: Continuation) -> None:

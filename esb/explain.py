@@ -81,7 +81,7 @@ class _Writer:
         if "description" in tree:
             head["description"] = tree.pop("description")
         if source := parts.get("source"):
-            head["from"] = Noted(self.endpoint(source), _behaviour(route.source))
+            head["from"] = Noted(self.endpoint(source), _behaviour(route.source, source))
         head["steps"] = self.steps(parts["steps"]) if "steps" in parts else []
         dead = [part for part in route.outline.parts if part.place.startswith("dead_letter")]
         waits = route.source.waits and route.options.accept is None
@@ -194,8 +194,9 @@ class _Writer:
         return without_password(named) if "${" not in named else named
 
 
-def _behaviour(source: Source) -> str:
-    return "callers wait for the answer" if source.waits else "nobody waits for an answer"
+def _behaviour(source: Source, part: Part) -> str:
+    waits = "callers wait for the answer" if source.waits else "nobody waits for an answer"
+    return f"{waits}; large bodies pass as they arrive" if part.passage.open else waits
 
 
 def _path(place: str) -> list[str | int]:

@@ -51,6 +51,25 @@ of a sink or a caller: "once": what is sent is one commit with the end of the me
 """
 
 
+Fate = Literal["kept", "sent", "made", "inside"]
+"""What becomes of a message's body in a part that does not read it.
+
+"kept": the message goes on with it. "sent": its bytes are taken once, piece by piece. "made": the
+message goes on with another one; out of an endpoint this may come as it arrives. "inside": what
+the parts within do, to each message one of them.
+"""
+
+
+class Passage:
+    """Whether bodies may come out of an endpoint as they arrive (`Body.from_stream`). It is opened
+    at the end of a load that proved it."""
+
+    __slots__ = ("open",)
+
+    def __init__(self) -> None:
+        self.open = False
+
+
 class Spot(NamedTuple):
     """A place in a file; lines and columns count from 1."""
 
@@ -109,6 +128,8 @@ class Part:
         that a body matches which got past this part. given: what an endpoint tells of what comes
         out of it. promise: what it promises; "" if it does not say. provided: what that depends
         on. better: what in its options would promise more.
+    fates: what may become of a body there; none if the part may read it, or keep it. passage:
+        whether bodies come out of it as they arrive.
     """
 
     kind: Kind
@@ -131,6 +152,8 @@ class Part:
     promise: Promise | Literal[""] = ""
     provided: str = ""
     better: str = ""
+    fates: tuple[Fate, ...] = ()
+    passage: Passage = field(default_factory=Passage)
 
     def walk(self) -> Iterator[Part]:
         """This part and all within it, in the order in which they are written."""

@@ -243,6 +243,11 @@ class Recorder:
     def keeps(self) -> bool:
         return self.sampling.errors or self._most > 0
 
+    @property
+    def keeps_bodies(self) -> bool:
+        """Whether a trace may be kept that has bodies."""
+        return self.keeps and self.sampling.bodies
+
     def wants(self, run: Run) -> bool:
         """Whether the trace is kept."""
         if self.sampling.errors and (run.result is None or run.result.outcome.value == "dead"):

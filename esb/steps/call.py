@@ -20,6 +20,7 @@ class CallOptions(RootModel[RawCaller]):
 
 def make(options: CallOptions, build: Build) -> Step:
     """The reply replaces the message; what raises is up to the endpoint."""
+    build.body("inside")
     return build.caller(options.root).call
 
 

@@ -56,6 +56,9 @@ def make(options: ChooseOptions, build: Build) -> Step:
         when = build.expression(branch.when, i, "when") if branch.when is not None else None
         branches.append((when, build.steps(branch.steps, i, "steps")))
 
+    otherwise = bool(branches) and branches[-1][0] is None
+    build.body(*(("inside",) if otherwise else ("inside", "kept")))
+
     async def choose(envelope: Envelope) -> Envelope:
         for when, steps in branches:
             if when is None or when(envelope):

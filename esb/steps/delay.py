@@ -50,6 +50,8 @@ def make(options: DelayOptions, build: Build) -> Step:
     until = build.expression(options.until, "until") if options.until is not None else None
     clock = build.clock
 
+    build.body("kept")
+
     def wait(envelope: Envelope) -> float:
         if until is None:
             return seconds

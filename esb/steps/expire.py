@@ -58,6 +58,7 @@ def make(options: ExpireOptions, build: Build) -> Step:
     never = options.at is not None
     filters = options.then == "filter"
     clock = build.clock
+    build.body("kept")
 
     async def expire(envelope: Envelope) -> Envelope:
         found = time(envelope)

@@ -44,6 +44,8 @@ def make(options: FailOptions, build: Build) -> Step:
     text = build.text(options.message, "message")
     kind = _KINDS[options.as_]
 
+    build.body("kept")
+
     async def fail(envelope: Envelope) -> Envelope:
         raise kind(text(envelope)[:LONGEST])
 

@@ -25,6 +25,8 @@ def make(options: FilterOptions, build: Build) -> Step:
     """A message that does not match gets the outcome FILTERED, which is no error."""
     when = build.expression(options.when, "when")
 
+    build.body("kept")
+
     async def filter_(envelope: Envelope) -> Envelope:
         return envelope if when(envelope) else envelope.replace(outcome=Outcome.FILTERED)
 

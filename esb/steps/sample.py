@@ -53,6 +53,8 @@ def make(options: SampleOptions, build: Build) -> Step:
         key = (f"sample {build.route}/{build.where}", options)
         chosen = build.shared(key, lambda: _Chooser(options, build.clock))
 
+    build.body("kept")
+
     async def sample(envelope: Envelope) -> Envelope:
         return envelope if chosen(envelope) else envelope.replace(outcome=Outcome.FILTERED)
 

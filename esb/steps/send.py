@@ -23,6 +23,8 @@ def make(options: SendOptions, build: Build) -> Step:
     """The message goes on unchanged; a route that ends here answers "accepted"."""
     endpoint = build.sink(options.root)
 
+    build.body("inside")
+
     async def send(envelope: Envelope) -> Envelope:
         await endpoint.send(envelope)
         return envelope.replace(outcome=Outcome.ACCEPTED)

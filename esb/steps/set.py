@@ -65,6 +65,10 @@ def make(options: SetOptions, build: Build) -> Step:
         for name in names
         if (source := getattr(options, name)) is not None
     ]
+    if body is not None:
+        build.body("made")
+    elif not fields and not options.content_type:
+        build.body("kept")
 
     async def set_(envelope: Envelope) -> Envelope:
         changes: dict[str, Any] = {name: str(value(envelope)) for name, value in attributes}

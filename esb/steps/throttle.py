@@ -95,6 +95,8 @@ def make(options: ThrottleOptions, build: Build) -> Step:
     name = f"throttle {build.route}/{build.where}"
     buckets = build.shared((name, options), lambda: Buckets(options, clock))
 
+    build.body("kept")
+
     async def throttle(envelope: Envelope) -> Envelope:
         key = "" if key_of is None else _key(key_of(envelope))
         wait = buckets.take(key)

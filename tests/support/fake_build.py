@@ -12,6 +12,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from esb.adapter import BuildFailed
 from esb.clock import REAL
 from esb.envelope import Envelope
+from esb.outline import Passage
 from esb.step import Step, identity
 
 
@@ -43,6 +44,10 @@ class FakeBuild:
 
     def promises(self, promise: str, *, provided: str = "", better: str = "") -> None:
         """What is promised is of no interest here."""
+
+    def body(self, *fates: str) -> Passage:
+        """Bodies are whole."""
+        return Passage()
 
     def gives(self, **known: Any) -> None:
         """Nor what is known of its messages."""
