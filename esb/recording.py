@@ -115,7 +115,7 @@ class _Writer:
             if failed is not None and failed.code == "circuit-open":
                 continue  # nobody was asked
             place = seen.place.removesuffix(f".{part.name}")
-            if route != run.of.steps_of:
+            if route != run.of.watch.route:
                 place = f"{route}/{place}"
             mocks.setdefault(place, []).append(self._reply(part, seen, failed))
             calls.append({"to": place, **self._message(seen.before)})

@@ -206,10 +206,10 @@ class Recorder:
     says whether it does at all, `live` whether somebody wants to see every run."""
 
     def __init__(
-        self, tracing: Tracing, name: str, steps_of: str, sampling: Sampling, where: str
+        self, tracing: Tracing, name: str, watch: Watch, sampling: Sampling, where: str
     ) -> None:
         self.name = name
-        self.steps_of = steps_of  # the route itself, or the one that it is a continuation of
+        self.watch = watch  # of the route itself, or of the one that it is a continuation of
         self.where = where
         self.sampling = sampling
         self.on = False
@@ -280,9 +280,8 @@ class Tracing:
         self.store = store
         self.redact = Redactor(options.redact, lambda: self.secrets)
         self._recorders: WeakSet[Recorder] = WeakSet()
-        self._watches: WeakSet[Watch] = WeakSet()
+        self._called: WeakSet[Watch] = WeakSet()  # of sub-routes
         self._listeners: list[Listener] = []
-        self._looks = False  # whether any route is looked at
         self._waiting: list[Run] = []
         self._writer: asyncio.Task[None] | None = None
         self._trouble = False
@@ -296,36 +295,45 @@ class Tracing:
         own, whose options go before those of the bus."""
         own = sampling.model_dump(exclude_unset=True) if sampling is not None else {}
         common = {name: getattr(self.options, name) for name in Sampling.model_fields}
-        recorder = Recorder(self, route, watch.route, Sampling(**{**common, **own}), where)
+        recorder = Recorder(self, route, watch, Sampling(**{**common, **own}), where)
         self._recorders.add(recorder)
         self._decide(recorder)
-        self.watch(watch)
+        if recorder.on:
+            self._observe(watch, True)
+            self._observe_called()
         return recorder
 
     def watch(self, watch: Watch) -> None:
-        """Look on at steps: of a route, or of a sub-route, whose are part of the runs of others."""
-        self._watches.add(watch)
-        self._observe(watch)
+        """Look on at the steps of a sub-route, which are part of the runs of others."""
+        self._called.add(watch)
+        self._observe(watch, self._looks)
 
     def _decide(self, recorder: Recorder) -> None:
         """Whether there is a reason to look on at a route."""
         recorder.live = any(listener.route == recorder.name for listener in self._listeners)
         recorder.on = recorder.keeps or recorder.live
-        if recorder.on and not self._looks:
-            self._looks = True
-            for watch in list(self._watches):
-                self._observe(watch)
-
-    def _observe(self, watch: Watch) -> None:
-        watch.observe("traces", partial(_saw, watch.route) if self._looks else None)
 
     def _decide_all(self) -> None:
-        self._looks = False
-        for recorder in list(self._recorders):
+        recorders = list(self._recorders)
+        for recorder in recorders:
             self._decide(recorder)
-        if not self._looks:
-            for watch in list(self._watches):
-                self._observe(watch)
+        looked_at = {recorder.watch for recorder in recorders if recorder.on}
+        for watch in {recorder.watch for recorder in recorders}:
+            self._observe(watch, watch in looked_at)
+        self._observe_called()
+
+    def _observe_called(self) -> None:
+        looks = self._looks
+        for watch in list(self._called):
+            self._observe(watch, looks)
+
+    @property
+    def _looks(self) -> bool:
+        """Whether any route is looked at."""
+        return any(recorder.on for recorder in list(self._recorders))
+
+    def _observe(self, watch: Watch, looks: bool) -> None:
+        watch.observe("traces", partial(_saw, watch.route) if looks else None)
 
     # --- looking on live
 
@@ -465,7 +473,7 @@ class _Writer:
             place=seen.place,
             begun=max(0.0, seen.begun - run.began),
             seconds=seen.seconds,
-            route=route if route != run.of.steps_of else "",
+            route=route if route != run.of.watch.route else "",
             id=before.id if before.id != run.envelope.id else "",
             attempt=before.attempt,
             outcome=after.outcome.value if after is not None else "",

@@ -318,3 +318,27 @@ async def test_the_run_that_was_recorded_is_gone_afterwards(tmp_path: Path) -> N
 
 def runs() -> list[Run]:
     return [one for one in gc.get_objects() if isinstance(one, Run)]
+
+
+async def test_who_looks_at_one_route_is_not_told_of_the_steps_of_others(tmp_path: Path) -> None:
+    text = """
+        routes:
+          seen: {from: {http: /seen}, trace: {errors: true}, steps: [{run: sub}]}
+          unseen: {from: {http: /unseen}, steps: [{run: sub}, {set: {body: "1"}}]}
+          sub: {steps: [{set: {body: "2"}}]}
+        """
+    async with running(text, tmp_path) as bus:
+        tracing: Tracing = bus.shared.objects["traces"]
+        watched = {name: route.watch.observer is not None for name, route in bus.routes.items()}
+        assert watched == {"seen": True, "unseen": False, "sub": True}
+        with tracing.listening(
+            Listener("unseen", wanted=lambda *_: True, bodies=True, max_body=99)
+        ) as listener:
+            assert bus.routes["unseen"].watch.observer is not None
+            await bus.routes["unseen"].step(Envelope(body=Body(b"0", "application/json")))
+            trace = listener.queue.get_nowait()
+            assert [visit.place for visit in trace.visits] == [
+                "steps[0].run", "steps[0].set", "steps[1].set"
+            ]  # fmt: skip
+        assert bus.routes["unseen"].watch.observer is None
+        assert bus.routes["seen"].watch.observer is not None
