@@ -30,10 +30,10 @@ class Due(Protocol):
 class Deadlines:
     """Those of whoever was added and not discarded, in one event loop."""
 
-    __slots__ = ("_armed", "_loop", "_timer", "_waiting", "discard")
+    __slots__ = ("_armed", "_timer", "_waiting", "discard", "loop")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+        self.loop = loop
         self._waiting: set[Due] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._armed = float("inf")
@@ -57,7 +57,7 @@ class Deadlines:
     def _arm(self, due: float) -> None:
         self._disarm()
         self._armed = due
-        self._timer = self._loop.call_at(due + _GRAIN, self._look)
+        self._timer = self.loop.call_at(due + _GRAIN, self._look)
 
     def _disarm(self) -> None:
         if self._timer is not None:
@@ -68,7 +68,7 @@ class Deadlines:
     def _look(self) -> None:
         # Each deadline of the last 10 ms is over by now, so none of them arms a timer of its own.
         self._timer = None
-        now = self._loop.time()
+        now = self.loop.time()
         late = sorted((one for one in self._waiting if one.due <= now), key=lambda one: one.due)
         for one in late:
             if one not in self._waiting:
@@ -77,10 +77,62 @@ class Deadlines:
             try:
                 one.expired()
             except Exception as e:  # noqa: BLE001 - told to the loop, and the others go on
-                self._loop.call_exception_handler(
+                self.loop.call_exception_handler(
                     {"message": f"what was to be done with a late {one!r} failed", "exception": e}
                 )
         self._armed = float("inf")
         next_one = min((one.due for one in self._waiting), default=None)
         if next_one is not None:
             self._arm(next_one)
+
+
+class TimeLimit:
+    """As `asyncio.timeout`: cancels what runs here after so many seconds, and raises TimeoutError.
+
+    For what nearly never takes so long; it may be up to 10 ms late. ran_out: whether it did.
+    """
+
+    __slots__ = ("_cancelling", "_deadlines", "_seconds", "_task", "due", "ran_out")
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self.ran_out = False
+
+    def __enter__(self) -> TimeLimit:
+        task = asyncio.current_task()
+        assert task is not None, "a time limit is one of a task"
+        self._task = task
+        self._cancelling = task.cancelling()
+        self._deadlines = _of_this_loop()
+        self.due = self._deadlines.loop.time() + self._seconds
+        self._deadlines.add(self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: object
+    ) -> None:
+        self._deadlines.discard(self)
+        # If somebody else wants the task to end as well, it ends.
+        if (
+            self.ran_out
+            and self._task.uncancel() <= self._cancelling
+            and (kind is asyncio.CancelledError)
+        ):
+            raise TimeoutError from error
+
+    def expired(self) -> None:
+        """See Due."""
+        self.ran_out = True
+        self._task.cancel()
+
+
+_last: Deadlines | None = None
+
+
+def _of_this_loop() -> Deadlines:
+    """The one of all time limits in the loop that runs, which is mostly the same."""
+    global _last
+    loop = asyncio.get_running_loop()
+    if _last is None or _last.loop is not loop:
+        _last = Deadlines(loop)
+    return _last

@@ -101,8 +101,8 @@ class Breaker:
 
     def enter(self) -> int:
         """A call begins; returns what `leave` wants to know of it. Raises CircuitOpen."""
-        self.check()
         if self._open_until:
+            self.check()
             self._probing += 1
         return self._era
 
@@ -175,6 +175,7 @@ class _Window:
     def __init__(self, seconds: float) -> None:
         self._slice = seconds / _SLICES
         self._slices: deque[tuple[int, list[int]]] = deque()
+        self._calls = self._failures = 0  # in all slices
 
     def add(self, now: float, failed: bool) -> tuple[int, int]:
         """Count one more; returns how many there are, and how many of them failed."""
@@ -183,8 +184,12 @@ class _Window:
         if not slices or slices[-1][0] != current:
             slices.append((current, [0, 0]))
             while slices[0][0] <= current - _SLICES:
-                slices.popleft()
+                _, (calls, failures) = slices.popleft()
+                self._calls -= calls
+                self._failures -= failures
         counts = slices[-1][1]
         counts[0] += 1
         counts[1] += failed
-        return sum(c[0] for _, c in slices), sum(c[1] for _, c in slices)
+        self._calls += 1
+        self._failures += failed
+        return self._calls, self._failures

@@ -4,8 +4,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine
 from time import perf_counter
 from typing import Any, Final, TypeVar
 from weakref import WeakSet
@@ -108,8 +107,11 @@ class Guard:
         async def watched(envelope: Envelope) -> T:
             if envelope.deadline is not None and envelope.deadline <= current.get().monotonic():
                 return await call(envelope)  # that no time is left is not the far side's doing
-            with self._refusals():
+            try:
                 era = breaker.enter()
+            except EsbError as e:
+                self._outcome(e.code).value += 1
+                raise
             error: BaseException | None = None
             try:
                 return await call(envelope)
@@ -124,29 +126,21 @@ class Guard:
 
     def _in_turn(self, call: Call[T], bulkhead: Bulkhead) -> Call[T]:
         async def in_turn(envelope: Envelope) -> T:
-            with self._refusals():
+            try:
                 # Nobody is to wait for a turn to be told what is known already.
                 if self.breaker is not None:
                     self.breaker.check()
                 await bulkhead.enter(envelope)
+            except (EsbError, asyncio.CancelledError) as e:
+                how = e.code if isinstance(e, EsbError) else "cancelled"
+                self._outcome(how).value += 1
+                raise
             try:
                 return await call(envelope)
             finally:
                 bulkhead.leave()
 
         return in_turn
-
-    @contextmanager
-    def _refusals(self) -> Iterator[None]:
-        """Count what does not get to the far side."""
-        try:
-            yield
-        except EsbError as e:
-            self._outcome(e.code).value += 1
-            raise
-        except asyncio.CancelledError:
-            self._outcome("cancelled").value += 1
-            raise
 
     def _outcome(self, how: str) -> Number:
         return ENDPOINT_CALLS.labels(self.name, how)

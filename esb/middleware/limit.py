@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 
 from esb.clock import REAL, Clock
 from esb.envelope import Envelope
@@ -29,29 +30,42 @@ class Bulkhead:
         self._what = what
         self._most = concurrency * WAITING_PER_SLOT if waiting is None else waiting
         self._clock = clock
-        self._slots = asyncio.Semaphore(concurrency)
+        self._inside = 0
+        self._turns: deque[asyncio.Future[None]] = deque()
 
     async def enter(self, envelope: Envelope) -> None:
         """Return when it is the message's turn; `leave` ends it. Raises Overloaded."""
-        if not self._slots.locked():
-            await self._slots.acquire()
+        if self._inside < self.concurrency:
+            self._inside += 1
             return
         deadline = envelope.deadline
         if deadline is not None and self.waiting >= self._most:
             raise Overloaded(f"{self._what} is busy and has no room to wait", retry_after=1)
         self.waiting += 1
+        turn = asyncio.get_running_loop().create_future()
+        self._turns.append(turn)
         try:
             left = None if deadline is None else max(0.0, deadline - self._clock.monotonic())
             async with asyncio.timeout(left):
-                await self._slots.acquire()
-        except TimeoutError as e:
-            raise Overloaded(f"{self._what} is busy: no turn came in time", retry_after=1) from e
+                await turn
+        except BaseException as e:
+            if turn.done() and not turn.cancelled():
+                self.leave()  # it came at the moment at which it was given up
+            if isinstance(e, TimeoutError):
+                why = f"{self._what} is busy: no turn came in time"
+                raise Overloaded(why, retry_after=1) from e
+            raise
         finally:
             self.waiting -= 1
 
     def leave(self) -> None:
-        """The message is out again."""
-        self._slots.release()
+        """The message is out again; whoever has waited longest takes its place."""
+        while self._turns:
+            turn = self._turns.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._inside -= 1
 
 
 def limited(

@@ -174,14 +174,18 @@ def retrying(
     def middleware(step: Step) -> Step:
         async def retry(envelope: Envelope) -> Envelope:
             attempt = 1 if store is None else envelope.attempt
-            since = _first_tried(store, route) or clock.time()
-            patience = 0.0 if _lies_in(store) else options.park_after
+            since, patience = clock.time(), options.park_after
+            failed = False
             current = envelope
             while True:
                 try:
                     return await step(current)
                 except EsbError as e:
                     error = e
+                if not failed:
+                    failed = True
+                    since = _first_tried(store, route) or since
+                    patience = 0.0 if _lies_in(store) else patience
                 refused = isinstance(error, CircuitOpen | InProgress)
                 untried = refused and store is not None
                 error.attempts = attempt - untried

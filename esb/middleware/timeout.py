@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from esb.clock import REAL, Clock
+from esb.deadlines import TimeLimit
 from esb.envelope import Envelope
 from esb.errors import OutcomeUnknown
 from esb.step import Middleware, Step
@@ -28,10 +27,10 @@ def timed(seconds: float, *, leeway: float = LEEWAY, clock: Clock = REAL) -> Mid
             if theirs is not None and theirs <= limit:
                 return await step(envelope)
             try:
-                async with asyncio.timeout(seconds + leeway) as watch:
+                with TimeLimit(seconds + leeway) as watch:
                     result = await step(envelope.replace(deadline=limit))
             except TimeoutError as e:
-                if not watch.expired():
+                if not watch.ran_out:
                     raise
                 raise OutcomeUnknown(
                     f"not done after {seconds:g} seconds; how far it came is not known"

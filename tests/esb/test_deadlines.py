@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esb.deadlines import Deadlines
+from esb.deadlines import Deadlines, TimeLimit
 from esb.testing.virtual import VirtualLoop
 
 
@@ -149,5 +150,92 @@ def test_closed_it_tells_nobody() -> None:
         await asyncio.sleep(5)
         assert one.late == []
         assert len(deadlines) == 0
+
+    run(main)
+
+
+# --- time limits ----------------------------------------------------------------------------------
+
+
+async def forever() -> str:
+    await asyncio.Event().wait()
+    return "never"
+
+
+async def swallows() -> str:
+    try:
+        await asyncio.Event().wait()
+    except asyncio.CancelledError:
+        return "swallowed"
+    return "never"
+
+
+async def translates() -> str:
+    try:
+        await asyncio.Event().wait()
+    except asyncio.CancelledError:
+        raise ValueError("mine") from None
+    return "never"
+
+
+async def waits_then(seconds: float) -> str:
+    await asyncio.sleep(seconds)
+    return "done"
+
+
+async def raises() -> str:
+    await asyncio.sleep(0)
+    raise ValueError("mine")
+
+
+INSIDE = {
+    "forever": forever,
+    "swallows": swallows,
+    "translates": translates,
+    "in time": lambda: waits_then(1),
+    "raises": raises,
+}
+
+
+@pytest.mark.parametrize("outer", [None, 3, 8])
+@pytest.mark.parametrize("cancelled_at", [None, 2, 5, 7])
+@pytest.mark.parametrize("inside", INSIDE)
+def test_a_time_limit_ends_as_a_timeout_of_asyncio_does(
+    inside: str, cancelled_at: float | None, outer: float | None
+) -> None:
+    async def end(loop: Counting, limit: Callable[[float | None], Any]) -> tuple[str, int]:
+        async def limited() -> str:
+            async with limit(outer), limit(5):
+                return await INSIDE[inside]()
+
+        task = asyncio.ensure_future(limited())
+        if cancelled_at is not None:
+            loop.call_later(cancelled_at, task.cancel)
+        await asyncio.wait((task,))
+        if task.cancelled():
+            return "cancelled", task.cancelling()
+        error = task.exception()
+        return repr(error) if error else task.result(), task.cancelling()
+
+    @contextlib.asynccontextmanager
+    async def ours(seconds: float | None) -> AsyncIterator[None]:
+        # 10 ms earlier, since it may be as much too late.
+        with TimeLimit(seconds - 0.01) if seconds is not None else contextlib.nullcontext():
+            yield
+
+    async def main(loop: Counting) -> None:
+        assert await end(loop, ours) == await end(loop, asyncio.timeout)
+
+    run(main)
+
+
+def test_time_limits_that_do_not_run_out_need_one_timer() -> None:
+    async def main(loop: Counting) -> None:
+        before = loop.timers
+        for _ in range(1000):
+            with TimeLimit(30) as limit:
+                pass
+            assert not limit.ran_out
+        assert loop.timers <= before + 1
 
     run(main)
