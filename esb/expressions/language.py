@@ -103,14 +103,14 @@ def field(value: Any, key: str, path: str) -> Any:
     Gives an Undefined that knows the whole `path` if it is not there. Raises RouteFailure for XML
     and bytes, which have no fields at all.
     """
+    if isinstance(value, Headers):
+        found = value.get(key, _NOTHING)
+        return missing(f"the header {key!r} is missing") if found is _NOTHING else found
     if type(value) is dict or isinstance(value, Mapping):
         try:
             return value[key]
         except KeyError:
             return missing(f"{path} is missing")
-    if isinstance(value, Headers):
-        found = value.get(key, _NOTHING)
-        return missing(f"the header {key!r} is missing") if found is _NOTHING else found
     if isinstance(value, Undefined):
         return value
     if isinstance(value, etree._Element):
@@ -184,6 +184,8 @@ def _mismatch(verb: str, a: Any, b: Any) -> RouteFailure:
 
 def equal(a: Any, b: Any) -> bool:
     """`a == b`, exact for numbers of any type. Raises for XML."""
+    if type(a) is type(b) is str:
+        return bool(a == b)
     if isinstance(a, float) != isinstance(b, float):
         x, y = _number(a), _number(b)
         return x is not None and y is not None and x == y

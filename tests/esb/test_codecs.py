@@ -170,6 +170,20 @@ def test_deep_json_is_too_large_and_never_a_recursion_error(opening: str) -> Non
     loads((opening * times + "1" + closing * times).encode())
 
 
+@pytest.mark.parametrize("text", ["", "[", "}}", "[]", "{:[", "]", "{[" * 300])
+@pytest.mark.parametrize("beside", [0, 1, 300])
+def test_what_is_wide_or_has_brackets_in_its_texts_is_not_deep(text: str, beside: int) -> None:
+    wide: list[Any] = [{"a": [text]}] * beside
+    deep: Any = text
+    for level in range(MAX_DEPTH - 1):
+        deep = [deep] if level % 2 else {text: deep}
+    for spaces in (None, (" , ", " : ")):
+        raw = json.dumps([*wide, deep], separators=spaces or (",", ":")).encode()
+        assert loads(raw) == [*wide, deep]
+        with pytest.raises(TooLarge, match="deeper"):
+            loads(b"[" + raw + b"]")
+
+
 def test_a_byte_order_mark_is_ignored() -> None:
     assert loads(b'\xef\xbb\xbf{"a":1}') == {"a": 1}
 
