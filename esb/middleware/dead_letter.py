@@ -104,19 +104,22 @@ def dead_letters(
     def middleware(step: Step) -> Step:
         async def dead_letter(envelope: Envelope) -> Envelope:
             try:
-                return await step(envelope)
-            except EsbError as e:
-                error = e
-            except Exception as e:  # noqa: BLE001 - whatever a step raises, its message is kept
-                error = internal_error(e)
-            if waits and isinstance(error, BadMessage | Denied):
-                raise error
-            buried = await bury(envelope, error)
-            if waits:
-                raise error
-            if not buried:
-                raise Transient(f"{error.detail}; and no dead letter could be written") from error
-            return envelope.replace(outcome=Outcome.DEAD)
+                try:
+                    return await step(envelope)
+                except EsbError:
+                    raise
+                except Exception as e:  # whatever a step raises, its message is kept
+                    raise internal_error(e) from e
+            except EsbError as error:
+                if waits and isinstance(error, BadMessage | Denied):
+                    raise
+                buried = await bury(envelope, error)
+                if waits:
+                    raise
+                if not buried:
+                    why = f"{error.detail}; and no dead letter could be written"
+                    raise Transient(why) from error
+                return envelope.replace(outcome=Outcome.DEAD)
 
         return dead_letter
 

@@ -180,37 +180,36 @@ def retrying(
             while True:
                 try:
                     return await step(current)
-                except EsbError as e:
-                    error = e
-                if not failed:
-                    failed = True
-                    since = _first_tried(store, route) or since
-                    patience = 0.0 if _lies_in(store) else patience
-                refused = isinstance(error, CircuitOpen | InProgress)
-                untried = refused and store is not None
-                error.attempts = attempt - untried
-                if not untried and (attempt >= options.attempts or not wanted(error)):
-                    raise error
-                delay = pause(error, attempt, untried)
-                if options.within is not None and clock.time() + delay > since + options.within:
-                    raise error
-                deadline = envelope.deadline
-                too_late = deadline is not None and clock.monotonic() + delay >= deadline
-                long = delay > options.park_after
-                if untried and long and not too_late and patience > 0:
-                    delay, long = patience, False
-                patience -= delay
-                due = clock.time() + delay
-                if (too_late or long) and await park(envelope, error, due, since):
-                    return envelope.replace(outcome=Outcome.ACCEPTED)
-                if too_late or (long and refused and store is None):
-                    raise error
-                log.debug("trying again", attempt=attempt, code=error.code, seconds=delay)
-                if await stopped_within(delay):
-                    if await park(envelope, error, due, since):
+                except EsbError as error:
+                    if not failed:
+                        failed = True
+                        since = _first_tried(store, route) or since
+                        patience = 0.0 if _lies_in(store) else patience
+                    refused = isinstance(error, CircuitOpen | InProgress)
+                    untried = refused and store is not None
+                    error.attempts = attempt - untried
+                    if not untried and (attempt >= options.attempts or not wanted(error)):
+                        raise
+                    delay = pause(error, attempt, untried)
+                    if options.within is not None and clock.time() + delay > since + options.within:
+                        raise
+                    deadline = envelope.deadline
+                    too_late = deadline is not None and clock.monotonic() + delay >= deadline
+                    long = delay > options.park_after
+                    if untried and long and not too_late and patience > 0:
+                        delay, long = patience, False
+                    patience -= delay
+                    due = clock.time() + delay
+                    if (too_late or long) and await park(envelope, error, due, since):
                         return envelope.replace(outcome=Outcome.ACCEPTED)
-                    # As at the end of the grace time, which nothing is left to do in.
-                    raise asyncio.CancelledError("given back: the route stops")
+                    if too_late or (long and refused and store is None):
+                        raise
+                    log.debug("trying again", attempt=attempt, code=error.code, seconds=delay)
+                    if await stopped_within(delay):
+                        if await park(envelope, error, due, since):
+                            return envelope.replace(outcome=Outcome.ACCEPTED)
+                        # As at the end of the grace time, which nothing is left to do in.
+                        raise asyncio.CancelledError("given back: the route stops") from None
                 in_process.value += 1
                 attempt += not untried
                 if store is not None:

@@ -144,10 +144,15 @@ class Threads:
                     loop.call_soon_threadsafe(self._free.release)
 
         result, error = await loop.run_in_executor(_DAEMONS, work)
-        if error is not None:
-            # What only Python itself may raise in a task would end more than this one.
-            raise error if isinstance(error, Exception) else RuntimeError(repr(error)) from error
-        return result
+        try:
+            if isinstance(error, Exception):
+                raise error
+            if error is not None:
+                # What only Python itself may raise in a task would end more than this one.
+                raise RuntimeError(repr(error)) from error
+            return result
+        finally:
+            del error  # or the frame and the traceback would hold each other
 
 
 class _Daemons(Executor):

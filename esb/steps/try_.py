@@ -108,19 +108,18 @@ def make(options: TryOptions, build: Build) -> Step:
         try:
             async with part():
                 return await tried(envelope)
-        except EsbError as e:
-            error = e
-        seen = told(envelope, ERROR, facts(error))
-        try:
-            for branch in branches:
-                if branch.on(error) and (branch.when is None or branch.when(seen)):
-                    result = await branch.steps(seen)
-                    if branch.rethrow:
-                        break
-                    return untold(result, envelope, ERROR)
-        except EsbError as e:
-            raise e.noted(f"in the handling of {error.code}: {error.detail}") from error
-        raise error
+        except EsbError as error:
+            seen = told(envelope, ERROR, facts(error))
+            try:
+                for branch in branches:
+                    if branch.on(error) and (branch.when is None or branch.when(seen)):
+                        result = await branch.steps(seen)
+                        if branch.rethrow:
+                            break
+                        return untold(result, envelope, ERROR)
+            except EsbError as e:
+                raise e.noted(f"in the handling of {error.code}: {error.detail}") from error
+            raise
 
     async def ended(envelope: Envelope, cause: BaseException) -> None:
         """Do what is to be done finally, though the message fails."""
