@@ -9,7 +9,6 @@ it sends to channels, what it marks as seen, and what becomes of the message it 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar, Token
@@ -413,7 +412,7 @@ class Unit:
         self._committed = False
         self._within = within
         self._changes: list[Change] = []
-        self._times: Counter[str] = Counter()
+        self._times: dict[str, int] = {}
         self._claims: dict[tuple[str, str], tuple[Unit, str]] = {}  # and who made each
         self._claiming = asyncio.Lock()
         self._around: Unit | None = None
@@ -445,11 +444,12 @@ class Unit:
 
     def did(self, what: str) -> None:
         """Remember that the run has done something once more, unless this part of it fails."""
-        self._times[what] += 1
+        self._times[what] = self._times.get(what, 0) + 1
 
     def times(self, what: str) -> int:
         """How often it has, as this part of it sees that."""
-        return self._times[what] + (self._within.times(what) if self._within is not None else 0)
+        around = self._within.times(what) if self._within is not None else 0
+        return around + self._times.get(what, 0)
 
     @property
     def about(self) -> Stored | None:
@@ -486,8 +486,10 @@ class Unit:
         """Commit everything at once. Raises what `Store.commit` raises; it may be tried again."""
         if self._within is not None:
             self._within.add(*self._changes)
-            self._within._times += self._times
-            self._changes, self._times, self._committed = [], Counter(), True
+            times = self._within._times
+            for what, count in self._times.items():
+                times[what] = times.get(what, 0) + count
+            self._changes, self._times, self._committed = [], {}, True
             return
         confirmed = {(c.scope, c.value): c for c in self._changes if isinstance(c, Confirm)}
         changes = [c for c in self._changes if not isinstance(c, Confirm)] + [*confirmed.values()]
