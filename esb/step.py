@@ -6,11 +6,11 @@ the message and carries the reply, raising refuses it.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from contextvars import ContextVar
 from time import perf_counter
-from typing import NamedTuple
+
+import msgspec
 
 from esb.envelope import Envelope, Outcome
 from esb.errors import EsbError
@@ -26,7 +26,7 @@ async def identity(envelope: Envelope) -> Envelope:
     return envelope
 
 
-class Seen(NamedTuple):
+class Seen(msgspec.Struct, frozen=True):
     """What one step did to one message.
 
     place: of the step or, below it, of its endpoint: "steps[1].send", "steps[1].send.http".
@@ -120,14 +120,19 @@ def pipeline(steps: Sequence[tuple[str, Step]], watch: Watch | None = None) -> S
 _turns: ContextVar[str] = ContextVar("turns of the loops around", default="")
 
 
-@contextmanager
-def in_turn(turn: int | str) -> Iterator[None]:
+class in_turn:  # noqa: N801 - to its callers it is a function
     """What runs here is a turn of a loop, or a sub-route that is called at one place."""
-    token = _turns.set(f"{_turns.get()}{turn}-")
-    try:
-        yield
-    finally:
-        _turns.reset(token)
+
+    __slots__ = ("_token", "_turn")
+
+    def __init__(self, turn: int | str) -> None:
+        self._turn = turn
+
+    def __enter__(self) -> None:
+        self._token = _turns.set(f"{_turns.get()}{self._turn}-")
+
+    def __exit__(self, *_: object) -> None:
+        _turns.reset(self._token)
 
 
 def turns() -> str:

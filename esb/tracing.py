@@ -146,7 +146,7 @@ class Run:
         failed = None
         if seen.error is not None:
             failed = Failed.of(seen.error)
-            seen = seen._replace(error=None)
+            seen = msgspec.structs.replace(seen, error=None)
         self.total += 1
         one = (route, seen, failed)
         if len(self.first) < MOST_VISITS // 2:
