@@ -20,7 +20,7 @@ from support.waiting import until
 from support.web import backend as raw_backend
 from support.web import read_request
 
-from esb.api import admin_app
+from esb.api import AdminServer
 from esb.bus import Bus
 from esb.config import load
 from esb.durable import Store
@@ -45,20 +45,16 @@ async def post(http: aiohttp.ClientSession, address: str) -> tuple[int, str]:
 
 async def admin(bus: Bus, path: str) -> Any:
     """What the admin API answers."""
-    sent: list[dict[str, Any]] = []
-
-    async def receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": b""}
-
-    async def send(message: dict[str, Any]) -> None:
-        sent.append(message)
-
-    scope = {
-        "type": "http", "method": "GET", "raw_path": path.encode(), "path": path,
-        "query_string": b"", "headers": [(b"host", b"localhost")], "root_path": "",
-    }  # fmt: skip
-    await admin_app(bus, None, {"localhost"})(scope, receive, send)
-    return json.loads(b"".join(part.get("body", b"") for part in sent))
+    server = AdminServer(bus, None, "127.0.0.1", 0)
+    await server.open()
+    try:
+        async with (
+            aiohttp.ClientSession() as http,
+            http.get(f"http://127.0.0.1:{server.port}{path}") as r,
+        ):
+            return await r.json()
+    finally:
+        await server.close()
 
 
 def breakers(bus: Bus) -> list[Breaker]:
