@@ -462,7 +462,7 @@ class _Loader:
         )
         keeps = options.retry or options.dead_letter or options.accept or options.concurrency
         if source.waits and not keeps and not recorder.keeps_bodies and not self.common.stage:
-            open_passages(place.part)
+            open_passages(place.part, {n: p.part for n, p in self.common.routes.items()})
         return assemble(
             place.route, options, source=source, step=step, dead_sink=dead,
             store=lambda: place.store, changes_store=changes_store, business_key=key,

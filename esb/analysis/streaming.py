@@ -6,7 +6,7 @@ thought of here costs memory, and never a message.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
 from jinja2 import nodes
@@ -29,13 +29,14 @@ _Bodies = frozenset[_Held]
 _NONE: Final[_Bodies] = frozenset()
 
 
-def open_passages(route: Part) -> None:
+def open_passages(route: Part, named: Mapping[str, Part]) -> None:
     """Let bodies pass as they arrive where that can do no harm: out of the route's source, and out
     of endpoints that are called. Only for a route around which nothing keeps or repeats messages.
+    named: the sub-routes that it may run.
     """
     parts = {part.kind: part for part in route.parts}
     source, steps = parts["source"], parts["steps"]
-    flow = _Flow()
+    flow = _Flow(named)
     came = flow.made(source) if "made" in source.fates else _NONE
     if _read(route.uses):
         flow.read(came)
@@ -57,12 +58,16 @@ class _Flow:
     it is not open for.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, named: Mapping[str, Part]) -> None:
         self.makers: list[Part] = []
         self.whole: set[int] = set()
+        self._named = named
+        self._inside: list[str] = []  # the sub-routes
 
     def made(self, part: Part) -> _Bodies:
-        """A body comes out of a part."""
+        """A body comes out of a part: of one in a sub-route as a whole, since others run it too."""
+        if self._inside:
+            return _NONE
         self.makers.append(part)
         return frozenset((_Held(id(part)),))
 
@@ -79,6 +84,8 @@ class _Flow:
     def _part(self, part: Part, held: _Bodies) -> _Bodies:
         if part.kind == "steps":
             return self.steps(part, held)
+        if part.kind == "subroute":
+            return self._subroute(part.name, held)
         if not part.fates or "retry" in part.policies or _read(part.uses):
             self.read(held)
         if not part.fates or "retry" in part.policies:
@@ -96,6 +103,18 @@ class _Flow:
         if part.direction == "caller" and "made" in part.fates:
             behind |= self.made(part)
         return behind
+
+    def _subroute(self, name: str, held: _Bodies) -> _Bodies:
+        route = self._named[name]
+        options = route.options
+        if name in self._inside or options is None or options.retry or options.concurrency:
+            self.read(held)
+            return _NONE
+        self._inside.append(name)
+        for steps in route.parts:
+            held = self.steps(steps, held)
+        self._inside.pop()
+        return held
 
 
 def _read(uses: Iterable[Use], *, answer: bool = False) -> bool:

@@ -25,6 +25,7 @@ class RunOptions(Options):
 def make(options: RunOptions, build: Build) -> Step:
     """The result is that of the sub-route: also a filtered message ends the caller's. What it
     raises, and what it sends to the bus's own queues, is the caller's as well."""
+    build.body("inside")
     return build.subroute(options.route, "route")
 
 

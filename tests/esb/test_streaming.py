@@ -41,6 +41,14 @@ OPEN = {
         "timeout: 5s\nsteps: [{call: {pipe: {}}, timeout: 1s}]",
         {FROM, FIRST},
     ),
+    "a sub-route": ("steps: [{run: sends}]", {FROM}),
+    "a sub-route and a call": ("steps: [{run: touches}, {call: {pipe: {}}}]", {FROM, SECOND}),
+    "an answer and a sub-route": ("steps: [{call: {pipe: {}}}, {run: sends}]", {FROM, FIRST}),
+    "the answer of a sub-route": ("steps: [{run: calls}]", {FROM}),  # others run it, too
+    "a sub-route that reads": ("steps: [{call: {pipe: {}}}, {run: reads}]", {FROM}),
+    "a sub-route that tries again": ("steps: [{run: retries}]", set()),
+    "a sub-route with few at a time": ("steps: [{run: limits}]", set()),
+    "a sub-route that runs itself": ("steps: [{run: itself}]", set()),
     # What came in goes out again: a sender may send all of it before it listens.
     "nothing is done": ("steps: []", set()),
     "a branch in which nothing is done": (
@@ -97,6 +105,24 @@ OPEN = {
 }
 
 
+SUBROUTES = """
+  sends: {steps: [{set: {headers: {a: "'x'"}}}, {send: {pipe: {}}}]}
+  touches: {steps: [{set: {headers: {a: "'x'"}}}]}
+  calls: {steps: [{call: {pipe: {}}}]}
+  reads: {steps: [{log: "{{ text }}"}]}
+  retries: {retry: {attempts: 2}, steps: [{send: {pipe: {}}}]}
+  limits: {concurrency: 2, steps: [{send: {pipe: {}}}]}
+  itself:
+    steps:
+      - choose: [{when: headers.a == 'x', steps: [{run: itself}]}, {otherwise: , steps: [log]}]
+      - send: {pipe: {}}
+  unused:
+    from: {pipe: {}}
+    steps: [{run: sends}, {run: touches}, {run: calls}, {run: reads}, {run: retries},
+            {run: limits}, {run: itself}]
+"""
+
+
 @pytest.fixture(autouse=True)
 def pipes(monkeypatch: pytest.MonkeyPatch) -> None:
     piped.install(monkeypatch)
@@ -111,7 +137,8 @@ def test_the_load_says_what_may_pass_as_it_arrives(what: str, tmp_path: Path) ->
     route, places = OPEN[what]
     text = route if "from:" in route else f"from: {{pipe: {{}}}}\n{route}"
     lines = "".join(f"\n    {line}" for line in text.splitlines())
-    project = load_text(f"store: {{path: bus.db}}\nroutes:\n  r:{lines}", tmp_path).check()
+    text = f"store: {{path: bus.db}}\nroutes:\n  r:{lines}{SUBROUTES}"
+    project = load_text(text, tmp_path).check()
     assert open_places(project.routes[0]) == places
     said = "large bodies pass as they arrive" in explain(project.routes[0], {})
     assert said == (FROM in places)
@@ -136,6 +163,7 @@ plain = st.sampled_from(
         {"send": {"pipe": {}}},
         {"send": {"pipe": {"sends": False}}},
         {"copy_to": {"pipe": {}}},
+        {"run": "sub"},
     ]
 )
 
@@ -161,17 +189,22 @@ routes = st.fixed_dictionaries(
         "steps": st.lists(st.recursive(plain, choices, max_leaves=6), max_size=5),
     }
 )
+subroutes = st.fixed_dictionaries({"steps": st.lists(plain, max_size=3)}).filter(
+    lambda sub: {"run": "sub"} not in sub["steps"]
+)
 
 
 @settings(deadline=None, max_examples=300)
-@given(routes, st.sampled_from("xy"))
+@given(routes, subroutes, st.sampled_from("xy"))
 async def test_no_step_misses_a_body_that_passes_as_it_arrives(
-    route: dict[str, Any], header: str
+    route: dict[str, Any], sub: dict[str, Any], header: str
 ) -> None:
     shared = Shared()
-    extra = {"routes": {"r": route}, "store": {"path": "unused.db"}}
+    other = {"from": {"pipe": {}}, "steps": [{"run": "sub"}]}
+    named = {"r": route, "sub": sub, "other": other}
+    extra = {"routes": named, "store": {"path": "unused.db"}}
     project = load([], shared=shared, extra=yaml.safe_load(yaml.safe_dump(extra))).check()
-    [built] = project.routes
+    [built] = [one for one in project.routes if one.name == "r"]
     [source] = [part for part in built.outline.parts if part.kind == "source"]
     body = Body(b"whole", "text/plain")
     if source.passage.open:
