@@ -6,8 +6,11 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from structlog.testing import capture_logs
 from support.stores import message, opened
 from support.waiting import until
@@ -19,7 +22,7 @@ from esb.logs import ABOUT
 from esb.metrics import registry
 from esb.middleware.accept import accept_channel, accepted, accepting
 from esb.middleware.dead_letter import dead_letters
-from esb.middleware.limit import limited
+from esb.middleware.limit import Bulkhead, limited
 from esb.middleware.timeout import timed
 from esb.middleware.trace import traced
 from esb.step import identity, wrap
@@ -212,6 +215,54 @@ async def test_a_turn_that_does_not_come_in_time() -> None:
     gate.opened.set()
     await first
     await run(message())  # the slot was not lost
+
+
+async def test_a_turn_that_comes_as_it_is_given_up_is_somebody_elses() -> None:
+    bulkhead = Bulkhead(1, what="it")
+    await bulkhead.enter(message())
+    first, second = (asyncio.create_task(bulkhead.enter(message())) for _ in range(2))
+    await until(lambda: bulkhead.waiting == 2)
+    bulkhead.leave()  # it is the turn of the first, which does not know yet
+    first.cancel()
+    await second
+    assert first.cancelled()
+    assert bulkhead.waiting == 0
+    bulkhead.leave()
+    await asyncio.wait_for(bulkhead.enter(message()), 5)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["enter", "cancel", "leave"]), st.integers(0, 9))))
+async def test_no_more_are_inside_than_may_be_and_no_turn_is_lost(plan: list[Any]) -> None:
+    bulkhead = Bulkhead(2, what="it", waiting=100)
+    inside: set[int] = set()
+    tasks: dict[int, asyncio.Task[None]] = {}
+    leaving: dict[int, asyncio.Event] = {}
+
+    async def one(number: int) -> None:
+        await bulkhead.enter(message())
+        inside.add(number)
+        try:
+            await leaving[number].wait()
+        finally:
+            inside.discard(number)
+            bulkhead.leave()
+
+    for number, (what, which) in enumerate(plan):
+        if what == "enter":
+            leaving[number] = asyncio.Event()
+            tasks[number] = asyncio.create_task(one(number))
+        elif tasks:
+            chosen = list(tasks)[which % len(tasks)]
+            tasks[chosen].cancel() if what == "cancel" else leaving[chosen].set()
+        if which % 2:
+            await asyncio.sleep(0)
+        assert len(inside) <= 2
+    for event in leaving.values():
+        event.set()
+    await asyncio.wait_for(asyncio.gather(*tasks.values(), return_exceptions=True), 5)
+    assert (bulkhead.waiting, inside) == (0, set())
+    for _ in range(2):
+        await asyncio.wait_for(bulkhead.enter(message()), 5)  # both turns are free
 
 
 # --- trace ----------------------------------------------------------------------------------------

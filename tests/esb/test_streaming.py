@@ -169,18 +169,11 @@ plain = st.sampled_from(
 
 
 def choices(steps: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    lists = st.lists(steps, max_size=3)
-    return st.builds(
-        lambda one, other, has_other: {
-            "choose": [
-                {"when": "headers.a | default('') == 'x'", "steps": one},
-                *([{"otherwise": None, "steps": other}] if has_other else []),
-            ]
-        },
-        lists,
-        lists,
-        st.booleans(),
-    )
+    some = st.lists(steps, max_size=3)
+    when = st.fixed_dictionaries({"when": st.just("headers.a | default('') == 'x'"), "steps": some})
+    otherwise = st.fixed_dictionaries({"otherwise": st.none(), "steps": some})
+    branches = st.one_of(st.tuples(when), st.tuples(when, otherwise)).map(list)
+    return st.fixed_dictionaries({"choose": branches})
 
 
 routes = st.fixed_dictionaries(
