@@ -203,9 +203,10 @@ class Body:
     stream. Or they are still arriving: then `chunks` gives them, once, and nothing else does.
     """
 
-    __slots__ = ("_data", "_raw", "_source", "content_type")
+    __slots__ = ("_data", "_part", "_raw", "_source", "content_type")
 
     content_type: str
+    _part: tuple[Callable[[Body], Any], Any]  # not there until somebody asks
     _raw: bytes | None
     _data: Any
     _source: _File | _Stream | None  # where the bytes come from, if they are not at hand
@@ -305,6 +306,14 @@ class Body:
                 codec = codec_for(self.content_type)
                 self._data = codec.decode(raw, parse_content_type(self.content_type))
         return self._data
+
+    def part(self, read: Callable[[Body], Any]) -> Any:
+        """What `read` makes of the body, where all of its data would be too much: looked for once
+        for all who ask in the same way. Raises as `read` does."""
+        known = getattr(self, "_part", None)
+        if known is None or known[0] is not read:
+            known = self._part = (read, read(self))
+        return known[1]
 
     @property
     def text(self) -> str:

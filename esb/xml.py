@@ -9,6 +9,7 @@ many attributes on one element, is counted here before it is parsed.
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -50,11 +51,9 @@ def parse_xml(raw: bytes, *, what: str = "the body", charset: str | None = None)
         _check_counts(raw, what)
     if charset and raw.startswith(_BYTE_ORDER_MARKS):
         charset = None
-    try:
-        # A parser holds state while it feeds, so each call has its own (2 µs).
-        parser = etree.XMLParser(encoding=charset, **_OPTIONS)  # type: ignore[arg-type]
-    except LookupError as e:
-        raise BadMessage(f"{what} is in an unknown charset") from e
+    parser = _PARSERS.of(charset)
+    if parser is None:
+        raise BadMessage(f"{what} is in an unknown charset")
     try:
         root = etree.fromstring(raw, parser)
     except (etree.XMLSyntaxError, ValueError) as e:
@@ -63,6 +62,95 @@ def parse_xml(raw: bytes, *, what: str = "the body", charset: str | None = None)
         raise BadMessage(f"{what} is not well-formed XML")
     _refuse_doctype(root, what)
     return root
+
+
+class _Parsers(threading.local):
+    """Parsers of a thread: to make one takes as long as to parse a few hundred bytes, and threads
+    that shared one would wait for each other."""
+
+    def __init__(self) -> None:
+        self._usual = {
+            charset: etree.XMLParser(encoding=charset, **_OPTIONS)  # type: ignore[arg-type]
+            for charset in (None, "utf-8", "UTF-8")
+        }
+
+    def of(self, charset: str | None) -> etree.XMLParser | None:
+        """The parser for a charset that the transport declared; None for one nobody knows."""
+        parser = self._usual.get(charset)
+        if parser is None:
+            try:
+                parser = etree.XMLParser(encoding=charset, **_OPTIONS)  # type: ignore[arg-type]
+            except LookupError:
+                return None
+        return parser
+
+
+_PARSERS = _Parsers()
+
+_SOAP = {
+    f"{{{namespace}}}Envelope": (f"{{{namespace}}}Header", f"{{{namespace}}}Body")
+    for namespace in (
+        "http://schemas.xmlsoap.org/soap/envelope/",  # SOAP 1.1, section 3
+        "http://www.w3.org/2003/05/soap-envelope",  # SOAP 1.2 part 1, section 5
+    )
+}
+
+_ENVELOPE = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml\b[^>]*>\s*)?<((?:[\w.-]+:)?)Envelope\b")
+_NAME_ENDS = frozenset((b" ", b"\t", b"\r", b"\n", b"/", b">"))
+
+
+def parse_soap_header(
+    raw: bytes, *, what: str = "the body", charset: str | None = None
+) -> etree._Element:
+    """The Header of a SOAP envelope, in an Envelope of its own; one without blocks if there is
+    none. What follows the Header is neither parsed nor checked, however much it is.
+
+    Raises BadMessage for what is no envelope of SOAP 1.1 or 1.2, and for a second Header or
+    another element where the Body should be; up to the Body as `parse_xml` does.
+    """
+    root = _before_body(raw, what, charset)
+    if root is None:
+        root = parse_xml(raw, what=what, charset=charset)
+    names = _SOAP.get(str(root.tag))
+    if names is None:
+        raise BadMessage(f"{what} is no SOAP envelope but an element '{_local(root)}'")
+    header: etree._Element | None = None
+    for child in root.iterchildren("*"):
+        if child.tag == names[1]:
+            for later in (child, *child.itersiblings()):
+                root.remove(later)
+            break
+        if header is not None or child.tag != names[0]:
+            raise BadMessage(f"{what} has an element '{_local(child)}' out of place")
+        header = child
+    return etree.SubElement(root, names[0]) if header is None else header
+
+
+def _local(element: etree._Element) -> str:
+    return etree.QName(element).localname
+
+
+def _before_body(raw: bytes, what: str, charset: str | None) -> etree._Element | None:
+    """The envelope without its Body: what is before that, closed and parsed; None if that does not
+    work, which may have reasons that are none of the sender's.
+
+    Where the Body begins is told by its bytes. Should they stand for something else (in a comment,
+    inside of a block, in another encoding), then what is before them is not well-formed once the
+    Envelope is closed. So whatever is well-formed is right, and one parser reads all XML.
+    """
+    envelope = _ENVELOPE.match(raw)
+    if envelope is None:
+        return None
+    begin = b"<%bBody" % envelope[1]
+    at = raw.find(begin, envelope.end())
+    if at < 0 or raw[at + len(begin) : at + len(begin) + 1] not in _NAME_ENDS:
+        return None
+    try:
+        return parse_xml(b"%b</%bEnvelope>" % (raw[:at], envelope[1]), what=what, charset=charset)
+    except TooLarge:
+        raise
+    except BadMessage:
+        return None
 
 
 def _malformed(error: Exception, what: str) -> BadMessage:

@@ -14,6 +14,8 @@ with `{{ }}` in it (`https://crm.example/orders/{{ path.id }}`). What they may n
     xpath('//amount')       of an XML body: the first match as text (`| decimal`, `| int`)
     xpath_all(...)          every match as text, in a list
     elements(...)           every match as an element, for `split`
+    soap_header('r:to', r='urn:r')   of the Header of a SOAP envelope, like xpath; from the Body on
+                            the message is not parsed
     jmespath('lines[0].sku')   of plain data
     now(), uuid()
 

@@ -39,7 +39,7 @@ FAILURES: Final = (
 """What data can make an expression or a template raise, beside the errors of the bus."""
 
 NOTHING_KNOWN: Final[Mapping[str, Mapping[str, str]]] = {}
-QUERIES: Final = ("xpath", "xpath_all", "elements", "jmespath")
+QUERIES: Final = ("xpath", "xpath_all", "elements", "soap_header", "jmespath")
 _FUNCTIONS: Final[dict[str, Callable[[], Any]]] = {
     "now": language.now,
     "uuid": lambda: str(uuid.uuid4()),
@@ -723,6 +723,8 @@ class _Compiler:
             )
             raise self._error(node.args[0], str(e), hint) from e
         values = {key: value for key, value in kwargs.items() if key not in namespaces}
+        if not values:
+            return lambda e: query(e.body)
         return lambda e: query(e.body, **{key: value(e) for key, value in values.items()})
 
 

@@ -12,9 +12,11 @@ from jmespath import exceptions, functions
 from lxml import etree
 
 from esb.codecs.json import dumps, loads
-from esb.envelope import Body
+from esb.codecs.xml import XmlCodec
+from esb.envelope import Body, codec_for, parse_content_type
 from esb.errors import BadMessage, RouteFailure
 from esb.expressions.language import kind, missing
+from esb.xml import parse_soap_header
 
 Query = Callable[..., Any]
 """Called with a body and the query's variables."""
@@ -51,8 +53,9 @@ def compile_xpath(source: str, what: str, namespaces: Mapping[str, str]) -> Quer
     """Compile an XPath 1.0 expression.
 
     `what` is one of xpath (the first match as text, or the number or boolean that it computes),
-    xpath_all (every match as text) and elements (every match as an element on its own). Variables
-    are values, never part of the expression. Raises ValueError if it is not XPath.
+    xpath_all (every match as text), elements (every match as an element on its own), and
+    soap_header (as xpath, but of the Header of a SOAP envelope, and nothing behind that is parsed).
+    Variables are values, never part of the expression. Raises ValueError if it is not XPath.
     """
     variables = xpath_variables(source)
     try:
@@ -68,12 +71,20 @@ def compile_xpath(source: str, what: str, namespaces: Mapping[str, str]) -> Quer
         if str(e).startswith(("Undefined", "Unregistered", "Invalid number")):
             raise ValueError(f"not an XPath expression that can run: {str(e).lower()}") from e
 
-    def run(body: Body, **values: Any) -> Any:
+    def root_of(body: Body) -> etree._Element:
         root = body.data
         if not isinstance(root, etree._Element):
             raise RouteFailure(f"{what}() reads XML, and the body is {kind(root)}")
+        return root
+
+    def header_of(body: Body) -> etree._Element:
+        header: etree._Element = body.part(_soap_header)
+        return header
+
+    def run(body: Body, **values: Any) -> Any:
+        at = start(body)
         try:
-            found = compiled(root, **{k: _xpath_value(v) for k, v in values.items()})
+            found = compiled(at, **{k: _xpath_value(v) for k, v in values.items()})
         except etree.XPathError as e:
             raise RouteFailure(f"{what}() failed: {str(e).lower()}") from e
         return convert(found)
@@ -94,8 +105,18 @@ def compile_xpath(source: str, what: str, namespaces: Mapping[str, str]) -> Quer
             etree.fromstring(etree.tostring(f, with_tail=False, encoding="UTF-8")) for f in found
         ]
 
-    convert = {"xpath": first, "xpath_all": every, "elements": detached}[what]
+    start = header_of if what == "soap_header" else root_of
+    convert: Query = {"xpath_all": every, "elements": detached}.get(what, first)
     return run
+
+
+def _soap_header(body: Body) -> etree._Element:
+    if not isinstance(codec_for(body.content_type), XmlCodec):
+        raise RouteFailure(
+            f"soap_header() reads a SOAP envelope, and the body is {body.content_type}"
+        )
+    charset = parse_content_type(body.content_type).params.get("charset")
+    return parse_soap_header(body.raw, charset=charset)
 
 
 def _xpath_value(value: Any) -> Any:
@@ -104,7 +125,7 @@ def _xpath_value(value: Any) -> Any:
 
 def _string(node: Any) -> str:
     if isinstance(node, etree._Element):
-        return "".join(map(str, node.itertext()))
+        return (node.text or "") if not len(node) else "".join(map(str, node.itertext()))
     return str(node[1]) if isinstance(node, tuple) else str(node)
 
 

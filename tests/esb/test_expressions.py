@@ -16,7 +16,14 @@ from lxml import etree
 import esb.codecs  # noqa: F401 - registers what bodies are read with
 from esb.envelope import Body, Envelope, Headers
 from esb.errors import BadMessage, EsbError, RouteFailure
-from esb.expressions import ExpressionError, Missing, compile_expression, compile_text
+from esb.expressions import (
+    ExpressionError,
+    Missing,
+    compile_expression,
+    compile_text,
+    queries,
+)
+from esb.xml import parse_soap_header
 
 ORDER = b"""{"amount": 10000.50, "name": "Ann", "customer": null, "vip": true, "keys": 3,
   "items": [{"sku": "a", "qty": 2, "price": 1.10}, {"sku": "b", "qty": 3, "price": 0.10}],
@@ -166,6 +173,64 @@ def test_what_expressions_mean(source: str, value: Any) -> None:
 )
 def test_xpath(source: str, value: Any) -> None:
     assert evaluate(source, XML) == value
+
+
+SOAP = Envelope(
+    body=Body(
+        b'<s:Envelope xmlns:s="http://schemas.xmlsoap.org/soap/envelope/"><s:Header>'
+        b'<r:to xmlns:r="urn:r" id="1">orders;<!-- c -->europe</r:to><r:n xmlns:r="urn:r">7</r:n>'
+        b'</s:Header><s:Body><to xmlns="urn:r">other</to><not-well-formed></s:Body>',
+        "text/xml; charset=utf-8",
+    )
+)
+
+
+@pytest.mark.parametrize(
+    ("source", "value"),
+    [
+        ("soap_header('r:to', r='urn:r')", "orders;europe"),
+        ("soap_header('//r:to', r='urn:r')", "orders;europe"),
+        ("soap_header('r:to/@id', r='urn:r')", "1"),
+        ("soap_header('*[@id = $id]', id='1') == 'orders;europe'", True),
+        ("soap_header('count(*)')", 2),
+        ("soap_header('r:n', r='urn:r') | int > 5", True),
+        ("soap_header('r:from', r='urn:r') is defined", False),
+        ("soap_header('r:from', r='urn:r') | default('me')", "me"),
+        ("soap_header('count(//*)')", 4),
+    ],
+)
+def test_soap_header(source: str, value: Any) -> None:
+    assert evaluate(source, SOAP) == value
+
+
+def test_a_soap_header_is_parsed_once_and_the_body_never(monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed = []
+
+    def counted(raw: bytes, **options: Any) -> etree._Element:
+        parsed.append(raw)
+        return parse_soap_header(raw, **options)
+
+    monkeypatch.setattr(queries, "parse_soap_header", counted)
+    message = SOAP.replace(body=Body(SOAP.body.raw, SOAP.content_type))
+    assert evaluate("soap_header('r:to', r='urn:r') == 'x'", message) is False
+    assert evaluate("soap_header('r:n', r='urn:r')", message) == "7"
+    assert len(parsed) == 1
+    assert not message.body.is_parsed
+
+
+@pytest.mark.parametrize(
+    ("content_type", "raw", "error"),
+    [
+        ("application/json", b'{"a": 1}', RouteFailure),
+        ("application/xml", b"<a/>", BadMessage),
+        ("text/xml", b"<s:Envelope", BadMessage),
+    ],
+)
+def test_a_soap_header_needs_an_envelope(
+    content_type: str, raw: bytes, error: type[EsbError]
+) -> None:
+    with pytest.raises(error, match=r"soap_header\(\) reads|no SOAP envelope|not well-formed"):
+        evaluate("soap_header('x')", Envelope(body=Body(raw, content_type)))
 
 
 def test_elements_stand_on_their_own() -> None:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import time
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from lxml import etree
 
 from esb.errors import BadMessage, TooLarge
-from esb.xml import MAX_ATTRIBUTES, parse_xml
+from esb.xml import MAX_ATTRIBUTES, parse_soap_header, parse_xml
 
 XXE = '<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]><a>&x;</a>'
 PARAMETER = '<!DOCTYPE a [<!ENTITY % d SYSTEM "http://127.0.0.1:1/e.dtd">%d;]><a/>'
@@ -115,3 +122,156 @@ def test_what_is_not_xml_is_refused_with_its_place(raw: bytes, message: str) -> 
         parse_xml(raw, what="the reply")
     assert str(e.value).startswith("the reply")
     assert message in str(e.value)
+
+
+def test_threads_parse_at_the_same_time() -> None:
+    document = "<a>" + "<b>x</b>" * 1000 + "</a>"
+    found: list[int] = []
+    threads = [
+        threading.Thread(target=lambda: found.append(len(parse_xml(document.encode()))))
+        for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [1000] * 8
+
+
+def test_what_was_refused_leaves_nothing_for_the_next() -> None:
+    for bad in (b"<a><b>", b"<!DOCTYPE a><a/>", b"<a xmlns:n='urn:n'><n:b></a>"):
+        with pytest.raises(BadMessage):
+            parse_xml(bad)
+        assert etree.tostring(parse_xml(b"<c/>")) == b"<c/>"
+
+
+# --- the header of a SOAP envelope ---------------------------------------------------------------
+
+SOAP_11, SOAP_12 = (
+    "http://schemas.xmlsoap.org/soap/envelope/",
+    "http://www.w3.org/2003/05/soap-envelope",
+)
+
+
+def envelope(header: str, body: str = "<s:Body><x/></s:Body>", ns: str = SOAP_11) -> str:
+    return f'<s:Envelope xmlns:s="{ns}">{header}{body}</s:Envelope>'
+
+
+@pytest.mark.parametrize("ns", [SOAP_11, SOAP_12])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "iso-8859-1"])
+def test_the_header_of_an_envelope(ns: str, encoding: str) -> None:
+    header = '<s:Header><r:to xmlns:r="urn:r">Bär</r:to></s:Header>'
+    name = encoding.removesuffix("-sig")
+    raw = f'<?xml version="1.0" encoding="{name}"?>\n{envelope(header, ns=ns)}'.encode(encoding)
+    found = parse_soap_header(raw)
+    assert found.tag == f"{{{ns}}}Header"
+    assert found.findtext("{urn:r}to") == "Bär"
+    # It stands in an envelope without a Body, so that no path leads there.
+    assert [child.tag for child in found.getroottree().getroot()] == [found.tag]
+
+
+def test_what_follows_the_header_is_not_parsed() -> None:
+    header = "<s:Header><to>a</to></s:Header>"
+    for body in ("<s:Body>", "<s:Body><x></y></s:Body>", "<s:Body>" + "<x>" * 100_000):
+        assert parse_soap_header(envelope(header, body).encode()).findtext("to") == "a"
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        envelope(""),
+        envelope("<s:Header/>"),
+        envelope("<!-- <s:Header><to>b</to></s:Header> -->"),
+        f'<Envelope xmlns="{SOAP_12}"><Body><Header><to>b</to></Header></Body></Envelope>',
+    ],
+)
+def test_no_header_is_one_without_blocks(document: str) -> None:
+    found = parse_soap_header(document.encode())
+    assert found.tag.endswith("}Header")
+    assert len(found) == 0
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        ("", "is empty"),
+        ("<a/>", "no SOAP envelope but an element 'a'"),
+        ('<s:Envelope xmlns:s="urn:other"><s:Body/></s:Envelope>', "no SOAP envelope"),
+        ("<s:Envelope><s:Body/></s:Envelope>", "s"),
+        (envelope("<s:Header/><s:Header><to>b</to></s:Header>"), "'Header' out of place"),
+        (envelope("<x/><s:Header/>"), "'x' out of place"),
+        (envelope("<s:Header><to></s:Header>"), "not well-formed XML at line 1"),
+        (envelope("<s:Header>&x;</s:Header>"), "not well-formed"),
+        (f"<!DOCTYPE a>{envelope('<s:Header/>')}", "DOCTYPE"),
+        (f'<!DOCTYPE a [<!ENTITY x "y">]>{envelope("<s:Header>&x;</s:Header>")}', "DOCTYPE"),
+        (envelope(f"<s:Header>{'<a>' * 300}{'</a>' * 300}</s:Header>"), "well-formed"),
+        (envelope(f"<s:Header><a {attributes(20_000)}/></s:Header>"), "attributes"),
+    ],
+)
+def test_envelopes_that_are_refused(document: str, message: str) -> None:
+    with pytest.raises(BadMessage, match=message):
+        parse_soap_header(document.encode())
+
+
+_pieces = st.sampled_from(
+    ["<s:Body>", "</s:Body>", "<s:Body/>", "<s:Header>", "</s:Header>", "<Body/>", "<b>", "</b>",
+     "<s:Bodyguard/>", "<b a='&lt;s:Body>'/>", "<!--", "-->", "<![CDATA[", "]]>", "<?p", "?>", "<",
+     '<b xmlns:s="urn:other"><s:Body/></b>', "<Body xmlns='urn:other'>", "</Body>", "text", " ",
+     "&amp;", "&#x3c;", "é", "<é/>", "\r\n", "<!DOCTYPE a>", '<b xmlns="urn:b"><Header/></b>']
+)  # fmt: skip
+_header = st.lists(_pieces, max_size=8).map("".join)
+
+
+def canonical(element: etree._Element) -> bytes:
+    return etree.tostring(element, method="c14n", with_tail=False)
+
+
+def as_it_arrives(raw: bytes) -> Iterator[bytes]:
+    """The children of the root that have ended until something is wrong."""
+    pull: Any = etree.XMLPullParser(("end",), resolve_entities=False)
+    with contextlib.suppress(etree.XMLSyntaxError):
+        for byte in raw:
+            pull.feed(bytes((byte,)))
+            for _, element in pull.read_events():
+                parent = element.getparent()
+                if parent is not None and parent.getparent() is None:
+                    yield canonical(element)
+
+
+@given(
+    before=st.sampled_from(["", "<!-- <s:Envelope> -->", '<?xml version="1.0"?>', "\n", "\ufeff"]),
+    ns=st.sampled_from([SOAP_11, SOAP_12, "urn:other"]),
+    prefix=st.sampled_from(["s:", "", "S-1.x:", "é:"]),
+    header=st.one_of(_header, _header.map(lambda inner: f"<s:Header>{inner}</s:Header>")),
+    encoding=st.sampled_from(["utf-8", "utf-16"]),
+)
+def test_a_header_is_that_of_the_whole_document(
+    before: str, ns: str, prefix: str, header: str, encoding: str
+) -> None:
+    """Whatever stands before the Body, what is read is what a parser sees that gets all of it."""
+    declared = f'xmlns:{prefix[:-1]}="{ns}"' if prefix else f'xmlns="{ns}"'
+    document = f"<s:Envelope {declared}>{header}<s:Body><x/></s:Body></s:Envelope>"
+    raw = (before + document.replace("<s:", f"<{prefix}").replace("</s:", f"</{prefix}")).encode(
+        encoding
+    )
+    try:
+        root = parse_xml(raw)
+    except BadMessage:
+        # What is wrong may be in what was not looked at. It is never more than that.
+        try:
+            seen = parse_soap_header(raw)
+        except BadMessage:
+            return
+        assert not len(seen) or canonical(seen) == next(as_it_arrives(raw), None)
+        return
+    children = list(root.iterchildren("*"))
+    tags = [child.tag for child in children]
+    at = tags.index(f"{{{ns}}}Body") if f"{{{ns}}}Body" in tags else len(tags)
+    try:
+        found = parse_soap_header(raw)
+    except BadMessage:
+        assert ns == "urn:other" or tags[:at] not in ([], [f"{{{ns}}}Header"])
+        return
+    assert tags[:at] in ([], [found.tag])
+    expected = children[0] if at else etree.SubElement(root, found.tag)
+    assert canonical(found) == canonical(expected)
