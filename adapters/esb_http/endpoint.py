@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
@@ -10,8 +10,9 @@ from pydantic import BeforeValidator, Field
 from esb.adapter import Build
 from esb.cloudevents import binary as binary_event
 from esb.cloudevents import structured as structured_event
-from esb.envelope import NO_BODY, NO_HEADERS, Body, Envelope, parse_content_type
+from esb.envelope import NO_BODY, NO_HEADERS, PIECE, Body, Envelope, parse_content_type
 from esb.errors import BadReply, EsbError, Rejected
+from esb.outline import Fate, Passage
 from esb_http.target import QueryValue, make_target
 from esb_web import (
     ClientOptions,
@@ -24,7 +25,6 @@ from esb_web import (
     passed_on,
     web_client,
 )
-from esb_web.messages import HOP_BY_HOP
 
 Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
@@ -107,33 +107,45 @@ class CallerOptions(SinkOptions):
 
 def make_sink(options: SinkOptions, build: Build) -> HttpSink:
     """The sink."""
-    return HttpSink(options, _Requests(options, build))
+    requests = _Requests(options, build)
+    if not requests.reads:
+        build.body(*requests.fates or ("kept",))
+    return HttpSink(requests)
 
 
 def make_caller(options: CallerOptions, build: Build) -> HttpCaller:
     """The request-reply endpoint."""
-    return HttpCaller(options, _Requests(options, build))
+    accept = ", ".join(media.lower() for media in options.accept)
+    requests = _Requests(options, build, accept=accept)
+    passage = Passage() if requests.reads else build.body("made", *requests.fates)
+    return HttpCaller(options, requests, passage)
 
 
 class _Requests:
-    """Makes a message's request and performs it."""
+    """Makes a message's request and performs it.
 
-    def __init__(self, options: SinkOptions, build: Build) -> None:
+    fates: what becomes of the message's body, where it is sent or left alone; see `Build.body`.
+    reads: it is read, to be part of an event.
+    """
+
+    def __init__(self, options: SinkOptions, build: Build, *, accept: str = "") -> None:
         self._method = options.method
         self._target: Callable[[Envelope], str] = make_target(
             build, options.url, options.path, options.query, options.allow_hosts
         )
         self._headers = OutboundHeaders(build, options)
         self._event = options.cloudevents
-        self._client: WebClient = web_client(build, options)
+        self._client: WebClient = web_client(build, options, accept=accept)
         body = options.body
         self._has_body = body if body is not None else options.method not in _WITHOUT_BODY
+        self.fates: tuple[Fate, ...] = ("sent",) if self._has_body else ()
+        self.reads = options.cloudevents == "structured"
         self.idempotent = self._client.is_idempotent(options.method)
         self._client.promise(build, options.method)
 
-    async def perform(
-        self, envelope: Envelope, *, want_body: bool, accept: str = ""
-    ) -> ClientReply:
+    def perform(
+        self, envelope: Envelope, *, want_body: bool, may_stream: bool = False
+    ) -> Coroutine[Any, Any, ClientReply]:
         headers = self._headers(envelope, self._method)
         target = self._target(envelope)
         if self._event is not None:
@@ -142,27 +154,28 @@ class _Requests:
                 headers += passed_on(binary_event(envelope.replace(headers=NO_HEADERS)).headers)
             else:
                 envelope = structured_event(envelope)
-        body: bytes | None = None
+        sent: bytes | Body | None = None
         if self._has_body:
-            body = envelope.body.raw
-            if envelope.content_type:
-                headers.append(("Content-Type", envelope.content_type))
-        if accept and not any(name.lower() == "accept" for name, _ in headers):
-            headers.append(("Accept", accept))
-        return await self._client.request(
+            body = envelope.body
+            # What is not in memory, or large, goes piece by piece.
+            sent = body if body.is_stream or (body.size or 0) > PIECE else body.raw
+            if body.content_type:
+                headers.append(("Content-Type", body.content_type))
+        return self._client.request(
             self._method,
             target,
             headers=headers,
-            body=body,
+            body=sent,
             deadline=envelope.deadline,
             want_body=want_body,
+            may_stream=may_stream,
         )
 
 
 class HttpSink:
     """One-way; see SinkOptions."""
 
-    def __init__(self, options: SinkOptions, requests: _Requests) -> None:
+    def __init__(self, requests: _Requests) -> None:
         self._requests = requests
 
     async def send(self, envelope: Envelope) -> None:
@@ -176,8 +189,9 @@ class HttpSink:
 class HttpCaller:
     """Request-reply; see CallerOptions."""
 
-    def __init__(self, options: CallerOptions, requests: _Requests) -> None:
+    def __init__(self, options: CallerOptions, requests: _Requests, passage: Passage) -> None:
         self._requests = requests
+        self._passage = passage
         self._expect = frozenset(options.expect)
         self._accept = [media.lower() for media in options.accept]
         self._pass = options.pass_errors
@@ -189,18 +203,25 @@ class HttpCaller:
     async def call(self, envelope: Envelope) -> Envelope:
         """The reply."""
         reply = await self._requests.perform(
-            envelope, want_body=True, accept=", ".join(self._accept)
+            envelope, want_body=True, may_stream=self._passage.open
         )
-        if reply.status not in self._expect:
+        status = reply.status
+        if not 200 <= status < 300 and status not in self._expect:
             error = error_of(reply, idempotent=self._requests.idempotent)
             if error is not None:
                 raise self._told(error, reply)
-        content_type = str(reply.headers.get("content-type", ""))
         body: Body = NO_BODY
-        if reply.body:
-            self._check(content_type)
-            body = ReplyBody(reply.body, content_type)
-        return envelope.reply(body, reply.headers.keep(_travels), {"status": reply.status})
+        if reply.stream is not None:
+            try:
+                self._check(reply.content_type)
+            except BadReply:
+                await reply.stream.aclose()
+                raise
+            body = ReplyBody.from_stream(reply.stream, reply.content_type, reply.size)
+        elif reply.body:
+            self._check(reply.content_type)
+            body = ReplyBody(reply.body, reply.content_type)
+        return envelope.reply(body, reply.headers, {"status": status})
 
     def _told(self, error: EsbError, reply: ClientReply) -> EsbError:
         """The error, with what a waiting HTTP caller is to see of the far side's answer."""
@@ -212,7 +233,7 @@ class HttpCaller:
         )
         if not isinstance(error, Rejected) or not passes:
             return error
-        content_type = str(reply.headers.get("content-type", ""))
+        content_type = reply.content_type
         if _is_page(content_type):
             # Its status is worth passing, an HTML page is not.
             error.reply = Response(
@@ -234,10 +255,6 @@ class HttpCaller:
         main = essence.partition("/")[0] + "/*"
         if not {essence, main, "*/*"} & set(self._accept):
             raise BadReply(f"the service answered with {essence or 'an unnamed type'}")
-
-
-def _travels(name: str) -> bool:
-    return name not in HOP_BY_HOP and name not in ("content-encoding", "content-length")
 
 
 _REFUSED = (

@@ -16,18 +16,18 @@ from __future__ import annotations
 
 import base64
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 from uuid import NAMESPACE_URL, uuid5
 
 import msgspec
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from esb.adapter import Build, RequestReply, Text
-from esb.envelope import Envelope, Headers
+from esb.envelope import Body, Envelope, Headers
 from esb.errors import (
     EsbError,
     OutcomeUnknown,
@@ -49,10 +49,12 @@ from esb_web.messages import (
     valid_traceparent,
 )
 from esb_web.proxy import ENVIRONMENT, Proxies, parse_proxy, proxies
+from esb_web.standing import Standing
 
 if TYPE_CHECKING:
+    from esb_web.connection import Arriving
     from esb_web.rehearsal import PlayedPool
-    from esb_web.transport import Pool  # loads the client library: 150 ms
+    from esb_web.transport import Pool
 
 _IDEMPOTENT: Final = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS", "TRACE"})
 """RFC 9110, section 9.2.2."""
@@ -222,25 +224,42 @@ class ClientOptions(Options):
 
 
 class ClientReply(msgspec.Struct, frozen=True):
-    """An answer, whatever its status; the body is unpacked."""
+    """An answer, whatever its status.
+
+    headers: those that travel end to end. body: unpacked; b"" if it is still arriving, and then
+    `stream` gives it, and `size` tells how large it will be, if that is known.
+    """
 
     status: int
     headers: Headers
     body: bytes
+    content_type: str = ""
+    stream: Arriving | None = None
+    size: int | None = None
 
 
 class WebClient:
     """One endpoint's way out: its options over a shared pool. Made by `web_client`."""
 
-    def __init__(self, pool: Pool | PlayedPool, options: ClientOptions) -> None:
+    def __init__(
+        self, pool: Pool | PlayedPool, options: ClientOptions, *, accept: str = ""
+    ) -> None:
+        """accept: what requests accept that do not say so. Raises ValueError if it, or the
+        credentials, cannot be written."""
         self._pool = pool
-        self._options = options
-        self._auth = options.auth.header() if options.auth else ""
+        self._timeout = options.timeout
+        self._max_reply = options.max_reply
+        self._always_idempotent = options.idempotent or bool(options.idempotency_key)
+        headers = [("Accept-Encoding", "gzip, deflate"), ("User-Agent", "esb")]
+        if options.auth:
+            headers.insert(1, ("Authorization", options.auth.header()))
+        if accept:
+            headers.insert(0, ("Accept", accept))
+        self._standing = Standing(headers, options.connect_timeout, options.read_timeout)
 
     def is_idempotent(self, method: str) -> bool:
         """Whether sending twice is safe, by the method's definition or because it was said."""
-        options = self._options
-        return options.idempotent or bool(options.idempotency_key) or method in _IDEMPOTENT
+        return self._always_idempotent or method in _IDEMPOTENT
 
     def promise(self, build: Build, method: str) -> None:
         """Say what the endpoint being built promises of a request that is repeated."""
@@ -253,53 +272,48 @@ class WebClient:
                 "harmless", provided="sending twice does no harm there, as the route says"
             )
 
-    async def request(
+    def request(
         self,
         method: str,
         url: str,
         *,
         headers: Sequence[tuple[str, str]] = (),
-        body: bytes | None = None,
+        body: bytes | Body | None = None,
         deadline: float | None = None,
         timeout: float | None = None,
         idempotent: bool | None = None,
         max_reply: int | None = None,
         want_body: bool = True,
-    ) -> ClientReply:
+        may_stream: bool = False,
+    ) -> Coroutine[Any, Any, ClientReply]:
         """Send one request, follow no redirect, and return the answer whatever its status.
 
-        url: complete and percent-encoded. body: None sends none. deadline: on `time.monotonic`.
-        timeout, idempotent, max_reply: instead of those of the options. want_body: whether the
-        body of a 2xx answer matters; without, such an answer counts once its headers came.
+        url: complete and percent-encoded. body: None sends none; a Body is sent piece by piece.
+        deadline: on `time.monotonic`. timeout, idempotent, max_reply: instead of those of the
+        options. want_body: whether the body of a 2xx answer matters; without, such an answer counts
+        once its headers came. may_stream: whether the body of a large one may be handed over as it
+        arrives; whoever gets it takes it, or closes it.
 
         Raises Unreachable, TimedOut, OutcomeUnknown, BadReply or Transient as the module says,
         RouteFailure for a URL that is none or a header that cannot be written.
         """
-        options = self._options
-        if idempotent is None:
-            idempotent = self.is_idempotent(method)
-        seconds = remaining(deadline, options.timeout if timeout is None else timeout)
+        seconds = remaining(deadline, self._timeout if timeout is None else timeout)
         if seconds <= 0:
             raise TimedOut("no time was left to ask the service")
-        for name, value in headers:
-            if UNSAFE.search(value) or not TOKEN.match(name):
-                raise RouteFailure(f"the header {name[:40]!r} cannot be sent")
-        sent = [*headers, ("Accept-Encoding", "gzip, deflate")]
-        if self._auth and not any(name.lower() == "authorization" for name, _ in headers):
-            sent.append(("Authorization", self._auth))
-        if not any(name.lower() == "user-agent" for name, _ in headers):
-            sent.append(("User-Agent", "esb"))
-        return await self._pool.exchange(
+        if idempotent is None:
+            idempotent = self._always_idempotent or method in _IDEMPOTENT
+        # The coroutine of the pool itself: one of our own around it would do nothing but wait.
+        return self._pool.exchange(
             method,
             url,
-            sent,
+            headers,
             body,
+            self._standing,
             timeout=seconds,
-            connect_timeout=options.connect_timeout,
-            read_timeout=options.read_timeout,
             idempotent=idempotent,
-            max_reply=max_reply or options.max_reply,
+            max_reply=max_reply or self._max_reply,
             want_body=want_body,
+            may_stream=may_stream,
         )
 
 
@@ -307,20 +321,29 @@ def web_client(
     build: Build,
     options: ClientOptions,
     *path: str | int,
+    accept: str = "",
     played: Callable[[RequestReply], RequestReply] = lambda stand_in: stand_in,
 ) -> WebClient:
     """The client of an endpoint with these options, which lie at `path` in what is being built.
 
+    accept: what its requests accept that do not say so.
     played: what speaks HTTP for whoever plays the far side in tests of routes (see
     `Build.stand_in`), where more than HTTP is spoken.
 
     Endpoints whose TLS, proxy and number of connections are the same share one pool. Records a
     problem for certificate files that are missing or unusable.
     """
+
+    def client(pool: Pool | PlayedPool) -> WebClient:
+        try:
+            return WebClient(pool, options, accept=accept)
+        except ValueError as e:
+            raise build.problem(str(e), *path, code="value") from None
+
     if (stand_in := build.stand_in()) is not None:
         from esb_web.rehearsal import PlayedPool
 
-        return WebClient(PlayedPool(played(stand_in)), options)
+        return client(PlayedPool(played(stand_in)))
     tls = options.tls or ClientTls.model_construct(ca=None, cert=None, key=None)
     files = {
         name: str(build.credential(value, *path, "tls", name))
@@ -333,6 +356,7 @@ def web_client(
 
         context = ssl.create_default_context(cafile=files.get("ca"))
         context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.set_alpn_protocols(["http/1.1"])
         if "cert" in files:
             context.load_cert_chain(files["cert"], files["key"])
         return Pool(context, through, options.max_connections)
@@ -351,7 +375,7 @@ def web_client(
         raise build.problem(
             "these files hold no usable certificates and key", *path, "tls", code="tls"
         ) from e
-    return WebClient(pool, options)
+    return client(pool)
 
 
 class OutboundHeaders:
@@ -375,6 +399,7 @@ class OutboundHeaders:
                 build.problem(
                     f"{name} cannot be forwarded", *path, "forward_headers", index, code="value"
                 )
+        self._goes = _Forwarded(self._forward)
         self._key: Callable[[Envelope], str] | None = None
         self._key_header = options.idempotency_header
         self._key_always = bool(options.idempotency_key)
@@ -391,11 +416,11 @@ class OutboundHeaders:
         forward = self._forward
         headers: Headerlist = []
         if forward:
+            goes = self._goes
             headers = [
                 (name, text)
                 for name, value in envelope.headers
-                if (not _stays(name.lower()) if forward is True else name.lower() in forward)
-                and (text := header_text(value)) is not None
+                if goes[name] and (text := header_text(value)) is not None
             ]
         if self._own:
             own = [(name, text(envelope)) for name, text in self._own]
@@ -412,6 +437,23 @@ class OutboundHeaders:
             if not any(pair[0].lower() == name for pair in headers):
                 headers.append((self._key_header, self._key(envelope)))
         return headers
+
+
+class _Forwarded(dict[str, bool]):
+    """Whether the header of a name is sent on: all that may, or those that are named."""
+
+    def __init__(self, named: frozenset[str] | bool) -> None:
+        self._named = named
+
+    def __missing__(self, name: str) -> bool:
+        lower, named = name.lower(), self._named
+        if isinstance(named, bool):
+            goes = lower not in _NOT_FORWARDED and not lower.startswith(_NOT_FORWARDED_PREFIXES)
+        else:
+            goes = lower in named
+        if len(self) < 1024:  # names are few; a sender may make up as many as it likes
+            self[name] = goes
+        return goes
 
 
 def _made(place: str, form: str) -> Callable[[Envelope], str]:
@@ -485,7 +527,3 @@ def _retry_after(reply: ClientReply) -> float | None:
     if when.tzinfo is None:
         when = when.replace(tzinfo=UTC)
     return min(max(0.0, (when - datetime.now(UTC)).total_seconds()), _MAX_RETRY_AFTER)
-
-
-def _stays(name: str) -> bool:
-    return name in _NOT_FORWARDED or name.startswith(_NOT_FORWARDED_PREFIXES)

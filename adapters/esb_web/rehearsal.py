@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
@@ -14,8 +14,9 @@ from esb.clock import current
 from esb.envelope import NO_BODY, Body, Envelope, Headers, parse_content_type
 from esb.errors import EsbError, OutcomeUnknown, TimedOut
 from esb_web.client import ClientReply
-from esb_web.messages import Headerlist, Request, Response, Site, header_text
+from esb_web.messages import Request, Response, Site, header_text
 from esb_web.problems import PROBLEM, problem
+from esb_web.standing import Standing
 
 TIMEOUT: Final = 60.0
 """Seconds that the caller of a site waits that says nothing else."""
@@ -34,8 +35,9 @@ class PlayedPool:
         self,
         method: str,
         url: str,
-        headers: Headerlist,
-        body: bytes | None,
+        headers: Sequence[tuple[str, str]],
+        body: bytes | Body | None,
+        standing: Standing,
         *,
         timeout: float,
         idempotent: bool,
@@ -43,7 +45,11 @@ class PlayedPool:
     ) -> ClientReply:
         """As that of a pool. Raises what the far side fails with; an answer that takes longer than
         `timeout` does not come."""
+        own = {name.lower() for name, _ in headers}
+        headers = [*headers, *(pair for pair in standing.headers if pair[0].lower() not in own)]
         content_type = next((v for n, v in headers if n.lower() == "content-type"), "")
+        if isinstance(body, Body):
+            body = body.raw
         sent = Envelope(
             body=Body(body, content_type) if body is not None else NO_BODY,
             headers=Headers(pair for pair in headers if pair[0].lower() != "content-type"),
@@ -62,7 +68,7 @@ class PlayedPool:
         answered = [(name, header_text(value) or "") for name, value in reply.headers]
         if reply.content_type:
             answered.append(("Content-Type", reply.content_type))
-        return ClientReply(status, Headers(answered), reply.body.raw)
+        return ClientReply(status, Headers(answered), reply.body.raw, reply.content_type)
 
 
 async def rehearse(site: Site, given: Envelope) -> Envelope:
