@@ -15,8 +15,9 @@ What a publisher hears is written for the sender of the message; what the broker
 exchanges and queues, are in a note (`EsbError.noted`). What goes wrong while a connection or a
 channel is made is told in full, because it goes to health and logs alone.
 
-Connections, channels and declarations are aio-pika's; messages pass through aiormq, its lower half,
-because aio-pika's own messages do not keep every property as it was sent.
+Connections, channels and declarations are aio-pika's. Messages, confirms and acknowledgements go
+between `frames.py` and the wire, past aiormq, its lower half: there a message costs ten times as
+much, not every property stays as it was sent, and one that cannot be read ends the connection.
 """
 
 from __future__ import annotations
@@ -26,17 +27,19 @@ import contextlib
 import logging
 import re
 import ssl
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from itertools import takewhile
 from typing import Any, Final, NamedTuple, TypeVar
-from weakref import WeakValueDictionary
 
 import aio_pika
+import structlog
 from aio_pika.abc import AbstractQueue, ConnectionParameter
 from aiormq import exceptions as theirs
-from aiormq.abc import DeliveredMessage
+from pamqp.commands import Channel as Said
 from yarl import URL
 
 from esb import __version__
+from esb.deadlines import TimeLimit
 from esb.errors import (
     BadMessage,
     Denied,
@@ -48,15 +51,20 @@ from esb.errors import (
     Transient,
     Unreachable,
 )
-from esb_amqp.properties import Outgoing, Properties, incoming
+from esb_amqp.frames import Frames, Settlements, publishing
+from esb_amqp.properties import Properties
 from esb_amqp.wire import Address, Wire
 
 for _name in ("aiormq.connection", "aiormq.channel"):
     # A loss is told by the link, once; they tell it with a traceback for each channel.
     logging.getLogger(_name).setLevel(logging.CRITICAL)
 
+log = structlog.get_logger("esb.amqp")
+
 RPC_TIMEOUT: Final = 20.0
 CLOSE_TIMEOUT: Final = 3.0
+_FRAME_MAX: Final = 131_072
+"""Where the broker sets no bound."""
 
 _TOO_LARGE: Final = re.compile(r"message size (\d+)")
 _REPLY_CODES: Final = {
@@ -230,6 +238,11 @@ class Connection:
         return self._wire.address
 
     @property
+    def frame_max(self) -> int:
+        """Bytes of the largest frame that the broker takes."""
+        return self._below.connection_tune.frame_max or _FRAME_MAX
+
+    @property
     def blocked(self) -> str:
         """Why the broker takes no messages now, "" while it does."""
         return self._wire.blocked
@@ -310,6 +323,42 @@ class Connection:
         return self._tidying
 
 
+class _Consumer(NamedTuple):
+    on_delivery: Callable[[Delivery], None]
+    settles: bool
+
+
+async def _nobody(message: Any) -> None:
+    """Gets what aiormq hears of messages: nothing."""
+
+
+class _Returned(NamedTuple):
+    """A message came back: no queue takes it."""
+
+    reason: str
+    exchange: str
+    routing_key: str
+
+    def told(self, exchange: str, routing_key: str) -> EsbError:
+        """What the publisher hears of one to there."""
+        if (self.exchange, self.routing_key) != (exchange, routing_key):
+            # One with the same id that was given up before; what became of this is not known.
+            return TimedOut("another message with the same id came back instead of a confirm")
+        where = (
+            f"no queue is bound to exchange '{exchange}' for routing key '{routing_key}'"
+            if exchange
+            else f"there is no queue '{routing_key}'"
+        )
+        return Rejected("no queue takes the message").noted(
+            f"unroutable: {where} ({self.reason or 'NO_ROUTE'})"
+        )
+
+
+_TAKEN, _NACKED, _LOST = "taken", "nacked", "lost"
+_Answer = str | _Returned
+"""What becomes of a message that was published. LOST: the channel ended before it was told."""
+
+
 class Channel:
     """One channel. `closed` is done when it is no more: with why, or None if the connection went.
 
@@ -323,13 +372,21 @@ class Channel:
         self._wire = wire
         self._channel = channel
         self._below = below
-        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._publishing: set[asyncio.Task[None]] = set()
+        self._number: int = below.number
+        self._frame_max: int = connection.frame_max
+        self._consumers: dict[bytes, _Consumer] = {}
+        self._settlements = Settlements(self._number)
+        self._telling: asyncio.Handle | asyncio.Task[None] | None = None
+        self._published = 0
+        # By the numbers that the broker gives them, which grow.
+        self._unconfirmed: dict[int, asyncio.Future[_Answer]] = {}
+        self._by_id: dict[str, asyncio.Future[_Answer]] = {}
         self._leaving = False  # it is being closed: what the broker hears of it now is a mistake
-        loop = asyncio.get_running_loop()
-        self.closed: asyncio.Future[ChannelClosed | None] = loop.create_future()
+        self._loop = asyncio.get_running_loop()
+        self.closed: asyncio.Future[ChannelClosed | None] = self._loop.create_future()
+        self._take = wire.channels[self._number] = Frames(self).take
         wire.closed.add_done_callback(self._on_end)
-        below.closing.add_done_callback(self._on_end)
+        below.closing.add_done_callback(self._on_closed)
 
     @property
     def is_open(self) -> bool:
@@ -343,13 +400,25 @@ class Channel:
             why = str((self.closed.done() and self.closed.result()) or "by the bus")
             raise Unreachable("the broker closed the channel").noted(why)
 
-    def _on_end(self, end: asyncio.Future[Any]) -> None:
+    def _on_end(self, _: asyncio.Future[Any]) -> None:
+        self._end(None)
+
+    def _on_closed(self, end: asyncio.Future[Any]) -> None:
+        """Nothing comes any more: aiormq is through with it, too."""
+        if self._wire.channels.get(self._number) == self._take:
+            del self._wire.channels[self._number]
         self._end(None if end.cancelled() else ChannelClosed.told_by(end.exception()))
 
     def _end(self, why: ChannelClosed | None) -> None:
         self._wire.closed.remove_done_callback(self._on_end)
-        if not self.closed.done():
-            self.closed.set_result(why)
+        if self.closed.done():
+            return
+        self.closed.set_result(why)
+        if self._telling is not None:
+            self._telling.cancel()
+        for confirm in self._unconfirmed.values():
+            if not confirm.done():
+                confirm.set_result(_LOST)
 
     # --- asking the broker ---
 
@@ -388,25 +457,11 @@ class Channel:
     ) -> None:
         """Start a consumer. `on_cancel` is called when the broker ends it (its queue is gone)."""
 
-        async def deliver(message: DeliveredMessage) -> None:
-            if self._leaving:
-                return  # it goes back when the channel is closed
-            on_delivery(
-                Delivery(
-                    self,
-                    message.delivery_tag or 0,
-                    bool(message.redelivered),
-                    message.exchange or "",
-                    message.routing_key or "",
-                    incoming(message.header.properties),
-                    message.body,
-                )
-            )
-
+        self._consumers[tag.encode()] = _Consumer(on_delivery, settles=not no_ack)
         self._below.on_consumer_cancel_callbacks.add(lambda _: on_cancel())
         consuming = self._below.basic_consume(
             queue,
-            deliver,
+            _nobody,
             no_ack=no_ack,
             exclusive=exclusive,
             arguments=dict(arguments or {}),
@@ -420,6 +475,8 @@ class Channel:
 
     async def close(self) -> None:
         """Close in order: what was settled before is settled. Never raises."""
+        if not self.closed.done() and not self._leaving:
+            self._tell()
         self._leaving = True
         if not self.closed.done():
             # It goes on after that time: to end it in the middle is to close the channel twice.
@@ -428,30 +485,101 @@ class Channel:
                 await _bounded(closing, self._wire.closed, CLOSE_TIMEOUT)
             self._end(None)
 
+    # --- what the broker says (frames.Receiver) ---
+
+    def delivered(
+        self,
+        consumer: bytes,
+        tag: int,
+        redelivered: bool,
+        exchange: str,
+        routing_key: str,
+        properties: Properties,
+        body: bytes,
+    ) -> None:
+        """A message; while the channel is being closed it goes back."""
+        taking = self._consumers.get(consumer)
+        if taking is None or self._leaving:
+            return
+        if taking.settles:
+            self._settlements.expect(tag)
+        taking.on_delivery(
+            Delivery(self, tag, redelivered, exchange, routing_key, properties, body)
+        )
+
+    def returned(
+        self, reason: str, exchange: str, routing_key: str, properties: Properties, body: bytes
+    ) -> None:
+        """The answer to a message that no queue takes; its confirm tells nothing more."""
+        confirm = self._by_id.get(properties.message_id)
+        if confirm is not None and not confirm.done():
+            confirm.set_result(_Returned(reason, exchange, routing_key))
+
+    def confirmed(self, tag: int, multiple: bool, taken: bool) -> None:
+        """The answer to one message, or to all up to that one."""
+        unconfirmed = self._unconfirmed
+        tags = [tag]
+        if multiple:
+            tags = list(takewhile(lambda one: one <= tag, unconfirmed))
+        for one in tags:
+            confirm = unconfirmed.pop(one, None)
+            if confirm is not None and not confirm.done():
+                confirm.set_result(_TAKEN if taken else _NACKED)
+
+    def ended(self, frame: bytes) -> None:
+        """The broker closes the channel; aiormq agrees, and not a word may be said before."""
+        closing = Said.Close()
+        closing.unmarshal(frame[4:])
+        self._end(ChannelClosed(closing.reply_code or 0, closing.reply_text or ""))
+
+    def unreadable(self, names: list[str]) -> None:
+        """A message has lost properties."""
+        log.warning(
+            "properties of a message cannot be read and are left out",
+            broker=str(self._wire.address),
+            properties=names,
+        )
+
     # --- settling: on a channel that is gone nothing happens, and the message comes again ---
 
-    async def ack(self, tag: int) -> None:
+    def ack(self, tag: int) -> None:
         """Acknowledge."""
-        await self._settle(self._below.basic_ack(tag, wait=False))
+        if not self._leaving:
+            self._settlements.ack(tag)
+            self._tell_soon()
 
-    async def nack(self, tag: int) -> None:
+    def nack(self, tag: int) -> None:
         """Give a message back to its queue."""
-        await self._settle(self._below.basic_reject(tag, requeue=True, wait=False))
+        self._reject(tag, requeue=True)
 
-    async def reject(self, tag: int) -> None:
+    def reject(self, tag: int) -> None:
         """Refuse a message: to the queue's dead-letter exchange, or to nowhere if it has none."""
-        await self._settle(self._below.basic_reject(tag, requeue=False, wait=False))
+        self._reject(tag, requeue=False)
 
-    async def _settle(self, settling: Coroutine[Any, Any, None]) -> None:
-        if self._leaving:
-            settling.close()
-            return
+    def _reject(self, tag: int, *, requeue: bool) -> None:
+        if not self._leaving:
+            self._settlements.reject(tag, requeue)
+            self._tell_soon()
+
+    def _tell_soon(self) -> None:
+        """At the end of this turn of the loop: those that are settled in it are told together."""
+        if self._telling is None:
+            if self._wire.paused:
+                self._telling = self._loop.create_task(self._tell_when_writable())
+            else:
+                self._telling = self._loop.call_soon(self._tell)
+
+    def _tell(self) -> None:
+        self._telling = None
+        if not self._leaving and not self.closed.done() and self._settlements:
+            self._wire.write((self._settlements.frames(),))
+
+    async def _tell_when_writable(self) -> None:
         try:
-            with contextlib.suppress(theirs.ChannelInvalidStateError):
-                async with asyncio.timeout(RPC_TIMEOUT):
-                    await settling
+            await self._wire.drained(RPC_TIMEOUT)
         except TimeoutError:
             self._wire.abort(f"no byte was taken for {RPC_TIMEOUT:g} s")
+        self._tell()
 
     # --- publishing ---
 
@@ -469,57 +597,51 @@ class Channel:
 
         Raises what the module's docstring lists, and BadMessage when AMQP cannot hold it.
         """
-        if len(routing_key.encode("utf-8", "replace")) > 255:
-            raise BadMessage("the routing key is longer than the 255 bytes that AMQP allows")
-        loop = asyncio.get_running_loop()
-        until = loop.time() + timeout
-        await self._wire.writable(timeout)
-        self.check()
-        publishing = asyncio.ensure_future(
-            self._publish(exchange, routing_key, properties, body, mandatory)
-        )
-        self._publishing.add(publishing)
-        publishing.add_done_callback(self._publishing.discard)
         try:
-            await _bounded(publishing, self.closed, max(0.0, until - loop.time()))
-        except EsbError:
-            raise
+            frames = publishing(
+                self._number, exchange, routing_key, mandatory, properties, body, self._frame_max
+            )
+        except ValueError as e:
+            raise BadMessage(f"AMQP cannot hold the message: {e}") from e
+        loop, own = self._loop, properties.message_id
+        until = loop.time() + timeout
+        confirm = loop.create_future()
+        try:
+            with TimeLimit(timeout):
+                while self._wire.busy or own in self._by_id:
+                    await self._wire.writable(until - loop.time())
+                    # One that comes back is known by its id: those with the same one take turns.
+                    if (other := self._by_id.get(own)) is not None:
+                        await asyncio.wait((other,))
+                self.check()
+                self._published += 1
+                self._unconfirmed[self._published] = self._by_id[own] = confirm
+                self._wire.write(frames)
+                try:
+                    answer = await confirm
+                finally:
+                    del self._by_id[own]
         except TimeoutError:
             raise TimedOut(f"the broker did not confirm within {timeout:.3g} s") from None
-        except theirs.PublishError as e:
-            raise _returned(e.frame, exchange, routing_key) from None
-        except theirs.DeliveryError:
-            raise Nacked("the broker could not take the message") from None
-        except theirs.ChannelInvalidStateError as e:  # before anything was written
-            self.check()
-            raise Unreachable("the channel is closed") from e
-        except (TypeError, ValueError) as e:
-            raise BadMessage(f"AMQP cannot hold the message: {e}") from e
-        except Exception as e:
-            raise self._unconfirmed(e, len(body)) from e
+        if answer is not _TAKEN:
+            raise self._told(answer, exchange, routing_key, len(body))
 
     async def idle(self) -> None:
         """Return when nobody waits for a confirm any more."""
-        while self._publishing:
-            await asyncio.wait(self._publishing)
+        while self._by_id:
+            await asyncio.wait(tuple(self._by_id.values()))
 
-    async def _publish(
-        self, exchange: str, routing_key: str, properties: Properties, body: bytes, mandatory: bool
-    ) -> None:
-        # aiormq finds a returned message by its id: those with the same one wait for each other.
-        async with self._turns.setdefault(properties.message_id, asyncio.Lock()):
-            await self._below.basic_publish(
-                body,
-                exchange=exchange,
-                routing_key=routing_key,
-                properties=Outgoing(properties),
-                mandatory=mandatory,
-                wait=False,
-            )
+    def _told(self, answer: _Answer, exchange: str, routing_key: str, size: int) -> EsbError:
+        """What a publisher hears whose message was not taken."""
+        if answer is _NACKED:
+            return Nacked("the broker could not take the message")
+        if isinstance(answer, _Returned):
+            return answer.told(exchange, routing_key)
+        return self._gone(size)
 
-    def _unconfirmed(self, error: Exception, size: int) -> EsbError:
+    def _gone(self, size: int) -> EsbError:
         """What a publisher hears that waits for its confirm when the channel goes."""
-        why = ChannelClosed.told_by(error) or (self.closed.result() if self.closed.done() else None)
+        why = self.closed.result()
         if why is None:
             lost = self._wire.closed
             if not lost.done():
@@ -533,18 +655,3 @@ class Channel:
             return Rejected("the broker does not let the bus publish there").noted(why.detail)
         text = "the broker closed the channel before it confirmed the message"
         return ChannelClosed(why.reply_code, text).noted(why.detail)
-
-
-def _returned(answer: Any, exchange: str, routing_key: str) -> EsbError:
-    """What a publisher hears whose message came back."""
-    if (answer.exchange, answer.routing_key) != (exchange, routing_key):
-        # One with the same id that was given up before; what became of this one is not known.
-        return TimedOut("another message with the same id came back instead of a confirm")
-    where = (
-        f"no queue is bound to exchange '{exchange}' for routing key '{routing_key}'"
-        if exchange
-        else f"there is no queue '{routing_key}'"
-    )
-    return Rejected("no queue takes the message").noted(
-        f"unroutable: {where} ({answer.reply_text or 'NO_ROUTE'})"
-    )

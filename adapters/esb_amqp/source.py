@@ -145,7 +145,7 @@ class AmqpSource:
         if self._position is not None:
             offset = self._offset(delivery)
             if offset is not None and not self._position.begin(offset):
-                self._spawn(delivery.channel.ack(delivery.tag))
+                delivery.channel.ack(delivery.tag)
                 return
             # A stream tells nobody what it has handed out before; the first ones it may have.
             self._early -= 1
@@ -257,7 +257,7 @@ class AmqpSource:
     # --- settling ---
 
     async def _ack(self, delivery: Delivery) -> None:
-        await delivery.channel.ack(delivery.tag)
+        delivery.channel.ack(delivery.tag)
         if self._failures:
             self._failures.pop(self._identity(delivery), None)
         self._ended(delivery)
@@ -265,14 +265,14 @@ class AmqpSource:
     async def _refuse(self, delivery: Delivery, envelope: Envelope, failure: Permanent) -> None:
         log.warning("message refused", **self._about(envelope), reason=failure.detail)
         if self._position is None:
-            await delivery.channel.reject(delivery.tag)
+            delivery.channel.reject(delivery.tag)
         else:
             await self._ack(delivery)
 
     async def _give_back(self, delivery: Delivery) -> None:
         # A stream takes nothing back, nor needs to: what did not end is read again.
         if self._position is None:
-            await delivery.channel.nack(delivery.tag)
+            delivery.channel.nack(delivery.tag)
 
     def _ended(self, delivery: Delivery) -> None:
         if self._position is not None and (offset := self._offset(delivery)) is not None:

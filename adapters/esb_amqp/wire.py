@@ -2,8 +2,8 @@
 
 aiormq, the lower half of aio-pika, lets its user make the socket. That is used to know at once, and
 in words for people, why a connection is lost; to know when the broker blocks publishers; to notice
-silence as soon as we promise; and to keep from the library what would take it down, whoever wrote
-it into a message.
+silence as soon as we promise; and to keep from the library the messages, which are ours to read
+(`frames.py`): the library is asked for all that is said about them.
 
 Source: the AMQP 0-9-1 specification, sections 4.2.3 (frames) and 4.2.7 (heartbeats), and RabbitMQ's
 connection.blocked (https://www.rabbitmq.com/docs/connection-blocked).
@@ -13,24 +13,28 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import struct
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import msgspec
 import pamqp.frame
-import structlog
 from aiormq.connection import TransportFactory
 from pamqp.commands import Connection as Said
-from pamqp.constants import FRAME_BODY, FRAME_HEADER, FRAME_HEARTBEAT, FRAME_METHOD
+from pamqp.constants import FRAME_BODY, FRAME_END, FRAME_HEADER, FRAME_HEARTBEAT, FRAME_METHOD
+from pamqp.heartbeat import Heartbeat
 
 from esb.errors import Overloaded, Unreachable
-from esb_amqp.properties import readable
-
-log = structlog.get_logger("esb.amqp")
 
 _BUFFER: Final = 262_144
 _FRAMES: Final = frozenset({FRAME_METHOD, FRAME_HEADER, FRAME_BODY, FRAME_HEARTBEAT})
-_OF_THE_CONNECTION: Final = bytes((FRAME_METHOD, 0, 0))
+_HEARTBEAT: Final = pamqp.frame.marshal(Heartbeat(), 0)
 _REFUSALS: Final = frozenset({403, 530})
+
+_head: Final = struct.Struct(">BHI")
+
+Take = Callable[[int, bytes, int, int], bool]
+"""Gets a frame's type and where its payload is; whether nobody else need see the frame."""
 
 
 class Address(msgspec.Struct, frozen=True):
@@ -60,9 +64,17 @@ class Wire(TransportFactory):
         self.address = address
         self._tls = tls
         self._heartbeat = heartbeat
+        self.left = asyncio.StreamReader(limit=_BUFFER)
+        """What aiormq reads: the frames that nobody took."""
+        self._transport: asyncio.WriteTransport | None = None
         self._writer: asyncio.StreamWriter | None = None
+        self._part = bytearray()  # of a frame that is still coming
+        self.channels: dict[int, Take] = {0: self._of_the_connection}
+        """Who takes the frames of a channel first."""
         self._timer: asyncio.TimerHandle | None = None
         self._heard = self._looked = self._loop.time()
+        self.paused = False
+        """Whether the socket takes no more bytes now."""
         self.blocked = ""
         """Why the broker takes no messages now, "" while it does."""
         self.refused = ""
@@ -71,39 +83,54 @@ class Wire(TransportFactory):
 
     async def create(self, *_: Any, **__: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Connect, for aiormq. Raises Unreachable."""
-        frames = _Frames(self)
-        protocol = asyncio.StreamReaderProtocol(frames)
+        protocol = _Protocol(self, self.left)
         try:
             transport, _protocol = await self._loop.create_connection(
                 lambda: protocol, self.address.host, self.address.port, ssl=self._tls
             )
         except (OSError, UnicodeError) as e:
             raise Unreachable(_why(e)) from e
-        self._writer = asyncio.StreamWriter(transport, protocol, frames, self._loop)
+        self._transport = transport
+        self._writer = asyncio.StreamWriter(transport, protocol, self.left, self._loop)
         if self._heartbeat:
             self._watch()
-        return frames, self._writer
+        return self.left, self._writer
 
     def check(self) -> None:
         """Raises Unreachable if the connection is lost."""
         if self.closed.done():
             raise Unreachable("the connection to the broker is lost").noted(self.closed.result())
 
+    def write(self, frames: Iterable[bytes | memoryview]) -> None:
+        """Send whole frames, of a channel that is open. Nothing on a connection that is lost."""
+        if self._transport is not None:
+            self._transport.writelines(frames)
+
+    @property
+    def busy(self) -> bool:
+        """Whether `writable` is to be asked before anything is published."""
+        return self.paused or self.blocked != "" or self.closed.done()
+
     async def writable(self, timeout: float) -> None:
         """Wait while the socket takes no more bytes. Raises Unreachable if it is lost, Overloaded
         if it or the broker takes nothing."""
         self.check()
-        assert self._writer is not None
         if self.blocked:
             raise Overloaded("the broker takes no messages now").noted(self.blocked)
         try:
-            async with asyncio.timeout(timeout):
-                await self._writer.drain()
+            await self.drained(timeout)
         except TimeoutError:
             raise Overloaded(f"the broker took no bytes for {timeout:.3g} s") from None
-        except OSError as e:
-            self.abort(_why(e))
         self.check()
+
+    async def drained(self, timeout: float) -> None:
+        """Wait while the socket takes no more bytes, or until it is lost. Raises TimeoutError."""
+        assert self._writer is not None
+        async with asyncio.timeout(timeout):
+            try:
+                await self._writer.drain()
+            except OSError as e:
+                self.abort(_why(e))
 
     def abort(self, reason: str) -> None:
         """Drop the connection now, because of `reason`."""
@@ -117,18 +144,42 @@ class Wire(TransportFactory):
         if not self.closed.done():
             self.closed.set_result(reason)
 
-    def on_frame(self, frame: bytes) -> bytes:
-        """See a frame; returns what aiormq shall see. Raises ValueError if it is none."""
+    def on_bytes(self, data: bytes) -> None:
+        """Take what came, frame by frame."""
         self._heard = self._loop.time()
-        if frame[0] == FRAME_HEADER:
-            frame, left_out = readable(frame)
-            if left_out:
-                log.warning(
-                    "properties of a message cannot be read and are left out",
-                    broker=str(self.address),
-                    properties=left_out,
-                )
-        elif frame.startswith(_OF_THE_CONNECTION):
+        part, channels = self._part, self.channels
+        try:
+            if part:
+                part += data
+                if not _is_whole(part):
+                    return
+                data = bytes(part)
+                part.clear()
+            at, end = 0, len(data)
+            while end - at >= _head.size:
+                kind, channel, size = _head_of(data, at)
+                payload = at + _head.size
+                last = payload + size
+                if last >= end:
+                    break
+                if data[last] != FRAME_END:
+                    raise ValueError("a frame without its end")
+                take = channels.get(channel, self._unclaimed)
+                if not take(kind, data, payload, last):
+                    self.left.feed_data(data[at : last + 1])
+                at = last + 1
+        except (ValueError, IndexError, struct.error) as e:
+            self.on_failure(e)
+            return
+        if at < end:
+            part += data[at:] if at else data
+
+    def _unclaimed(self, kind: int, data: bytes, at: int, end: int) -> bool:
+        return False
+
+    def _of_the_connection(self, kind: int, data: bytes, at: int, end: int) -> bool:
+        if kind == FRAME_METHOD:
+            frame = data[at - _head.size : end + 1]
             match pamqp.frame.unmarshal(frame)[2]:
                 case Said.Blocked(reason=reason):
                     self.blocked = reason or "an alarm"
@@ -139,11 +190,16 @@ class Wire(TransportFactory):
                         self.refused = f"the broker refuses: {text}"
                     # aiormq says good-bye and hangs up.
                     self._end(f"the broker closed the connection: {code} {text}")
-        return frame
+        return False
+
+    def on_hang_up(self) -> None:
+        """The other side sends no more; it is not its doing where aiormq has hung up before."""
+        if self._transport is not None and not self._transport.is_closing():
+            self.abort("closed by the broker")
 
     def on_failure(self, error: BaseException) -> None:
         """Nothing more can be read or understood: drop the connection."""
-        if isinstance(error, asyncio.IncompleteReadError):
+        if isinstance(error, EOFError):
             self.abort("closed by the broker")
         elif isinstance(error, OSError):
             self.abort(_why(error))
@@ -154,40 +210,56 @@ class Wire(TransportFactory):
         """Expect to hear something within two heartbeats; aiormq would wait for three."""
         now = self._loop.time()
         # After a stall of our own, what the broker said meanwhile is still waiting to be read.
-        stalled = now - self._looked > self._heartbeat
-        self._looked = now
+        looked, self._looked = self._looked, now
+        stalled = now - looked > self._heartbeat
         if now - self._heard > 2 * self._heartbeat and not stalled:
             self.abort(f"nothing heard for {now - self._heard:.0f} s")
         else:
+            if self._heard > looked and len(self.channels) > 1:
+                # aiormq counts silence by the frames that are left to it, and a broker that sends
+                # messages sends no heartbeats.
+                self.left.feed_data(_HEARTBEAT)
             self._timer = self._loop.call_later(self._heartbeat / 2, self._watch)
 
 
-class _Frames(asyncio.StreamReader):
-    """Hands on whole frames, after the wire has seen them."""
+class _Protocol(asyncio.StreamReaderProtocol):
+    """Shows the wire all that happens on the socket, and leaves to aiormq what it need see."""
 
-    def __init__(self, wire: Wire) -> None:
-        super().__init__(limit=_BUFFER)
+    def __init__(self, wire: Wire, left: asyncio.StreamReader) -> None:
+        super().__init__(left)
         self._wire = wire
-        self._frame = b""
 
-    def at_eof(self) -> bool:
-        """Never: an end is found by reading, so that the wire sees it."""
-        return False
+    def data_received(self, data: bytes) -> None:
+        self._wire.on_bytes(data)
 
-    async def readexactly(self, n: int) -> bytes:
-        """The next piece of a frame, as aiormq asks for it."""
-        if not self._frame:
-            try:
-                head = await super().readexactly(7)
-                if head[0] not in _FRAMES:
-                    raise ValueError("no frame of AMQP 0-9-1")
-                size = int.from_bytes(head[3:])
-                self._frame = self._wire.on_frame(head + await super().readexactly(size + 1))
-            except Exception as e:
-                self._wire.on_failure(e)
-                raise
-        piece, self._frame = self._frame[:n], self._frame[n:]
-        return piece
+    def eof_received(self) -> bool | None:
+        self._wire.on_hang_up()
+        return super().eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if exc is not None:
+            self._wire.on_failure(exc)
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        self._wire.paused = True
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        self._wire.paused = False
+        super().resume_writing()
+
+
+def _head_of(data: bytes | bytearray, at: int) -> tuple[int, int, int]:
+    """Type, channel and size of the frame that begins there. Raises ValueError if none does."""
+    kind, channel, size = _head.unpack_from(data, at)
+    if kind not in _FRAMES:
+        raise ValueError("no frame of AMQP 0-9-1")
+    return kind, channel, size
+
+
+def _is_whole(part: bytearray) -> bool:
+    return len(part) >= _head.size and len(part) > _head.size + _head_of(part, 0)[2]
 
 
 def _why(error: BaseException) -> str:

@@ -87,7 +87,7 @@ async def test_what_is_settled_while_its_channel_closes_comes_again(
         async def later() -> None:
             for _ in range(delivery.tag % 50):
                 await asyncio.sleep(0)
-            await delivery.channel.ack(delivery.tag)
+            delivery.channel.ack(delivery.tag)
 
         settling.add(asyncio.ensure_future(later()))
 

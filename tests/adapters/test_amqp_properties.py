@@ -11,11 +11,12 @@ import pamqp.frame
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pamqp.commands import Basic
 from pamqp.header import ContentHeader
 from support.amqp import UNREADABLE, a_table
 
 from esb.errors import BadMessage
-from esb_amqp.properties import MAX_DEPTH, Outgoing, Properties, as_time, incoming, readable
+from esb_amqp.properties import MAX_DEPTH, Properties, as_time, read, written
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
 short = text.filter(lambda s: len(s.encode()) <= 255)
@@ -59,36 +60,102 @@ properties = st.builds(
 )
 
 
-def header(flags: int, raw: bytes, size: int = 3) -> bytes:
-    """The frame of a content header with any bytes for its properties."""
-    payload = struct.pack(">HHQH", 60, 0, size, flags) + raw
-    return struct.pack(">BHI", 2, 7, len(payload)) + payload + b"\xce"
+def of_any(flags: int, raw: bytes) -> bytes:
+    """The end of a content header with any bytes for its properties."""
+    return struct.pack(">H", flags) + raw
 
 
-def sent(given: Properties) -> bytes:
-    """The frame in which properties leave."""
-    return pamqp.frame.marshal(ContentHeader(body_size=3, properties=Outgoing(given)), 7)
+def understood(raw: bytes) -> Properties:
+    """What is read of properties that all can be."""
+    found, left_out = read(raw, 0, len(raw))
+    assert left_out == []
+    return found
 
 
-def read(frame: bytes) -> Properties:
-    """What the library reads and the bus makes of it."""
-    _, channel, found = pamqp.frame.unmarshal(frame)
-    assert isinstance(found, ContentHeader)
-    assert (channel, found.body_size) == (7, 3)
-    return incoming(found.properties)
+def second_opinion(raw: bytes) -> Properties:
+    """What pamqp reads of them."""
+    frame = struct.pack(">BHIHHQ", 2, 7, 12 + len(raw), 60, 0, 3) + raw + b"\xce"
+    _, _, header = pamqp.frame.unmarshal(frame)
+    assert isinstance(header, ContentHeader)
+    names = zip(Properties.__struct_fields__, Basic.Properties.attributes(), strict=True)
+    found = {ours: getattr(header.properties, theirs) for ours, theirs in names}
+    if found["timestamp"] is not None:
+        found["timestamp"] = round(found["timestamp"].timestamp())
+    given = {name: value for name, value in found.items() if value is not None}
+    return Properties(**given | {"headers": as_bytes(found["headers"])})
+
+
+def as_bytes(value: Any) -> Any:
+    """A value with bytes for what pamqp makes a bytearray."""
+    if isinstance(value, dict):
+        return {name: as_bytes(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [as_bytes(item) for item in value]
+    return bytes(value) if isinstance(value, bytearray) else value
 
 
 @given(properties)
 def test_properties_survive(given: Properties) -> None:
-    frame, left_out = readable(sent(given))
-    assert left_out == []
-    assert read(frame) == given
-    headers = read(frame).headers or {}
+    raw = written(given)
+    found = understood(raw)
+    assert found == given == second_opinion(raw)
+    headers = found.headers or {}
     assert [type(v) for v in headers.values()] == [type(v) for v in (given.headers or {}).values()]
 
 
+@given(properties)
+def test_they_are_read_wherever_they_lie(given: Properties) -> None:
+    raw = written(given)
+    assert read(b"before" + raw + b"after", 6, 6 + len(raw)) == (given, [])
+
+
+@given(properties, st.data())
+def test_properties_that_are_cut_short_are_told(given: Properties, data: st.DataObject) -> None:
+    raw = written(given)
+    end = data.draw(st.integers(0, len(raw) - 1))
+    with pytest.raises(ValueError, match="cut short"):
+        read(raw + b"of another frame", 0, end)
+
+
+FIELDS = {
+    "t": b"\1",
+    "b": b"\xfe",
+    "B": b"\xfe",
+    "s": b"\xff\xfe",
+    "u": b"\xff\xfe",
+    "I": b"\xff\xff\xff\xfe",
+    "i": b"\xff\xff\xff\xfe",
+    "l": b"\xff" * 8,
+    "L": b"\xff" * 8,
+    "f": struct.pack(">f", 1.5),
+    "d": struct.pack(">d", 1.1),
+    "D": b"\2\xff\xff\xff\xfe",
+    "S": b"\0\0\0\1x",
+    "A": b"\0\0\0\4t\0t\1",
+    "T": struct.pack(">Q", 1_700_000_000_123),
+    "F": b"\0\0\0\2\0V",
+    "V": b"",
+    "x": b"\0\0\0\1\xff",
+    "\0": b"",
+}
+"""By the letter of a type: a value of it."""
+
+
+@pytest.mark.parametrize("kind", FIELDS)
+def test_each_type_of_field_is_read_as_others_read_it(kind: str) -> None:
+    raw = of_any(1 << 13, a_table(b"\1a" + kind.encode() + FIELDS[kind] + b"\1zt\1"))
+    headers = understood(raw).headers
+    opinion = second_opinion(raw).headers
+    assert headers is not None
+    assert opinion is not None
+    assert headers == opinion
+    assert type(headers["a"]) is type(opinion["a"])
+    assert headers["z"] is True
+
+
 def test_milliseconds_survive() -> None:
-    assert read(sent(Properties(timestamp=1_700_000_000_123))).timestamp == 1_700_000_000_123
+    given = Properties(timestamp=1_700_000_000_123)
+    assert understood(written(given)) == given
 
 
 @pytest.mark.parametrize(
@@ -105,19 +172,17 @@ def test_milliseconds_survive() -> None:
 )
 def test_what_amqp_cannot_hold_is_told(given: Properties, told: str) -> None:
     with pytest.raises(BadMessage, match=told):
-        sent(given)
+        written(given)
 
 
 def test_a_decimal_of_many_digits_becomes_text() -> None:
     number = "12345678901234567890.5"
-    found = read(sent(Properties(headers={"d": Decimal(number)}))).headers
+    found = understood(written(Properties(headers={"d": Decimal(number)}))).headers
     assert found == {"d": number}
 
 
 def test_a_delivery_mode_that_is_none_is_no_harm() -> None:
-    frame, left_out = readable(header(1 << 12, b"\x07"))
-    assert left_out == []
-    assert read(frame) == Properties(delivery_mode=7)
+    assert understood(of_any(1 << 12, b"\x07")) == Properties(delivery_mode=7)
 
 
 def nested(depth: int) -> dict[str, Any]:
@@ -129,11 +194,9 @@ def nested(depth: int) -> dict[str, Any]:
 
 def test_nesting_is_bounded() -> None:
     deepest = Properties(headers=nested(MAX_DEPTH))
-    frame, left_out = readable(sent(deepest))
-    assert left_out == []
-    assert read(frame) == deepest
+    assert understood(written(deepest)) == deepest
     with pytest.raises(BadMessage, match="nested deeper"):
-        sent(Properties(headers=nested(MAX_DEPTH + 1)))
+        written(Properties(headers=nested(MAX_DEPTH + 1)))
 
 
 def nested_raw(depth: int) -> bytes:
@@ -156,16 +219,14 @@ TABLES = {
 def test_a_property_that_cannot_be_read_is_left_out(name: str) -> None:
     flag, raw = UNREADABLE[name]
     # Each beside a type, which comes after all of them on the wire.
-    frame, left_out = readable(header(flag | 1 << 5, raw + b"\x01t"))
-    assert left_out == [name]
-    assert read(frame) == Properties(type="t")
+    sent = of_any(flag | 1 << 5, raw + b"\x01t")
+    assert read(sent, 0, len(sent)) == (Properties(type="t"), [name])
 
 
 @pytest.mark.parametrize("case", TABLES)
 def test_headers_that_cannot_be_read_are_left_out(case: str) -> None:
-    frame, left_out = readable(header(1 << 13 | 1 << 7, TABLES[case] + b"\x02id"))
-    assert left_out == ["headers"]
-    assert read(frame) == Properties(message_id="id")
+    sent = of_any(1 << 13 | 1 << 7, TABLES[case] + b"\x02id")
+    assert read(sent, 0, len(sent)) == (Properties(message_id="id"), ["headers"])
 
 
 def test_all_that_cannot_be_read_is_left_out() -> None:
@@ -173,24 +234,39 @@ def test_all_that_cannot_be_read_is_left_out() -> None:
     for flag, one in UNREADABLE.values():  # in the order of the wire
         flags |= flag
         raw += one
-    frame, left_out = readable(header(flags, raw))
-    assert left_out == list(UNREADABLE)
-    assert read(frame) == Properties()
+    sent = of_any(flags, raw)
+    assert read(sent, 0, len(sent)) == (Properties(), list(UNREADABLE))
 
 
 def test_text_that_is_none_stays_bytes() -> None:
-    frame, left_out = readable(header(1 << 13, a_table(b"\x01aS\0\0\0\1\xff")))
-    assert left_out == []
-    assert read(frame).headers == {"a": b"\xff"}
+    sent = of_any(1 << 13, a_table(b"\x01aS\0\0\0\1\xff"))
+    assert understood(sent).headers == {"a": b"\xff"}
 
 
 @given(st.binary(max_size=200), st.integers(0, 0xFFFF).map(lambda flags: flags & 0xFFFC))
-def test_no_header_of_a_stranger_gets_through_unread(garbage: bytes, flags: int) -> None:
+def test_no_header_of_a_stranger_breaks_anything(garbage: bytes, flags: int) -> None:
+    raw = of_any(flags, garbage)
     try:
-        frame, _ = readable(header(flags, garbage))
+        found, left_out = read(raw, 0, len(raw))
     except ValueError:
         return  # cut short: that is no message, and the connection may go
-    read(frame)
+    for name in left_out:
+        assert getattr(found, name) == getattr(Properties(), name)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([*FIELDS, "Z"]), st.binary(max_size=12)), max_size=6).map(
+        lambda fields: b"".join(b"\1" + k.encode() * 2 + raw for k, raw in fields)
+    )
+)
+def test_no_table_of_a_stranger_breaks_anything(fields: bytes) -> None:
+    """Either it is read as others would, or left out; what comes after it is read."""
+    raw = of_any(1 << 13 | 1 << 5, a_table(fields) + b"\x01t")
+    found, left_out = read(raw, 0, len(raw))
+    assert found.type == "t"
+    assert left_out == ([] if found.headers is not None else ["headers"])
+    if found.headers is not None:
+        assert repr(found) == repr(second_opinion(raw))  # by its text, for what is not a number
 
 
 @pytest.mark.parametrize("seconds", [-(2**63), 253_402_300_800_000, 2**62])

@@ -13,6 +13,10 @@ from typing import Any
 import aio_pika
 import pytest
 import structlog
+from aiormq.abc import ChannelFrame
+from pamqp.body import ContentBody
+from pamqp.commands import Basic
+from pamqp.header import ContentHeader
 from support.amqp import UNREADABLE, Endpoints, Raw, endpoints, put_raw
 from support.backend import backend
 from support.broker import Rabbit, unique
@@ -169,6 +173,28 @@ async def test_what_the_library_cannot_read_is_left_out_and_told(
     assert not odd.params["amqp"]["redelivered"]
     assert [entry["properties"] for entry in logs if "properties" in entry] == [[name]]
     assert await rabbit.ready(queue) == 0
+
+
+class _KeyOfBytes(Basic.Publish):
+    """A routing key as no client would write it."""
+
+    def marshal(self) -> bytes:
+        exchange = str(self.exchange).encode()
+        return b"\0\0%c%b\x02\xff\xfe\0" % (len(exchange), exchange)
+
+
+async def test_a_routing_key_that_is_no_text_stops_nothing(rabbit: Rabbit, made: Endpoints) -> None:
+    queue, exchange = await rabbit.queue(), await rabbit.exchange("fanout")
+    await rabbit.bind(queue, exchange)
+    async with rabbit.connection.channel(publisher_confirms=False) as channel:
+        below = await channel.get_underlay_channel()
+        header = ContentHeader(body_size=3, properties=Basic.Properties())
+        publish = _KeyOfBytes(exchange=exchange)
+        frames: list[Any] = [publish, header, ContentBody(b"odd")]
+        await below.write_queue.put(ChannelFrame.marshall(below.number, frames))
+        await rabbit.publish(exchange, "good", b"next")
+        both = await consumed(made, queue, 2, prefetch=1)
+    assert {one.body.raw: one.subject for one in both} == {b"odd": "\ufffd\ufffd", b"next": "good"}
 
 
 async def test_amqp_to_amqp_keeps_what_may_be_kept(
