@@ -14,7 +14,7 @@ from postgres import Postgres
 from rabbitmq import Broker
 from support.broker import Rabbit, shared_broker
 from support.broker import rabbit as outside_view
-from support.stores import Place, database, shared_postgres
+from support.stores import Place, Served, database, shared_postgres
 
 # The same examples each time, so that a change is to blame for what fails after it. To look for
 # more: HYPOTHESIS_PROFILE=explore.
@@ -75,11 +75,18 @@ async def database_url(postgres_url: str) -> AsyncIterator[str]:
         yield url
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """`place` runs once for each store, or for those that the module names."""
+    if "place" in metafunc.fixturenames:
+        places = getattr(metafunc.module, "PLACES", ("sqlite", "postgres"))
+        metafunc.parametrize("place", places, indirect=True)
+
+
+@pytest.fixture
 async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Place]:
     """Where a store may be made, for a test of what every store does: runs once for each."""
-    if request.param == "sqlite":
-        yield tmp_path / "bus.db"
+    if request.param != "postgres":
+        yield (tmp_path if request.param == "sqlite" else Served(tmp_path)) / "bus.db"
         return
     async with database(request.getfixturevalue("postgres_url")) as url:
         yield url

@@ -13,13 +13,11 @@ import os
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import cast
+from typing import TypeVar, cast
 
 import apsw
-import msgspec
 import structlog
 
-from esb import record
 from esb.adapter import Health
 from esb.clock import REAL, Clock
 from esb.durable import (
@@ -28,8 +26,6 @@ from esb.durable import (
     Entry,
     Failure,
     Move,
-    Publish,
-    Put,
     Receipt,
     Store,
     Stored,
@@ -37,18 +33,18 @@ from esb.durable import (
     Usage,
     subscription,
 )
-from esb.errors import EsbError, TooLarge, Transient, Unavailable
+from esb.errors import EsbError, Transient, Unavailable
 from esb.store import schema
 from esb.store.commit import SYNCHRONOUS, GroupCommit
 from esb.store.files import StoreUnusable, lock, snapshot, sync_folder
 from esb.store.reading import DAMAGED, Reading, used
 from esb.store.room import Disk, Room, disk_of
-from esb.store.writing import Effects, Taken, Writing
+from esb.store.writing import Effects, Taken, Writing, prepared
 
+T = TypeVar("T")
 log = structlog.get_logger("esb.store")
 
 BUSY_MILLIS = 2000
-LARGEST = 900 * 1024**2  # SQLite takes values below 1 GB
 TIDY_EVERY = 15.0
 LOOK_EVERY = 2.0
 WAL_RESET_FIXED = (3, 51, 3)  # https://sqlite.org/wal.html#walresetbug
@@ -139,26 +135,30 @@ class SqliteStore(Store):
 
     def prepare(self, change: Change) -> Change:
         """See `Store.prepare`."""
-        if not isinstance(change, Put | Publish) or change.written:
-            return change
-        content = record.encode(change.envelope)
-        if len(content) > LARGEST:
-            raise TooLarge("the message is larger than the store can hold")
-        return msgspec.structs.replace(change, written=content)
+        return prepared(change)
 
     async def commit(self, changes: Sequence[Change]) -> list[int]:
         """See `Store.commit`."""
-        prepared = [self.prepare(change) for change in changes]
-        return await self._writes().submit(lambda db, told: self._writing.apply(db, told, prepared))
+        ready = [prepared(change) for change in changes]
+        return await self._writes().submit(lambda db, told: self._writing.apply(db, told, ready))
 
     async def take(self, channel: str, limit: int, *, in_order: bool = False) -> list[Stored]:
         """See `Store.take`."""
+
+        async def read(hold: int, keys: list[int]) -> list[Stored]:
+            return await self._reads().taken(keys) if keys else []
+
+        return await self.hand_out(channel, limit, in_order, read)
+
+    async def hand_out(
+        self, channel: str, limit: int, in_order: bool, to: Callable[[int, list[int]], Awaitable[T]]
+    ) -> T:
+        """As `take`, with what `to` makes of the number of the take and the keys."""
         taking = self._writes().submit(
             lambda db, told: self._writing.take(db, told, channel, limit, in_order), relaxed=True
         )
         try:
-            _, keys = await asyncio.shield(taking)
-            return await self._reads().taken(keys) if keys else []
+            return await to(*await asyncio.shield(taking))
         except BaseException:
             # Nobody will ever see what was or will be taken, so it must not stay in hand.
             taking.add_done_callback(self._give_back)
@@ -242,6 +242,39 @@ class SqliteStore(Store):
         """See `Store.usage`."""
         used, room = await self._reads().used(), self._room
         return Usage(self.where, used, room.max_size, room.free())
+
+    # --- for those who serve it to other processes -----------------------------------------------
+
+    async def give_back(self, hold: int, keys: list[int]) -> None:
+        """What was taken for nobody is free again."""
+        await self._writes().submit(
+            lambda db, told: self._writing.give_back(db, told, hold, keys), relaxed=True
+        )
+
+    async def unclaim(self, scope: str, value: str) -> None:
+        """What was claimed for nobody is free again."""
+        await self._writes().submit(
+            lambda db, told: self._writing.unclaim(db, scope, value), relaxed=True
+        )
+
+    async def left_behind(
+        self, held: Sequence[tuple[int, int]], claims: Sequence[tuple[str, str]]
+    ) -> None:
+        """What a process that is gone had in hand (keys, and the numbers of their takes), or was
+        doing, is free again, and counted."""
+        freed = await self._writes().submit(
+            lambda db, told: self._writing.left_behind(db, told, held, claims), relaxed=True
+        )
+        if freed:
+            log.warning("messages that a dead process had in hand are free again", count=freed)
+
+    def set_aside(self, key: int, failure: Failure) -> None:
+        """A message was found to be damaged."""
+        self._set_aside(key, failure)
+
+    def damaged(self) -> None:
+        """The file was found to be damaged."""
+        self._writes().fail("its file is damaged")
 
     # --- opening and closing, in a worker thread -------------------------------------------------
 

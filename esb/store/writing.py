@@ -30,7 +30,7 @@ from esb.durable import (
     Superseded,
     subscription,
 )
-from esb.errors import Overloaded
+from esb.errors import Overloaded, TooLarge
 from esb.store import schema
 from esb.store.schema import CLAIMED, CONFIRMED, FREE, SUSPECT
 
@@ -40,6 +40,7 @@ FULL: Final = "the store has no room"
 RETRY_AFTER: Final = 10.0
 GRANT: Final = 16 * 1024**2
 """So many bytes at most are added between two looks at the room: others fill the disk, too."""
+LARGEST: Final = 900 * 1024**2  # SQLite takes values below 1 GB
 OVERHEAD: Final = 512  # a message's rows, index entries and share of half-filled pages
 
 _FREE_ROW = "FROM message WHERE channel = ? AND hold = 0 AND blocked = 0 AND "
@@ -67,6 +68,16 @@ class Effects:
         self.freed |= other.freed
         for channel, more in other.counts.items():
             self.counts[channel] += more
+
+
+def prepared(change: Change) -> Change:
+    """See `Store.prepare`."""
+    if not isinstance(change, Put | Publish) or change.written:
+        return change
+    content = record.encode(change.envelope)
+    if len(content) > LARGEST:
+        raise TooLarge("the message is larger than the store can hold")
+    return msgspec.structs.replace(change, written=content)
 
 
 class Writing:
@@ -304,6 +315,34 @@ class Writing:
         when = datetime.fromtimestamp(self._clock.time(), UTC)
         failure = Failure(code, detail, channel, "", attempts, when)
         self._move(db, effects, Move(key, DEAD, attempts=attempts, failure=failure))
+
+    def left_behind(
+        self,
+        db: apsw.Connection,
+        effects: Effects,
+        held: Sequence[tuple[int, int]],
+        claims: Sequence[tuple[str, str]],
+    ) -> int:
+        """What a process that is gone had in hand (keys, and the numbers of their takes), or was
+        doing, is free again, and counted. Returns how many messages it had."""
+        freed = 0
+        for key, hold in held:
+            rows = db.execute(
+                "UPDATE message SET hold = 0, crashes = crashes + 1 WHERE key = ? AND hold = ?"
+                " RETURNING channel, crashes",
+                (key, hold),
+            )
+            for channel, crashes in cast(list[tuple[str, int]], rows.fetchall()):
+                effects.rung.add(channel)
+                self.suspects = self.suspects or crashes >= SUSPECT
+                freed += 1
+        db.executemany(
+            "UPDATE claim SET state = ?, crashes = crashes + 1"
+            " WHERE scope = ? AND value = ? AND state = ?",
+            [(FREE, *claim, CLAIMED) for claim in claims],
+        )
+        effects.freed = True
+        return freed
 
     # --- claims
 

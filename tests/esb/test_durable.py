@@ -32,6 +32,8 @@ from esb.middleware.transaction import transactional
 from esb.step import Step, wrap
 
 
+PLACES = ("sqlite", "served", "postgres")
+
 @pytest.fixture
 async def store(place: Place) -> AsyncIterator[Store]:
     async with opened(place) as one:

@@ -28,6 +28,8 @@ from esb.store import commit as commit_module
 from esb.store import schema as schema_module
 from esb.store import sqlite as sqlite_module
 
+PLACES = ("sqlite", "served", "postgres")
+
 FAILURE = Failure(
     "unreachable", "no route", "orders", "steps[0].send", 2, datetime(2026, 1, 1, tzinfo=UTC)
 )

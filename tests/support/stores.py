@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
+import tempfile
 import uuid
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from pathlib import Path, PosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
 import apsw
 import asyncpg
 
+from esb.clock import REAL
 from esb.envelope import Body, Envelope
+from esb.link import Line, Link
 from esb.store import SqliteStore
 from esb.store.postgres import PostgresStore
+from esb.store.remote import RemoteStore, StoreServer
+from esb.store.traces import TraceFile, beside
 from support.shared import shared
+from support.waiting import until
 
 Place = Path | str
 """Where a store is: an SQLite file, or a PostgreSQL database by its URL."""
@@ -25,8 +32,64 @@ Place = Path | str
 AnyStore = SqliteStore | PostgresStore
 
 
+class Served(PosixPath):
+    """A file whose store is used by way of another process's, as by one of several workers."""
+
+
+class ServedStore(RemoteStore):
+    """A store that is open here, behind a socket; opened and closed with that."""
+
+    def __init__(self, place: Path, **options: Any) -> None:
+        self.own = SqliteStore(place, **options)
+        self.folder = tempfile.TemporaryDirectory()  # a socket's path must be short
+        self.socket = Path(self.folder.name) / "bus"
+        self.line = Line(self.socket)
+        super().__init__(self.line, place, clock=options.get("clock", REAL))
+
+    @property
+    def _bells(self) -> Any:
+        return self.own._bells
+
+    def _writes(self) -> Any:
+        return self.own._writes()
+
+    async def another(self) -> RemoteStore:
+        """The same store as one more process has it."""
+        line = Line(self.socket)
+        await line.open({}, lambda link: None)
+        store = RemoteStore(line, self.path)
+        await store.open()
+        return store
+
+    async def open(self) -> None:
+        await self.own.open()
+        server = StoreServer(self.own, TraceFile(beside(self.path), REAL))
+        loop = asyncio.get_running_loop()
+        self.left: list[asyncio.Task[None]] = []
+
+        def joined() -> Link:
+            link = Link({}, lambda link: self.left.append(loop.create_task(server.left(link))))
+            link.handlers = server.joined(link)
+            return link
+
+        self.listening = await loop.create_unix_server(joined, str(self.socket))
+        await self.line.open({}, lambda link: None)
+        await super().open()
+
+    async def close(self) -> None:
+        await super().close()
+        self.line.link.close()
+        self.listening.close()
+        await until(lambda: bool(self.left))
+        await asyncio.gather(*self.left)
+        await self.own.close()
+        self.folder.cleanup()
+
+
 def store_at(place: Place, **options: Any) -> Any:
     """A store of the kind that lies there, not open yet."""
+    if isinstance(place, Served):
+        return ServedStore(place, **options)
     if isinstance(place, Path):
         return SqliteStore(place, **options)
     return PostgresStore(place, **options)
@@ -66,6 +129,8 @@ async def lying(place: Place, channel: str) -> int:
 
 async def tidied(store: AnyStore) -> None:
     """Have a store do what it does from time to time."""
+    if isinstance(store, ServedStore):
+        store = store.own
     if isinstance(store, SqliteStore):
         until = store._clock.time() - store._receipts
         await store._writes().submit(lambda db, told: store._writing.tidy(db, told, until))
