@@ -230,6 +230,9 @@ class SoapCaller:
         )
         self._idempotent = self._client.is_idempotent("POST")
         self._client.promise(build, "POST")
+        # In replies, the headers that the WSDL declares are read with the data.
+        if self._operation.output is not None:
+            self._understood |= set(self._operation.output.header_elements)
         output = loaded.schemas(self._operation).output
         is_data = isinstance(options, CallOptions) and options.reply in (None, "data")
         build.gives(
@@ -243,6 +246,7 @@ class SoapCaller:
         ]
         if self._version == "1.1":
             self._wire_headers.append(("SOAPAction", soap_action(action)))
+        self._own_names = {name.lower() for name, _ in self._wire_headers}
         self._faults: dict[str, FaultMessage] = {
             fault.element: fault for fault in self._operation.faults.values() if fault.element
         }
@@ -287,9 +291,8 @@ class SoapCaller:
         await offload(len(reply.body), self._check_taken, reply, request)
 
     async def _exchange(self, envelope: Envelope, sent: bytes) -> ClientReply:
-        headers = self._http_headers(envelope, "POST")
-        own = {name.lower() for name, _ in self._wire_headers}
-        headers = [pair for pair in headers if pair[0].lower() not in own]
+        own = self._own_names
+        headers = [p for p in self._http_headers(envelope, "POST") if p[0].lower() not in own]
         return await self._client.request(
             "POST",
             self._url,
@@ -313,9 +316,9 @@ class SoapCaller:
         if self._security is not None:
             headers.append(self._security.header())
         with usable(self._operation.name):
-            return self._written(envelope, headers)._replace(message_id=message_id)
+            return self._written(envelope, headers, message_id)
 
-    def _written(self, envelope: Envelope, headers: list[bytes]) -> _Request:
+    def _written(self, envelope: Envelope, headers: list[bytes], message_id: str) -> _Request:
         body = envelope.body
         kind = parse_content_type(body.content_type).essence
         if kind.startswith("multipart/"):
@@ -324,9 +327,11 @@ class SoapCaller:
             root = body.data if kind not in _UNTYPED else parse_xml(body.raw)
             if isinstance(root, etree._Element):
                 if root.tag in ENVELOPES or etree.QName(root).localname == "Envelope":
-                    return self._pass_on(as_envelope(root, what="the body"), body, headers)
+                    message = as_envelope(root, what="the body")
+                    return self._pass_on(message, body, headers, message_id)
                 self._check_element(root, "the body")
-                return _Request(write_envelope(self._version, serialize(root), headers))
+                raw = write_envelope(self._version, serialize(root), headers)
+                return _Request(raw, message_id=message_id)
         data = {} if body.is_empty else _data(body, kind)
         if kind == _FORM and isinstance(data, dict):
             # Form fields are text, as parameters are.
@@ -336,16 +341,19 @@ class SoapCaller:
         if self._bind_headers is not None:
             data = self._bind_headers(data, envelope.headers)
         written = self._operation.input.write(data)
-        return _Request(write_envelope(self._version, written.body, [*written.headers, *headers]))
+        raw = write_envelope(self._version, written.body, [*written.headers, *headers])
+        return _Request(raw, message_id=message_id)
 
-    def _pass_on(self, message: SoapMessage, body: Body, headers: list[bytes]) -> _Request:
+    def _pass_on(
+        self, message: SoapMessage, body: Body, headers: list[bytes], message_id: str
+    ) -> _Request:
         content = message.content
         if content is not None or self._operation.input.element is not None:
             self._check_element(content, "the Body of the envelope")
         if message.version == self._version and not headers and body.is_written:
             charset = parse_content_type(body.content_type).params.get("charset", "utf-8")
             if charset.lower() in ("utf-8", "utf8", "us-ascii") and _declares_utf8(body.raw):
-                return _Request(body.raw, "envelope", forwarded=_has_security(message))
+                return _Request(body.raw, "envelope", message_id, _has_security(message))
         blocks = list(message.header.iterchildren("*")) if message.header is not None else []
         if self._security is not None:  # the bus's own credentials, in the place of the caller's
             blocks = [block for block in blocks if block.tag != SECURITY]
@@ -358,7 +366,8 @@ class SoapCaller:
         children = b"".join(serialize(child) for child in message.body.iterchildren("*"))
         kept = [serialize(block) for block in blocks]
         raw = write_envelope(self._version, children, [*kept, *headers])
-        return _Request(raw, "envelope", forwarded=SECURITY in (block.tag for block in blocks))
+        forwarded = SECURITY in (block.tag for block in blocks)
+        return _Request(raw, "envelope", message_id, forwarded)
 
     def _check_element(self, element: etree._Element | None, what: str) -> None:
         expected = self._operation.input.element
@@ -396,26 +405,20 @@ class SoapCaller:
         what is no SOAP.
         """
         said = error_of(reply, idempotent=self._idempotent)
-        kind = reply.headers.get("content-type", "")
-        essence = parse_content_type(kind).essence
-        if not reply.body.strip():
+        kind = parse_content_type(reply.headers.get("content-type", ""))
+        essence = kind.essence
+        if not reply.body or reply.body.isspace():
             if said is not None:
                 raise said
             return None
         if essence.startswith("multipart/"):
             raise said or _bad("the service answered with attachments, which are not supported")
-        if _is_html(reply.body, essence):
-            raise said or _bad("the service answered with a web page, not with SOAP", reply)
-        if not reply.body.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(
-            (b"<", b"\xff\xfe", b"\xfe\xff")
-        ):
-            raise said or _bad(f"the service answered {essence or 'text'}, not SOAP", reply)
         try:
             message = read_envelope(
-                reply.body, charset=parse_content_type(kind).params.get("charset"), what="the reply"
+                reply.body, charset=kind.params.get("charset"), what="the reply"
             )
         except BadMessage as e:
-            raise said or _bad(str(e), reply) from e
+            raise said or _no_soap(reply, essence, str(e)) from e
         fault = message.fault
         if fault is not None:
             error = self._fault(fault, message, reply.status, forwarded=request.forwarded)
@@ -430,9 +433,7 @@ class SoapCaller:
         if said is not None:
             raise said
         try:
-            output = self._operation.output
-            declared = output.header_elements if output is not None else ()
-            check_understood(message, self._understood | set(declared))
+            check_understood(message, self._understood)
         except MustUnderstand as e:
             raise _bad(f"in the reply, {e}") from e
         if self._check_security:
@@ -601,11 +602,16 @@ def _declares_utf8(raw: bytes) -> bool:
     )
 
 
-def _is_html(raw: bytes, essence: str) -> bool:
-    start = raw[:500].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    return start.startswith((b"<!doctype html", b"<html")) or (
+def _no_soap(reply: ClientReply, essence: str, why: str) -> BadReply:
+    """The error for what cannot be read as an envelope: what else it seems to be, or why not."""
+    start = reply.body[:500].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if start.startswith((b"<!doctype html", b"<html")) or (
         essence == "text/html" and b"envelope" not in start
-    )
+    ):
+        return _bad("the service answered with a web page, not with SOAP", reply)
+    if not start.startswith((b"<", b"\xff\xfe", b"\xfe\xff")):
+        return _bad(f"the service answered {essence or 'text'}, not SOAP", reply)
+    return _bad(why, reply)
 
 
 def _bad(text: str, reply: ClientReply | None = None) -> BadReply:

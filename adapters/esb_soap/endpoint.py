@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import difflib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple, ParamSpec, TypeVar
 
@@ -225,15 +224,22 @@ def did_you_mean(word: str, names: Iterable[str]) -> str:
     return f"there are: {', '.join(known)}" if 0 < len(known) <= 12 else ""
 
 
-@contextlib.contextmanager
-def usable(operation: str) -> Iterator[None]:
+class usable:  # noqa: N801 - reads like a verb; a class, since a generator would cost each message
     """What is wrong with types is found at load; what still comes up later is the route's fault."""
-    try:
-        yield
-    except WsdlError as e:
-        error = RouteFailure(f"the WSDL is wrong where it describes '{operation}'")
-        error.add_note(str(e))
-        raise error from e
+
+    __slots__ = ("_operation",)
+
+    def __init__(self, operation: str) -> None:
+        self._operation = operation
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, type_: object, e: BaseException | None, traceback: object) -> None:
+        if isinstance(e, WsdlError):
+            error = RouteFailure(f"the WSDL is wrong where it describes '{self._operation}'")
+            error.add_note(str(e))
+            raise error from e
 
 
 async def offload(size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -25,6 +25,7 @@ NS: Final[dict[Version, str]] = {
 }
 MEDIA_TYPE: Final[dict[Version, str]] = {"1.1": "text/xml", "1.2": "application/soap+xml"}
 ENVELOPES: Final = {f"{{{ns}}}Envelope": version for version, ns in NS.items()}
+_PARTS: Final = {version: (f"{{{ns}}}Header", f"{{{ns}}}Body") for version, ns in NS.items()}
 
 _NEXT: Final = frozenset(
     {
@@ -83,27 +84,30 @@ class EncodingUnknown(BadMessage):
 
 
 class SoapMessage(NamedTuple):
-    """An envelope that was read; `header` and `body` are the elements of that name."""
+    """An envelope that was read; `header` and `body` are the elements of that name.
+
+    content: what the body carries, its first child that is no multi-reference value of the SOAP
+        encoding (SOAP 1.1, section 5.6); None if it is empty.
+    """
 
     version: Version
     header: etree._Element | None
     body: etree._Element
-
-    @property
-    def content(self) -> etree._Element | None:
-        """What the body carries: its first child that is no multi-reference value of the SOAP
-        encoding (SOAP 1.1, section 5.6); None if it is empty."""
-        children = list(self.body.iterchildren("*"))
-        for child in children:
-            if child.get(_ROOT) != "0" and (len(children) == 1 or child.get("id") is None):
-                return child
-        return children[0] if children else None
+    content: etree._Element | None
 
     @property
     def fault(self) -> etree._Element | None:
         """The Fault element, if it is one."""
         content = self.content
         return content if content is not None and content.tag in _FAULTS else None
+
+
+def _content(body: etree._Element) -> etree._Element | None:
+    children = list(body.iterchildren("*"))
+    for child in children:
+        if child.get(_ROOT) != "0" and (len(children) == 1 or child.get("id") is None):
+            return child
+    return children[0] if children else None
 
 
 _FAULTS: Final = frozenset(f"{{{ns}}}Fault" for ns in NS.values())
@@ -131,20 +135,20 @@ def as_envelope(root: etree._Element, *, what: str = "the SOAP message") -> Soap
                 "neither SOAP 1.1 nor 1.2"
             )
         raise BadMessage(f"{what} is no SOAP envelope but an element '{name.localname}'")
-    ns = NS[version]
+    header_name, body_name = _PARTS[version]
     header: etree._Element | None = None
     body: etree._Element | None = None
     for child in root.iterchildren("*"):
-        if child.tag == f"{{{ns}}}Header" and header is None and body is None:
+        if child.tag == header_name and header is None and body is None:
             header = child
-        elif child.tag == f"{{{ns}}}Body" and body is None:
+        elif child.tag == body_name and body is None:
             body = child
         elif body is None or version == "1.2" or etree.QName(child).namespace in NS.values():
             # SOAP 1.1 lets elements of other namespaces follow the Body.
             raise BadMessage(f"{what} has an element '{etree.QName(child).localname}' out of place")
     if body is None:
         raise BadMessage(f"{what} has no Body")
-    return SoapMessage(version, header, body)
+    return SoapMessage(version, header, body, _content(body))
 
 
 def blocks_for_us(message: SoapMessage) -> Iterator[etree._Element]:
@@ -170,6 +174,8 @@ def must_understand(message: SoapMessage) -> Iterator[etree._Element]:
 def check_understood(message: SoapMessage, understood: frozenset[str]) -> None:
     """Raises MustUnderstand for blocks whose qualified name ("{ns}name") and whose namespace are
     both not among `understood`."""
+    if message.header is None:
+        return
     missing = {
         name.text: None
         for name in map(etree.QName, must_understand(message))
@@ -201,7 +207,7 @@ def strip_soap_attributes(message: SoapMessage) -> None:
     if message.header is not None:
         blocks += message.header.iterchildren("*")
     for block in blocks:
-        for name in list(block.attrib):
+        for name in block.keys():  # noqa: SIM118 - an element is no mapping
             if str(name).startswith(_ATTRIBUTES):
                 del block.attrib[name]
 

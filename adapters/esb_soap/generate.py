@@ -5,7 +5,8 @@ They take the straight way and stop at the first thing that does not fit.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from lxml import etree
@@ -702,6 +703,8 @@ def encoder(type_: SimpleType) -> Callable[[Any], str]:
         return integer
     if type_.primitive in UNMARKED:
         return encode
+    if type_.facets.enumeration:
+        return _one_of(type_.facets.enumeration, encode)
     if type_.primitive in ("string", "anyURI", "token", "normalizedString") and not _has_checks(
         type_
     ):
@@ -718,6 +721,26 @@ def encoder(type_: SimpleType) -> Callable[[Any], str]:
     return lambda value: text_escaped(encode(value))
 
 
+def _one_of(texts: Iterable[str], encode: Callable[[Any], str]) -> Callable[[Any], str]:
+    """What writes one of a few texts, each of which was tried at load."""
+    table = {}
+    for text in texts:
+        with contextlib.suppress(ValueError):
+            table[text] = text_escaped(encode(text))
+
+    def one_of(value: Any) -> str:
+        try:
+            return table[value]
+        except (KeyError, TypeError):
+            return text_escaped(encode(value))
+
+    return one_of
+
+
 def _attribute_encoder(attribute: Attribute) -> Callable[[Any], str]:
-    encode = constant_encoder(attribute.type, attribute.fixed)
+    type_ = attribute.type
+    marked = type_.variety != "atomic" or type_.primitive not in (*RANGES, *UNMARKED)
+    if attribute.fixed is None and not marked:
+        return encoder(type_)
+    encode = constant_encoder(type_, attribute.fixed)
     return lambda value: attribute_escaped(encode(value))

@@ -323,8 +323,12 @@ def _encode_decimal(value: Any) -> str:
         if _DECIMAL.match(value):
             return value
     elif isinstance(value, Decimal):
-        if value.is_finite() and abs(value.adjusted()) < 4000:
-            return format(value, "f")
+        if value.is_finite():
+            text = str(value)
+            if "E" not in text:
+                return text
+            if abs(value.adjusted()) < 4000:
+                return format(value, "f")
     elif type(value) is int:
         return _digits_of(value)
     elif isinstance(value, float) and math.isfinite(value):
@@ -639,14 +643,13 @@ def _digits(facets: Facets) -> Callable[[Any], None]:
     places_most, digits_most = facets.fraction_digits, facets.total_digits
 
     def check(value: Any) -> None:
-        _, digits, exponent = Decimal(value).as_tuple()
-        if (
-            type(exponent) is int
-            and exponent <= 0
-            and (places_most is None or -exponent <= places_most)
-            and (digits_most is None or max(len(digits), -exponent) <= digits_most)
-        ):
-            return
+        text = str(value)  # the quickest way to know how long a number is
+        if "E" not in text:
+            whole, _, fraction = text.lstrip("-").partition(".")
+            if (places_most is None or len(fraction) <= places_most) and (
+                digits_most is None or len(whole.lstrip("0")) + len(fraction) <= digits_most
+            ):
+                return
         _, digits, exponent = Decimal(value).normalize(_EXACT).as_tuple()
         places = max(0, -int(exponent))
         total = max(len(digits) + max(0, int(exponent)), places)
