@@ -460,27 +460,29 @@ class Outcome(Enum):
     __hash__ = object.__hash__
 
 
+# Of ids to come, and of those of this millisecond: to ask the system for a few random bytes takes
+# longer than all else about an id.
 _random_parts: Final[list[str]] = []
-"""Of ids to come: to ask the system for a few bytes takes as long as to make a whole id of them."""
+_millis, _time_part = 0, ""
+_DIGITS: Final = re.compile("(...)(...)(.{12})")
+_TO_VARIANT: Final = str.maketrans("0123456789abcdef", "89ab" * 4)
 os.register_at_fork(after_in_child=_random_parts.clear)
-
-
-def _random_part() -> str:
-    digits = os.urandom(256 * 10).hex()
-    for at in range(0, len(digits), 20):
-        a, b, c = digits[at : at + 3], digits[at + 3 : at + 7], digits[at + 7 : at + 19]
-        _random_parts.append(f"-7{a}-{'89ab'[int(b[0], 16) % 4]}{b[1:]}-{c}")
-    return _random_parts.pop()
 
 
 def new_id() -> str:
     """A time-ordered unique id (UUID version 7, RFC 9562 section 5.7)."""
-    millis = f"{time.time_ns() // 1_000_000:012x}"
+    global _millis, _time_part
+    if (now := time.time_ns() // 1_000_000) != _millis:
+        _millis, _time_part = now, f"{now >> 16:08x}-{now & 0xFFFF:04x}-7"
     try:
-        part = _random_parts.pop()
+        return _time_part + _random_parts.pop()
     except IndexError:
-        part = _random_part()
-    return f"{millis[:8]}-{millis[8:]}{part}"
+        variants = os.urandom(128).hex().translate(_TO_VARIANT)
+        digits = _DIGITS.findall(os.urandom(256 * 9).hex())
+        _random_parts.extend(
+            f"{a}-{v}{b}-{c}" for (a, b, c), v in zip(digits, variants, strict=True)
+        )
+        return _time_part + _random_parts.pop()
 
 
 class Envelope(msgspec.Struct, frozen=True, kw_only=True):
