@@ -222,7 +222,6 @@ class SoapCaller:
         self._own_headers: Renderer | None = None
         if options.soap_headers:
             self._own_headers = build.jinja(options.soap_headers, "application/xml", "soap_headers")
-        self._http_headers = OutboundHeaders(build, options)
         self._client = web_client(
             build,
             options,
@@ -246,7 +245,9 @@ class SoapCaller:
         ]
         if self._version == "1.1":
             self._wire_headers.append(("SOAPAction", soap_action(action)))
-        self._own_names = {name.lower() for name, _ in self._wire_headers}
+        self._http_headers = OutboundHeaders(
+            build, options, taken=[name for name, _ in self._wire_headers]
+        )
         self._faults: dict[str, FaultMessage] = {
             fault.element: fault for fault in self._operation.faults.values() if fault.element
         }
@@ -291,12 +292,10 @@ class SoapCaller:
         await offload(len(reply.body), self._check_taken, reply, request)
 
     async def _exchange(self, envelope: Envelope, sent: bytes) -> ClientReply:
-        own = self._own_names
-        headers = [p for p in self._http_headers(envelope, "POST") if p[0].lower() not in own]
         return await self._client.request(
             "POST",
             self._url,
-            headers=[*self._wire_headers, *headers],
+            headers=[*self._wire_headers, *self._http_headers(envelope, "POST")],
             body=sent,
             deadline=envelope.deadline,
         )

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import base64
 import ssl
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence, Set
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -379,9 +379,19 @@ def web_client(
 
 
 class OutboundHeaders:
-    """The headers a message leaves with: what is forwarded, what is configured, the trace."""
+    """The headers a message leaves with: what is forwarded, what is configured, the trace.
 
-    def __init__(self, build: Build, options: ClientOptions, *path: str | int) -> None:
+    taken: names that the endpoint itself writes, so that neither a message nor an option does.
+    """
+
+    def __init__(
+        self,
+        build: Build,
+        options: ClientOptions,
+        *path: str | int,
+        taken: Iterable[str] = (),
+    ) -> None:
+        written = {name.lower() for name in taken}
         self._own: list[tuple[str, Text]] = []
         for name, value in options.headers.items():
             if name.lower() in _MANAGED or not TOKEN.match(name):
@@ -389,7 +399,9 @@ class OutboundHeaders:
                     f"{name} cannot be set here", *path, "headers", name, code="value", key=True
                 )
                 continue
-            self._own.append((name, build.text(value, *path, "headers", name)))
+            text = build.text(value, *path, "headers", name)
+            if name.lower() not in written:
+                self._own.append((name, text))
         names = options.forward_headers
         self._forward = (
             frozenset(name.lower() for name in names) if isinstance(names, list) else names
@@ -399,7 +411,8 @@ class OutboundHeaders:
                 build.problem(
                     f"{name} cannot be forwarded", *path, "forward_headers", index, code="value"
                 )
-        self._goes = _Forwarded(self._forward)
+        written |= {name.lower() for name, _ in self._own}
+        self._goes = _Forwarded(self._forward, written)
         self._key: Callable[[Envelope], str] | None = None
         self._key_header = options.idempotency_header
         self._key_always = bool(options.idempotency_key)
@@ -423,9 +436,7 @@ class OutboundHeaders:
                 if goes[name] and (text := header_text(value)) is not None
             ]
         if self._own:
-            own = [(name, text(envelope)) for name, text in self._own]
-            names = {name.lower() for name, _ in own}
-            headers = [pair for pair in headers if pair[0].lower() not in names] + own
+            headers += [(name, text(envelope)) for name, text in self._own]
         # Other protocols let these hold anything.
         if valid_traceparent(envelope.traceparent):
             headers.append(("traceparent", envelope.traceparent))
@@ -440,10 +451,12 @@ class OutboundHeaders:
 
 
 class _Forwarded(dict[str, bool]):
-    """Whether the header of a name is sent on: all that may, or those that are named."""
+    """Whether the header of a name is sent on: all that may, or those that are named; but none that
+    is written here."""
 
-    def __init__(self, named: frozenset[str] | bool) -> None:
+    def __init__(self, named: frozenset[str] | bool, written: Set[str]) -> None:
         self._named = named
+        self._written = written
 
     def __missing__(self, name: str) -> bool:
         lower, named = name.lower(), self._named
@@ -451,6 +464,7 @@ class _Forwarded(dict[str, bool]):
             goes = lower not in _NOT_FORWARDED and not lower.startswith(_NOT_FORWARDED_PREFIXES)
         else:
             goes = lower in named
+        goes = goes and lower not in self._written
         if len(self) < 1024:  # names are few; a sender may make up as many as it likes
             self[name] = goes
         return goes

@@ -281,9 +281,13 @@ class Connection(asyncio.Protocol):
         length = -1
         coding = packing = kind = ""
         pairs = []
+        names = _names
         for name, value in fields:
-            text, role = _names[name]
-            said = decoded(value.rstrip())
+            text, role = names[name]
+            try:
+                said = value.decode().rstrip(" \t")
+            except UnicodeDecodeError:
+                said = value.decode("latin-1").rstrip(" \t")
             if role == _PLAIN:
                 pairs.append((text, said))
             elif role == _TYPE:
