@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -16,10 +16,11 @@ from support.bus import load_text, running, url
 from support.fake_build import FakeBuild
 from support.web import ask, backend, read_request
 
-from esb.adapter import BuildFailed
+from esb.adapter import Build, BuildFailed
 from esb.bus import Bus
 from esb.envelope import Body, Envelope, Headers
-from esb.errors import BadMessage, RouteFailure
+from esb.errors import BadMessage, BadReply, Overloaded, Permanent, RouteFailure, Transient
+from esb_http.endpoint import CallerOptions, SinkOptions, make_caller, make_sink
 from esb_http.target import make_target
 
 Answer = tuple[int, Headers, bytes]
@@ -64,6 +65,12 @@ async def far() -> AsyncIterator[Far]:
     found = Far()
     async with backend(found.behave) as found.url:
         yield found
+
+
+async def closed(build: FakeBuild) -> None:
+    """Close what was made for it."""
+    for shared in build.objects.values():
+        await shared.close()
 
 
 def told(answer: Answer) -> Any:
@@ -483,6 +490,85 @@ async def test_retry_obeys_what_can_be_repeated(tmp_path: Path, far: Far) -> Non
         far.will(500)
         far.will(200, b"fine", "Content-Type: text/plain")
         assert (await post(bus, "/once"))[2] == b"fine"
+
+
+async def test_a_large_file_is_sent_in_pieces_and_again(tmp_path: Path, far: Far) -> None:
+    build = FakeBuild(tmp_path)
+    options = SinkOptions.model_validate({"url": far.url, "method": "PUT"})
+    sink = make_sink(options, cast(Build, build))
+    content = bytes(range(256)) * 4096
+    (tmp_path / "large").write_bytes(content)
+    body = Body.from_file(tmp_path / "large", "text/plain", max_whole=1000)
+    far.will(503)
+    far.will(200)
+    with pytest.raises(Overloaded):
+        await sink.send(Envelope(body=body))
+    await sink.send(Envelope(body=body))
+    assert [one[2] for one in far.seen] == [content, content]
+    # One that is cut meanwhile is not sent as if it were whole.
+    with (tmp_path / "large").open("r+b") as file:
+        file.truncate(300_000)
+    with pytest.raises(Permanent, match="another size"):
+        await sink.send(Envelope(body=body))
+    await closed(build)
+
+
+async def test_bodies_pass_as_they_arrive_where_the_load_allows_it(
+    tmp_path: Path, far: Far
+) -> None:
+    build = FakeBuild(tmp_path)
+    caller = make_caller(CallerOptions.model_validate({"url": far.url}), cast(Build, build))
+    large = b"x" * 2_000_000
+
+    def sent() -> Envelope:
+        async def pieces() -> AsyncIterator[bytes]:
+            yield b"hello"
+            yield b"world"
+
+        return Envelope(body=Body.from_stream(pieces(), "text/plain", 10))
+
+    far.will(200, large, "Content-Type: text/plain")
+    whole = await caller.call(sent())
+    assert not whole.body.is_stream
+    assert whole.body.raw == large
+    build.passage.open = True
+    far.will(200, large, "Content-Type: text/plain")
+    answer = await caller.call(sent())
+    assert answer.body.is_stream
+    assert (answer.body.size, answer.content_type) == (len(large), "text/plain")
+    assert b"".join([piece async for piece in answer.body.chunks()]) == large
+    for small in (b"", b"small"):
+        far.will(200, small, "Content-Type: text/plain")
+        assert (await caller.call(sent())).body.raw == small
+    # What is no answer for a route is none as a stream either.
+    far.will(200, large, "Content-Type: text/html")
+    with pytest.raises(BadReply, match="web page"):
+        await caller.call(sent())
+    far.will(500, large, "Content-Type: text/plain")
+    with pytest.raises(Transient):
+        await caller.call(sent())
+    assert [one[2] for one in far.seen] == [b"helloworld"] * 6
+    await closed(build)
+
+
+@pytest.mark.parametrize(
+    ("options", "fates"),
+    [
+        ({}, ("made", "sent")),
+        ({"method": "GET"}, ("made",)),
+        ({"method": "GET", "body": True}, ("made", "sent")),
+        ({"cloudevents": "binary"}, ("made", "sent")),
+        ({"cloudevents": "structured"}, ()),
+    ],
+)
+def test_what_becomes_of_a_body_is_told(
+    options: dict[str, Any], fates: tuple[str, ...], tmp_path: Path
+) -> None:
+    steps = [{"call": {"http": {"url": "http://far.example", **options}}}]
+    text = json.dumps({"routes": {"r": {"from": {"http": {"path": "/a"}}, "steps": steps}}})
+    [route] = load_text(text, tmp_path).check().routes
+    [caller] = [part for part in route.outline.walk() if part.direction == "caller"]
+    assert caller.fates == fates
 
 
 async def test_each_turn_of_a_loop_is_another_request(tmp_path: Path, far: Far) -> None:

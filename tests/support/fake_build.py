@@ -32,6 +32,7 @@ class FakeBuild:
         self.claims: set[str] = set()
         self.store = store
         self.sinks: dict[str, Any] = {}
+        self.passage = Passage()
 
     def stand_in(self) -> None:
         """There is a far side."""
@@ -46,8 +47,8 @@ class FakeBuild:
         """What is promised is of no interest here."""
 
     def body(self, *fates: str) -> Passage:
-        """Bodies are whole."""
-        return Passage()
+        """Bodies are whole, unless a test opens the passage."""
+        return self.passage
 
     def gives(self, **known: Any) -> None:
         """Nor what is known of its messages."""
