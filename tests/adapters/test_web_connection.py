@@ -8,11 +8,13 @@ import contextlib
 import gzip
 import itertools
 import socket
+import ssl
 import zlib
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+import trustme
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.waiting import until
@@ -36,8 +38,10 @@ MB = 1024 * 1024
 
 
 @contextlib.asynccontextmanager
-async def client(limit: int = 100, **options: Any) -> AsyncIterator[WebClient]:
-    pool = Pool(None, None, limit)
+async def client(
+    limit: int = 100, tls: ssl.SSLContext | None = None, **options: Any
+) -> AsyncIterator[WebClient]:
+    pool = Pool(tls, None, limit)
     try:
         yield WebClient(pool, ClientOptions.model_validate(options))
     finally:
@@ -133,6 +137,26 @@ async def test_a_request_that_nobody_waits_for_any_longer_frees_its_connection()
         await stuck.wait()
         first.cancel()
         assert (await web.request("GET", url)).body == b"a"
+
+
+async def test_over_tls_all_is_the_same() -> None:
+    authority = trustme.CA()
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(server)
+    ours = ssl.create_default_context()
+    authority.configure_trust(ours)
+    far = Far(ok(LARGE))
+    async with backend(far, server) as url, client(tls=ours) as web:
+        for _ in range(2):
+            assert (await web.request("POST", url, body=LARGE)).body == LARGE
+            reply = await web.request("POST", url, body=Sent(LARGE).body(len(LARGE)))
+            assert reply.body == LARGE
+            assert await whole(await web.request("GET", url, may_stream=True)) == LARGE
+        [origin] = web._pool._origins.values()  # type: ignore[union-attr]
+        far.writers[0].close()
+        await until(lambda: not origin._idle)
+        assert (await web.request("GET", url)).body == LARGE
+    assert [len(asked) for asked in far.connections] == [6, 1]
 
 
 CLOSED = {
