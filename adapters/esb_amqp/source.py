@@ -153,7 +153,7 @@ class AmqpSource:
         self._spawn(self._handle(delivery))
 
     def _spawn(self, doing: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.ensure_future(doing)
+        task = asyncio.get_running_loop().create_task(doing)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

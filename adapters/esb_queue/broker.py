@@ -18,8 +18,8 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from contextvars import ContextVar
 from hashlib import blake2b
 from heapq import heappop, heappush
@@ -28,9 +28,9 @@ from typing import Any, Final, NamedTuple
 
 from esb import record
 from esb.adapter import Admitting, Build, Health, Sink, Source
-from esb.envelope import NO_HEADERS, Body, Envelope, Outcome
+from esb.envelope import NO_HEADERS, Body, Envelope, Headers, HeaderValue, Outcome
 from esb.errors import Permanent, TooLarge, Transient, Unreachable
-from esb.step import Step
+from esb.step import Step, identity
 from esb_queue.options import Broker, Queues, QueueSink, QueueSource, TopicSink, TopicSource
 from esb_queue.stored import full, queue_name
 
@@ -39,6 +39,8 @@ KEY: Final = "esb-key"
 EXPIRES: Final = "esb-expires"
 NAME: Final = "esb-queue"
 """Where the queue is of the message's making, its name on the way to the sink of amqp."""
+
+_OF_MESSAGES: Final = frozenset({ATTRIBUTES, KEY, EXPIRES})
 
 LARGEST: Final = 64 * 1024
 """Of the attributes: a header has to fit into one frame (AMQP 0-9-1, section 4.2.6.1)."""
@@ -85,18 +87,20 @@ def packed(envelope: Envelope, key: str = "", expires: float = 0.0) -> Envelope:
     attributes = record.encode(bare)
     if len(attributes) > LARGEST:
         raise TooLarge("what is known of the message beside its body is too large for the broker")
-    return envelope.replace(
-        headers=envelope.headers.replace(
-            {ATTRIBUTES: attributes, KEY: _short(key) or None, EXPIRES: expires or None}
-        )
-    )
+    own: list[tuple[str, HeaderValue]] = [(ATTRIBUTES, attributes)]
+    if key:
+        own.append((KEY, _short(key)))
+    if expires:
+        own.append((EXPIRES, expires))
+    others = (one for one in envelope.headers if one[0].lower() not in _OF_MESSAGES)
+    return envelope.replace(headers=Headers.trusted((*others, *own)))
 
 
 def unpacked(envelope: Envelope) -> tuple[Envelope, float]:
     """The message as it was sent, and the Unix time at which it expires (0: never). One that the
     bus did not send is what the broker tells of it."""
     attributes, expires = envelope.headers.get(ATTRIBUTES), envelope.headers.get(EXPIRES)
-    headers = envelope.headers.replace(dict.fromkeys((ATTRIBUTES, KEY, EXPIRES, NAME)))
+    headers = envelope.headers.keep(lambda name: name not in _OF_MESSAGES and name != NAME)
     message = envelope.replace(headers=headers)
     if isinstance(attributes, bytes):
         with suppress(record.Damaged):
@@ -219,19 +223,14 @@ class Gate:
         self._turns = count()
         self._closed = False
 
-    @asynccontextmanager
-    async def turn(self, rank: int) -> AsyncIterator[None]:
-        """Wait for a turn, and give it back at the end. Raises Transient once it is closed."""
+    async def enter(self, rank: int) -> None:
+        """Wait for a turn, which is given back by `leave`. Raises Transient once it is closed."""
         if self._closed:
             raise _stops()
         if self._free:
             self._free -= 1
         else:
             await self._wait(rank)
-        try:
-            yield
-        finally:
-            self._leave()
 
     async def _wait(self, rank: int) -> None:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -240,10 +239,11 @@ class Gate:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
-                self._leave()
+                self.leave()
             raise
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
+        """Give a turn to who waits for one."""
         while self._waiting:
             _, _, turn = heappop(self._waiting)
             if not turn.done():
@@ -265,7 +265,7 @@ def _stops() -> Transient:
 
 
 class _Arrival(NamedTuple):
-    lane: Source
+    admit: Step
     expires: float
 
 
@@ -313,14 +313,20 @@ class BrokerSource:
         return next((health for health in told if not health.up), told[0])
 
     def _through(self, step: Step, lane: Lane, source: Source) -> Step:
+        admit = source.admit if isinstance(source, Admitting) else identity
+
         async def run(envelope: Envelope) -> Envelope:
-            async with self._gate.turn(lane.rank):
+            gate = self._gate
+            await gate.enter(lane.rank)
+            try:
                 message, expires = unpacked(envelope)
-                token = _arrival.set(_Arrival(source, expires))
+                token = _arrival.set(_Arrival(admit, expires))
                 try:
                     return await step(message)
                 finally:
                     _arrival.reset(token)
+            finally:
+                gate.leave()
 
         return run
 
@@ -333,9 +339,7 @@ class BrokerSource:
             error = Permanent("nobody took the message before its time was over")
             error.code = "expired"
             raise error
-        if isinstance(arrival.lane, Admitting):
-            return await arrival.lane.admit(envelope)
-        return envelope
+        return await arrival.admit(envelope)
 
 
 class Subscribers:
