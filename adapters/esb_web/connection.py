@@ -88,11 +88,10 @@ class Connection(asyncio.Protocol):
     status: of the answer under way, 0 before there is one.
     """
 
-    # Slots: all that happens in the hot path is that these change.
     __slots__ = (
-        "_answer", "_bodiless", "_chunks", "_deadlines", "_discarded", "_fields", "_keep", "_left",
+        "_answer", "_chunks", "_deadlines", "_discarded", "_fields", "_keep", "_left",
         "_length", "_limit", "_may_stream", "_method", "_owner", "_parser", "_parser_ended",
-        "_pouring", "_reply_headers", "_reply_type", "_sent_at", "_silence", "_state", "_stream",
+        "_pouring", "_reply_headers", "_reply_type", "_silence", "_state", "_stream",
         "_to_end", "_total", "_unpack", "_unproductive", "_want_body", "_writable", "due", "loop",
         "lost", "status", "transport",
     )  # fmt: skip
@@ -389,9 +388,12 @@ class Connection(asyncio.Protocol):
     def _finish(self) -> None:
         """All of the answer is here."""
         answer, stream, transport = self._answer, self._stream, self.transport
-        chunks, unpack = self._chunks, self._unpack
-        if chunks:
-            self._chunks = []
+        reply: ClientReply | BadReply | None = None
+        if answer is not None and not answer.done():
+            try:
+                reply = self._whole()
+            except BadReply as e:
+                reply, self._keep = e, False  # who packs badly may frame badly
         self._answer = self._stream = self._unpack = None
         self._discarded = False
         self._state = _IDLE
@@ -411,28 +413,29 @@ class Connection(asyncio.Protocol):
                 self._owner.returned(self)
         if stream is not None:
             stream.end(None)
-            return
-        if answer is None or answer.done():
-            return
+        if answer is not None and reply is not None:
+            if isinstance(reply, BadReply):
+                answer.set_exception(reply)
+            else:
+                answer.set_result(reply)
+
+    def _whole(self) -> ClientReply:
+        """The answer, all of which is here. Raises BadReply if it cannot be unpacked."""
+        chunks, unpack = self._chunks, self._unpack
         body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-        try:
-            if unpack is not None and self._may_stream:
-                # Of what is small while packed as much as may be held at once.
-                first = unpack(body, WHOLE)
-                if len(first) < WHOLE:
-                    unpack.end()
-                elif not unpack.ended:
-                    stream = Arriving(self, unpack, self._limit, first)
-                    stream.end(None)
-                    answer.set_result(self._reply(b"", stream))
-                    return
-                body = first
-            elif unpack is not None:
-                unpack.end()
-        except BadReply as e:
-            answer.set_exception(e)
-            return
-        answer.set_result(self._reply(body))
+        if chunks:
+            self._chunks = []
+        if unpack is None:
+            return self._reply(body)
+        if self._may_stream:
+            # Of what is small while it is packed no more than may be held.
+            body = unpack(body, WHOLE)
+            if len(body) == WHOLE and not unpack.ended:
+                stream = Arriving(self, unpack, self._limit, body)
+                stream.end(None)
+                return self._reply(b"", stream)
+        unpack.end()
+        return self._reply(body)
 
     def _reply(
         self, body: bytes, stream: Arriving | None = None, size: int | None = None
@@ -441,7 +444,7 @@ class Connection(asyncio.Protocol):
 
     def _fail(self, error: BaseException) -> None:
         """The exchange under way ends with an error, and the connection with it."""
-        answer, stream = self._answer, self._stream
+        answer, stream, taken = self._answer, self._stream, self._discarded
         self._answer = self._stream = self._unpack = None
         self._chunks = []
         self._discarded = False
@@ -449,11 +452,20 @@ class Connection(asyncio.Protocol):
         if stream is not None:
             stream.end(error)
         elif answer is not None and not answer.done():
-            answer.set_exception(error)
+            if taken:  # however the rest of such an answer ends
+                answer.set_result(self._reply(b""))
+            else:
+                answer.set_exception(error)
 
     def expired(self) -> None:
         """The deadline is over: of an answer, or of a wait for the next request."""
         self._fail(TimeoutError())
+
+    def give_up(self, answer: asyncio.Future[ClientReply]) -> None:
+        """Nobody waits for an answer any longer; hang up, unless it is over and somebody else is
+        being served."""
+        if self._answer is answer:
+            self.abort()
 
     def abort(self) -> None:
         """Hang up; whoever waits for an answer waits no longer."""

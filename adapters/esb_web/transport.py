@@ -78,12 +78,11 @@ class Pool:
         head = origin.head(method, target, headers, body, standing)
         due = origin.loop.time() + timeout
         connection = origin.idle()
-        sent = False
+        answer: asyncio.Future[ClientReply] | None = None
         try:
             if connection is None:
                 connection = await origin.connected(standing.connect_timeout, timeout)
-            sent = True
-            reply = await connection.ask(
+            answer = connection.ask(
                 method,
                 head,
                 body,
@@ -93,14 +92,16 @@ class Pool:
                 want_body=want_body,
                 may_stream=may_stream,
             )
-        except BaseException as e:
-            status = 0
-            if connection is not None:
-                status = connection.status
-                connection.abort()
-            if not isinstance(e, Exception):
-                raise  # nobody waits for the answer any longer
+            reply = await answer
+        except Exception as e:  # noqa: BLE001 - `_told` says what it means
+            # Whatever failed hung up, so the status is still that of this answer.
+            sent = connection is not None and answer is not None
+            status = connection.status if connection is not None and sent else 0
             raise _told(e, method, url, sent, status, idempotent) from None
+        except BaseException:
+            if connection is not None and answer is not None:
+                connection.give_up(answer)
+            raise
         if reply.stream is not None:
             reply.stream.told = partial(
                 _told, method=method, url=url, sent=True, status=reply.status,
@@ -385,7 +386,7 @@ class _Origin:
         refused = "the proxy in front of the service did not let the request through"
         try:
             reply = await connection.ask(
-                "CONNECT", ask.encode(), None, due=float("inf"), silence=None,
+                "CONNECT", ask.encode(), None, due=self.loop.time() + 3600, silence=None,
                 limit=1024**2, want_body=False, may_stream=False,
             )  # fmt: skip
             if reply.status >= 300:

@@ -35,6 +35,7 @@ from esb_web.connection import Connection, HttpParserError
 from esb_web.transport import Pool
 
 MB = 1024 * 1024
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n"
 
 
 @contextlib.asynccontextmanager
@@ -137,6 +138,60 @@ async def test_a_request_that_nobody_waits_for_any_longer_frees_its_connection()
         await stuck.wait()
         first.cancel()
         assert (await web.request("GET", url)).body == b"a"
+
+
+async def test_who_leaves_as_his_answer_comes_does_no_harm_to_the_next() -> None:
+    go = asyncio.Event()
+    asked: list[str] = []
+
+    async def behave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            asked.append((await read_request(reader))[0])
+            await go.wait()
+            writer.write(ok(b"a"))
+
+    async with backend(behave) as url, client(limit=1) as web:
+        first = asyncio.ensure_future(web.request("GET", f"{url}/1"))
+        await until(lambda: asked)
+        second = asyncio.ensure_future(web.request("GET", f"{url}/2"))
+        [origin] = await _origins(web)
+        await until(lambda: origin._waiting)
+        [connection] = origin._open
+        returned, loop = origin.returned, asyncio.get_running_loop()
+
+        def leave(one: Connection) -> None:
+            # Before the first wakes up, the connection is the second's.
+            returned(one)
+            loop.call_soon(first.cancel)
+
+        origin.returned = leave
+        go.set()
+        assert (await second).body == b"a"
+        assert first.cancelled()
+        assert origin._open == {connection}
+
+
+async def test_a_badly_packed_answer_does_no_harm_to_the_next() -> None:
+    far = Far(ok(gzip.compress(b"a")[:-4], "Content-Encoding: gzip"), ok(b"a"))
+    async with backend(far) as url, client(limit=1) as web:
+        first, second = await asyncio.gather(
+            web.request("GET", url), web.request("GET", url), return_exceptions=True
+        )
+        assert isinstance(first, BadReply)
+        assert isinstance(second, ClientReply)
+    assert len(far.connections) == 2
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [ok(b"x" * 200_000), ok(b"x" * 60_000), CHUNKED + b"\r\nbad", CHUNKED + b"\r\n5\r\nhel"],
+    ids=["large", "small", "broken", "broken off"],
+)
+async def test_a_message_that_was_taken_is_taken_whatever_follows(answer: bytes) -> None:
+    far = Far(answer, hangs_up=True)
+    async with backend(far) as url, client() as web:
+        reply = await web.request("POST", url, body=b"x", want_body=False)
+        assert (reply.status, reply.body) == (200, b"")
 
 
 async def test_over_tls_all_is_the_same() -> None:
@@ -258,7 +313,6 @@ async def test_what_comes_before_the_answer_is_skipped() -> None:
     assert len(far.connections) == 1
 
 
-CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n"
 BAD = {
     "another protocol": b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
     "no end of what comes before": b"HTTP/1.1 100 Continue\r\nX: aaaaaaaaaaaaaaa\r\n\r\n" * 10_000,
