@@ -39,6 +39,21 @@ def transformed(size: int) -> bytes:
     return (_HEAD + opened + body + "</p:purchases>" + _FOOT).encode()
 
 
+def secured(envelope: bytes, user: str, password: str) -> bytes:
+    """A SOAP envelope without a Header with one that says who sends it (WS-Security 1.1,
+    UsernameToken Profile). Without a nonce: the bench sends the same bytes again and again."""
+    space = "http://docs.oasis-open.org/wss/2004/01/oasis-200401-wss-wssecurity-secext-1.0.xsd"
+    token = (
+        f'<w:Security xmlns:w="{space}" soap:mustUnderstand="1"><w:UsernameToken>'
+        f"<w:Username>{user}</w:Username><w:Password>{password}</w:Password>"
+        "</w:UsernameToken></w:Security>"
+    )
+    header = f"<soap:Header>{token}</soap:Header><soap:Body>".encode()
+    made = envelope.replace(b"<soap:Body>", header, 1)
+    assert made != envelope
+    return made
+
+
 def _orders(size: int) -> list[dict[str, object]]:
     room = size - len(_HEAD) - len(_OPEN) - len(_SHUT) - len(_FOOT) - len("<note></note>")
     found: list[dict[str, object]] = []
