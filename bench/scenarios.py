@@ -162,6 +162,20 @@ def _rest_as_soap(name: str, title: str, lines: int) -> Scenario:
     )  # fmt: skip
 
 
+def _secure(name: str, title: str, lines: int) -> Scenario:
+    envelope, reply = orders.soap_request(lines), orders.soap_reply(lines)
+    request = messages.secured(envelope, "acme", "bench")
+    return Scenario(
+        name, title, "secure", len(request), "secure",
+        Request("/secure", request, SOAP, {"SOAPAction": f'"{orders.ACTION}"'}),
+        {"/soap": (SOAP, reply), "/secure": (SOAP, reply)},
+        good=lambda status, answer: status == 200 and canonical(answer) == canonical(reply),
+        arrives=lambda path, came: path == "/soap"
+        # The header that is left is empty.
+        and canonical(came.replace(b"<soap:Header/>", b"")) == canonical(envelope),
+    )  # fmt: skip
+
+
 def _is_order(text: bytes, wanted: dict[str, object]) -> bool:
     """Whether JSON holds the order: as its number and its lines say, since products spell numbers
     and attributes in their own ways."""
@@ -192,6 +206,7 @@ def all_scenarios() -> list[Scenario]:
         *_sized(_cbr, "cbr"),
         *_sized(_xslt, "xslt"),
         *_sized(_tls, "tls"),
+        _secure("secure", "SecureProxy (WS-Security, checked), 32 elements each way", 2),
         _soap_as_rest("soap-as-rest", "SOAP as REST, 32 elements each way", 2),
         _soap_as_rest("soap-as-rest-large", "SOAP as REST, 718 elements each way", 100),
         _rest_as_soap("rest-as-soap", "REST as SOAP, 32 elements each way", 2),

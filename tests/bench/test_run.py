@@ -20,7 +20,7 @@ PROJECT = Path(__file__).parents[2]
 PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"
 SCENARIOS = {
     "direct-500", "direct-10k", "header-500", "header-10k", "header-soap-500", "header-soap-10k",
-    "cbr-500", "cbr-10k", "xslt-500", "xslt-10k", "tls-500", "tls-10k", "soap-as-rest",
+    "cbr-500", "cbr-10k", "xslt-500", "xslt-10k", "tls-500", "tls-10k", "secure", "soap-as-rest",
     "soap-as-rest-large", "rest-as-soap", "amqp-to-http", "http-to-amqp", "durable-accept",
     "queue-to-queue",
 }  # fmt: skip
