@@ -154,7 +154,8 @@ class Codec:
             if "\0" in text:
                 raise ValueError("has a character that XML does not allow")
         used = "".join([found for prefix, found in self._declared if prefix in text])
-        used += "".join([f' xmlns:{p}="{attribute_escaped(n)}"' for n, p in foreign.items()])
+        for namespace, prefix in foreign.items():
+            used += f' xmlns:{prefix}="{attribute_escaped(namespace)}"'
         raw = (text[:at] + used + text[at:] if used else text).encode()
         if (
             len(raw.translate(None, CONTROLS)) != len(raw)

@@ -24,7 +24,7 @@ from lxml import etree
 from pydantic import AfterValidator, Field
 
 from esb.adapter import Build, Health
-from esb.envelope import Body, Envelope, Headers, Outcome, parse_content_type
+from esb.envelope import NO_BODY, Body, Envelope, Headers, Outcome, parse_content_type
 from esb.errors import (
     BadMessage,
     Denied,
@@ -452,13 +452,16 @@ class SoapHost:
         return message
 
     def _read(self, operation: Operation, message: SoapMessage, request: Request) -> Body:
-        declared = set(operation.input.header_elements)
-        check_understood(message, self._understood | declared)
-        envelope = Body(request.body, request.headers.get("content-type", "text/xml"))
-        if self._guard is not None and self._form == "envelope":
-            # Without the credentials, which were in it.
-            root = message.body.getroottree().getroot()
-            envelope = Body(serialize(root), content_type(message.version))
+        if message.header is not None:
+            declared = set(operation.input.header_elements)
+            check_understood(message, self._understood | declared)
+        envelope = NO_BODY
+        if self._form == "envelope":
+            envelope = Body(request.body, request.headers.get("content-type", "text/xml"))
+            if self._guard is not None:
+                # Without the credentials, which were in it.
+                root = message.body.getroottree().getroot()
+                envelope = Body(serialize(root), content_type(message.version))
         strip_soap_attributes(message)
         try:
             with usable(operation.name):
