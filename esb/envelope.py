@@ -378,7 +378,7 @@ class Headers:
 
     def __init__(self, pairs: Iterable[tuple[str, HeaderValue]] = ()) -> None:
         self._pairs = tuple(pairs)
-        self._index: dict[str, HeaderValue] | None = None
+        self._index: Mapping[str, HeaderValue] | None = None
         for name, value in self._pairs:
             _check_header(name, value)
 
@@ -388,6 +388,16 @@ class Headers:
         headers = cls.__new__(cls)
         headers._pairs = tuple(pairs)
         headers._index = None
+        return headers
+
+    @classmethod
+    def parsed(
+        cls, pairs: Iterable[tuple[str, HeaderValue]], index: Mapping[str, HeaderValue]
+    ) -> Headers:
+        """The same, with the first value of each name: all names are in lower case already."""
+        headers = cls.__new__(cls)
+        headers._pairs = tuple(pairs)
+        headers._index = index
         return headers
 
     def get(self, name: str, default: Any = None) -> Any:

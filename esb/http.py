@@ -67,11 +67,6 @@ _DISCARD_BODY: Final = 16 * 1024**2
 _CATCH_UP: Final = 0.2
 """Seconds at most in which connections that wait to be accepted still are, before a close."""
 
-_FRAMING: Final = frozenset(
-    {"host", "content-length", "transfer-encoding", "expect", "connection", "upgrade"}
-)
-"""Headers that say how to read a request; all others are the app's business."""
-
 _STATUS: Final = {one.value: f"HTTP/1.1 {one.value} {one.phrase}\r\n" for one in HTTPStatus}
 
 
@@ -105,20 +100,27 @@ class Exchange:
     site: for the app, which may note here what of it this belongs to.
     """
 
-    # Most requests never need another value than these.
-    complete = False
-    answered = False
-    ended = False  # the answer is written up to its end
-    hung_up = False
-    expects = False  # the caller waits for a 100 before he sends the body
-    steady = False  # the body is passed on as it comes: slow is who stops sending
-    task: asyncio.Task[None] | None = None
-    site: Any = None
-    due = 0.0
-    _late: Callable[[Exchange], None] | None = None
-    _parts: list[bytes] | None = None
-    _waiter: asyncio.Future[None] | None = None
-    _chunked = False
+    __slots__ = (
+        "_chunked",
+        "_late",
+        "_parts",
+        "_waiter",
+        "answered",
+        "complete",
+        "connection",
+        "due",
+        "ended",
+        "expects",
+        "headers",
+        "hung_up",
+        "keep_alive",
+        "method",
+        "path",
+        "query",
+        "site",
+        "steady",
+        "task",
+    )
 
     def __init__(
         self,
@@ -135,13 +137,29 @@ class Exchange:
         self.query = query
         self.headers = headers
         self.keep_alive = keep_alive
+        self.complete = False
+        self.answered = False
+        self.ended = False  # the answer is written up to its end
+        self.hung_up = False
+        self.expects = False  # the caller waits for a 100 before he sends the body
+        self.steady = False  # the body is passed on as it comes: slow is who stops sending
+        self.task: asyncio.Task[None] | None = None
+        self.site: Any = None
+        self.due = 0.0
+        self._late: Callable[[Exchange], None] | None = None
+        self._parts: list[bytes] = []
+        self._waiter: asyncio.Future[None] | None = None
+        self._chunked = False
 
     # --- the request's body ---
 
     def taken(self) -> bytes:
         """What has arrived of the body since the last time."""
-        parts, self._parts = self._parts, None
-        return b"".join(parts) if parts else b""
+        parts = self._parts
+        if not parts:
+            return b""
+        self._parts = []
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     async def receive(self) -> bytes:
         """The next bytes of the body, b"" at its end. Raises HungUp if they will never come."""
@@ -168,10 +186,9 @@ class Exchange:
 
     def arrived(self, data: bytes) -> None:
         """For the connection: a piece of the body."""
-        if self._parts is None:
-            self._parts = [data]
-        else:
-            self._parts.append(data)
+        self._parts.append(data)
+        if self._waiter is not None:
+            self.wake()
 
     def wake(self) -> None:
         """For the connection: there is something new for who waits."""
@@ -181,7 +198,7 @@ class Exchange:
     @property
     def lying(self) -> int:
         """How many bytes of the body wait for somebody to take them."""
-        return sum(map(len, self._parts)) if self._parts else 0
+        return sum(map(len, self._parts))
 
     # --- the answer ---
 
@@ -402,6 +419,39 @@ class Connection(asyncio.Protocol):
     speaks_chunks: whether the caller can read a body that is chunked.
     """
 
+    __slots__ = (
+        "_closed",
+        "_context",
+        "_drain",
+        "_fed",
+        "_first",
+        "_host",
+        "_in_head",
+        "_limits",
+        "_pairs",
+        "_parser",
+        "_read_paused",
+        "_reading",
+        "_replaying",
+        "_running",
+        "_since",
+        "_timed",
+        "_unwanted",
+        "_upgrade",
+        "_url",
+        "_waiting",
+        "_write_timer",
+        "_wrong",
+        "client",
+        "deadlines",
+        "due",
+        "loop",
+        "principal",
+        "scheme",
+        "server",
+        "speaks_chunks",
+        "transport",
+    )
     transport: asyncio.Transport
 
     def __init__(
@@ -641,8 +691,6 @@ class Connection(asyncio.Protocol):
         raise _Stop
 
     def on_message_begin(self) -> None:
-        if self._replaying:
-            return
         self._url = b""
         self._pairs = []
         self._in_head = True
@@ -651,8 +699,6 @@ class Connection(asyncio.Protocol):
         self._since = 0
 
     def on_url(self, url: bytes) -> None:
-        if self._replaying:
-            return
         self._url += url
         if len(self._url) > self._limits.max_uri:
             self._stop(414, f"the request target is longer than {self._limits.max_uri} bytes")
@@ -668,63 +714,52 @@ class Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         if self._replaying:
-            self._replaying = False
+            self._replaying = self._in_head = False
             return
         pairs = self._pairs
         limits = self._limits
         if len(pairs) > limits.max_headers or self._first + self._since > limits.max_header_size:
             self._measure()
-        method = self._parser.get_method().decode()
-        keep_alive = self._parser.should_keep_alive()
-        version = ""
-        host: str | None = None
-        length = ""
-        expects = upgrade = False
-        for name, value in pairs:
-            if name not in _FRAMING:
-                continue
-            if name == "host":
-                if host is not None:
-                    self._stop(400, "exactly one Host header is needed")
-                host = value
-            elif name == "content-length":
-                # The parser takes one that is a number, and no coding beside it.
-                length = f"Content-Length: {value}"
-            elif name == "transfer-encoding":
-                if length or value.lower() != "chunked":
-                    self._stop(400, "only chunked transfer encoding is understood")
-                length = "Transfer-Encoding: chunked"
-                version = version or self._parser.get_http_version()
-            elif name == "connection":
-                version = version or self._parser.get_http_version()
-            elif name == "expect":
-                expects = value.lower() == "100-continue"
-                if not expects:
-                    self._stop(417, "only 100-continue can be expected")
-            else:
-                upgrade = True
-        if version or not keep_alive or host is None:
-            # A request that keeps the connection open and says nothing of it is HTTP/1.1.
-            version = version or self._parser.get_http_version()
+        parser = self._parser
+        method = parser.get_method().decode()
+        keep_alive = parser.should_keep_alive()
+        told = dict(reversed(pairs))
+        host = told.get("host")
+        coding = told.get("transfer-encoding")
+        if not keep_alive or host is None or coding is not None or "connection" in told:
+            # Any other is HTTP/1.1: nothing else stays open without a word.
+            version = parser.get_http_version()
             if version != "1.1":
                 if version != "1.0":
                     self._stop(505, "HTTP/1.1 is spoken here")
-                if length.startswith("T"):
-                    self._stop(400, "only chunked transfer encoding is understood")
                 keep_alive = self.speaks_chunks = False
             elif host is None:
                 self._stop(400, "exactly one Host header is needed")
+            # The parser takes one coding or one length, which is a number, and not both.
+            if coding is not None and (version != "1.1" or coding.lower() != "chunked"):
+                self._stop(400, "only chunked transfer encoding is understood")
         if method == "CONNECT" or method == "TRACE":
             self._stop(501, f"{method} is not served here")
+        if len(told) != len(pairs) and sum(name == "host" for name, _ in pairs) > 1:
+            self._stop(400, "exactly one Host header is needed")
         if host is not None and host != self._host:
             if not _HOST.match(host):
                 self._stop(400, "the Host header is not valid")
             self._host = host
-        path, _, query = self._target(method, host or "").partition("?")
-        self._upgrade = length.encode() if upgrade and self._parser.should_upgrade() else b""
-        exchange = Exchange(self, method, path, query, Headers.trusted(pairs), keep_alive)
-        if expects:
-            exchange.expects = True
+        target = self._url.decode("ascii")  # the parser takes nothing else, and no spaces
+        if target[0] != "/" or "#" in target:
+            target = self._other_target(target, method, host or "")
+        path, _, query = target.partition("?")
+        exchange = Exchange(self, method, path, query, Headers.parsed(pairs, told), keep_alive)
+        if "expect" in told:
+            exchange.expects = told["expect"].lower() == "100-continue"
+            if not exchange.expects:
+                self._stop(417, "only 100-continue can be expected")
+        if "upgrade" in told and parser.should_upgrade():
+            # The body is all that is still needed: see _not_upgraded.
+            for name in ("content-length", "transfer-encoding"):
+                if name in told:
+                    self._upgrade = f"{name}: {told[name]}".encode()
         self._in_head = self._timed = False
         self._since = 0
         self._reading = exchange
@@ -739,12 +774,11 @@ class Connection(asyncio.Protocol):
         if sum(len(n) + len(v) + 4 for n, v in self._pairs) > limits.max_header_size:
             self._stop(431, f"the headers are larger than {limits.max_header_size} bytes")
 
-    def _target(self, method: str, host: str) -> str:
-        """Path and query of the request target (RFC 9112, section 3.2)."""
-        target = self._url.decode("ascii")  # the parser takes nothing else, and no spaces
+    def _other_target(self, target: str, method: str, host: str) -> str:
+        """Path and query of a request target that is not just these (RFC 9112, section 3.2)."""
         if "#" in target:
             self._stop(400, "the request target has characters that must be encoded")
-        if target.startswith("/") or (target == "*" and method == "OPTIONS"):
+        if target == "*" and method == "OPTIONS":
             return target
         absolute = _ABSOLUTE.match(target)
         if absolute is None or absolute[1].lower() != host.lower():
@@ -757,7 +791,6 @@ class Connection(asyncio.Protocol):
         exchange = self._reading
         assert exchange is not None
         exchange.arrived(body)
-        exchange.wake()
         if exchange.steady:
             self._timed = False
 
@@ -799,7 +832,8 @@ class Connection(asyncio.Protocol):
         elif self._waiting:
             self.loop.call_soon(self._go_on, context=self._context)
         else:
-            self._resume_reading()
+            if self._read_paused:
+                self._resume_reading()
             if not self._in_head:
                 self._arm(self._limits.idle_timeout)
 

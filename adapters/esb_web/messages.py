@@ -127,12 +127,11 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.scheme}://{self.host}{self.base_path}{self.raw_path or self.path}{query}"
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
+class Response(msgspec.Struct, frozen=True):
     """An answer. Content-Length and Date are the server's business."""
 
     status: int
-    headers: Headerlist = field(default_factory=list)
+    headers: Headerlist = []
     body: bytes = b""
 
 
