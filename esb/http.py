@@ -103,6 +103,7 @@ class Exchange:
     __slots__ = (
         "_chunked",
         "_late",
+        "_left",
         "_parts",
         "_waiter",
         "answered",
@@ -150,6 +151,7 @@ class Exchange:
         self._parts: list[bytes] = []
         self._waiter: asyncio.Future[None] | None = None
         self._chunked = False
+        self._left: int | None = None  # bytes of the answer that are still to be written
 
     # --- the request's body ---
 
@@ -220,7 +222,9 @@ class Exchange:
 
         Raises ValueError for a header that cannot be written; then nothing is.
         """
-        if self.answered or self.hung_up:
+        if self.answered:
+            return
+        if self.hung_up:
             self.answered = self.ended = True
             return
         if status in (204, 304):
@@ -242,6 +246,7 @@ class Exchange:
         knows. Raises as `answer` does; HungUp if there is nobody to answer any more."""
         if self.answered or self.hung_up:
             raise HungUp
+        self._left = size
         framing = ""
         if size is not None:
             framing = f"content-length: {size}\r\n"
@@ -255,11 +260,15 @@ class Exchange:
 
     async def write(self, data: bytes) -> None:
         """Write a piece of the body that was begun, and wait until the caller takes more. Raises
-        HungUp if he is gone."""
+        HungUp if he is gone, ValueError if there are more bytes than were told."""
         if self.hung_up or self.ended:
             raise HungUp
         if not data or self.method == "HEAD":
             return
+        if self._left is not None:
+            self._left -= len(data)
+            if self._left < 0:
+                raise ValueError("the body of an answer is longer than was told")
         if self._chunked:
             self.connection.transport.writelines((b"%x\r\n" % len(data), data, b"\r\n"))
         else:
@@ -267,11 +276,15 @@ class Exchange:
         await self.connection.drained()
 
     def end(self) -> None:
-        """End the body that was begun."""
+        """End the body that was begun; one that is shorter than was told is cut off."""
         if self.ended:
             return
-        if self._chunked and self.method != "HEAD":
-            self.connection.transport.write(b"0\r\n\r\n")
+        if self.method != "HEAD":
+            if self._left:
+                self.fail()
+                return
+            if self._chunked:
+                self.connection.transport.write(b"0\r\n\r\n")
         self._end()
 
     def fail(self) -> None:

@@ -56,8 +56,8 @@ class Once:
         self,
         request: Request,
         envelope: Envelope,
-        run: Callable[[], Awaitable[Response]],
-        refuse: Callable[[EsbError], Response],
+        run: Callable[[Request, Envelope], Awaitable[Response]],
+        refuse: Callable[[Request, Envelope, EsbError], Response],
     ) -> Response:
         """What `run` answers to the first request with its key, and to each that repeats it.
 
@@ -67,7 +67,7 @@ class Once:
         """
         key = self._key(envelope)
         if not key:
-            return await run()
+            return await run(request, envelope)
         value = f"{envelope.principal}\n{key}"
         asked = _fingerprint(request)
         until = self._clock.time() + self._options.window
@@ -80,11 +80,11 @@ class Once:
                     "a request with this Idempotency-Key is being answered", retry_after=_ASK_AGAIN
                 )
             try:
-                response = await run()
+                response = await run(request, envelope)
             except _NO_EFFECT:
                 raise
             except Permanent as e:
-                response = refuse(e)
+                response = refuse(request, envelope, e)
             unit.add(Confirm(self._scope, value, until, _kept(response, asked)))
             await unit.commit()
             return response

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,6 +17,7 @@ from esb.cloudevents import read as read_event
 from esb.envelope import Envelope, parse_content_type
 from esb.errors import EsbError, UnsupportedMedia
 from esb.options import Duration, Options, Size
+from esb.outline import Passage
 from esb.step import Step
 from esb_http.idempotency import IdempotencyKey, Once
 from esb_http.status import ACCEPTED, Monitor
@@ -172,7 +173,10 @@ def make_source(options: SourceOptions, build: Build) -> HttpSource:
         monitor = Monitor(build, options.status_path, document=options.document, api=api)
     elif options.status_path is not None:
         build.problem("only a route with `accept: durable` has a status path", "status_path")
-    return HttpSource(build, options, check, shown, texts, consumes, monitor)
+    # What is checked is read, and so is what a key or an event stands for.
+    reads = check is not None or options.idempotency_key is not None or options.cloudevents
+    passage = Passage() if reads else build.body("made", "sent")
+    return HttpSource(build, options, check, shown, texts, consumes, monitor, passage)
 
 
 class HttpSource:
@@ -189,6 +193,7 @@ class HttpSource:
         headers: list[tuple[str, Text]],
         consumes: list[str] | None,
         monitor: Monitor | None,
+        passage: Passage,
     ) -> None:
         self.where = f"{' '.join(options.method)} {options.path}"
         self._server = web_server(build)
@@ -200,10 +205,21 @@ class HttpSource:
         key = options.idempotency_key
         self._once = Once(key, build) if key is not None else None
         self._monitor = monitor
+        self._status = options.status or 200
+        self._cookies = options.cookies
         self._step: Step | None = None
-        self._site = self._described(build, schema, consumes)
+        # What this route looks at before its steps, and nothing else.
+        looks: list[tuple[bool, Callable[[Envelope], Envelope]]] = [
+            (options.cloudevents, self._event),
+            (consumes is not None, self._consumed),
+            (check is not None, self._checked),
+        ]
+        self._looks = tuple(look for wanted, look in looks if wanted)
+        self._site = self._described(build, schema, consumes, passage)
 
-    def _described(self, build: Build, schema: Any, consumes: list[str] | None) -> Site:
+    def _described(
+        self, build: Build, schema: Any, consumes: list[str] | None, passage: Passage
+    ) -> Site:
         options = self._options
         schemas = dict(options.schemas)
         operation = options.operation
@@ -251,6 +267,7 @@ class HttpSource:
             api=api.path if api else "",
             title=api.title if api else "",
             description=api.description if api else "",
+            passage=passage,
         )
 
     async def start(self, step: Step) -> None:
@@ -283,49 +300,50 @@ class HttpSource:
 
     async def _handle(self, request: Request) -> Response:
         envelope = to_envelope(request, source=self._source, type="http.request")
-
-        def refuse(error: EsbError) -> Response:
-            return problem(
-                error,
-                instance=request.raw_path,
-                faults=self._options.faults,
-                message_id=envelope.id,
-            )
-
         try:
-            if self._options.cloudevents and is_event(envelope):
-                envelope = read_event(envelope)
-            if self._consumes is not None:
-                self._consume(envelope)
-            if self._check is not None:
-                self._check(envelope)
-            if self._once is None:
-                return await self._answer(request, envelope)
-            return await self._once.answer(
-                request, envelope, lambda: self._answer(request, envelope), refuse
-            )
+            for look in self._looks:
+                envelope = look(envelope)
+            if self._once is not None:
+                return await self._once.answer(request, envelope, self._answered, self._refused)
+            assert self._step is not None
+            return self._response(request, envelope, await self._step(envelope))
         except EsbError as e:
-            return refuse(e)
+            return self._refused(request, envelope, e)
 
-    async def _answer(self, request: Request, envelope: Envelope) -> Response:
+    async def _answered(self, request: Request, envelope: Envelope) -> Response:
         assert self._step is not None
-        answer = await self._step(envelope)
+        return self._response(request, envelope, await self._step(envelope))
+
+    def _refused(self, request: Request, envelope: Envelope, error: EsbError) -> Response:
+        faults = self._options.faults
+        return problem(error, instance=request.raw_path, faults=faults, message_id=envelope.id)
+
+    def _response(self, request: Request, envelope: Envelope, answer: Envelope) -> Response:
         response = to_response(
             envelope,
             answer,
             request.headers.get("accept"),
-            status=self._options.status or 200,
-            cookies=self._options.cookies,
+            status=self._status,
+            cookies=self._cookies,
             status_url=self._monitor.url(request, envelope.id) if self._monitor else "",
         )
         for name, text in self._headers:
             response.headers.append((name, text(answer)))
         return response
 
-    def _consume(self, envelope: Envelope) -> None:
+    def _event(self, envelope: Envelope) -> Envelope:
+        return read_event(envelope) if is_event(envelope) else envelope
+
+    def _checked(self, envelope: Envelope) -> Envelope:
+        assert self._check is not None
+        self._check(envelope)
+        return envelope
+
+    def _consumed(self, envelope: Envelope) -> Envelope:
         assert self._consumes is not None
         given = parse_content_type(envelope.content_type).essence
         if given.endswith("+json") and "application/json" in self._consumes:
-            return
+            return envelope
         if given not in self._consumes and given.partition("/")[0] + "/*" not in self._consumes:
             raise UnsupportedMedia(f"this takes {', '.join(self._consumes)}, not {given or 'that'}")
+        return envelope

@@ -8,7 +8,7 @@ returned, told by its outcome.
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
@@ -28,6 +28,7 @@ from esb.envelope import (
 )
 from esb.errors import BadMessage, BadReply, EsbError
 from esb.http import UNSAFE as UNSAFE
+from esb.outline import Passage
 
 Headerlist = list[tuple[str, str]]
 
@@ -94,7 +95,7 @@ class ReplyBody(Body):
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """A request that was read completely and checked.
+    """A request that was checked, and read completely unless its site wants that not.
 
     path: decoded, without the base path; the very value that was dispatched.
     path_params: the values of `:name` segments, decoded.
@@ -103,6 +104,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     scheme, host, base_path: what the caller wrote in front of `path`, as a trusted proxy told it.
     deadline: when the caller gives up, on the clock of `time.monotonic`.
     principal: whom the caller's certificate names, where the listener asks for one.
+    arriving: the body, if it is still arriving: see `Site.passage`. Then `body` is empty.
     """
 
     method: str
@@ -119,6 +121,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     base_path: str = ""
     deadline: float | None = None
     principal: str = ""
+    arriving: Body | None = None
 
     @property
     def url(self) -> str:
@@ -128,11 +131,15 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Response(msgspec.Struct, frozen=True):
-    """An answer. Content-Length and Date are the server's business."""
+    """An answer. Content-Length and Date are the server's business.
+
+    arriving: the body, if it is passed on as it arrives. Then `body` is empty.
+    """
 
     status: int
     headers: Headerlist = []
     body: bytes = b""
+    arriving: Body | None = None
 
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -159,6 +166,7 @@ class Site:
     title, description: of that API.
     refused: writes what the listener itself has against a request (too large, no answer in time);
         None for problem+json.
+    passage: if it is open, bodies over 1 MB are handed to the handler as they arrive.
     """
 
     path: str
@@ -172,6 +180,7 @@ class Site:
     title: str = ""
     description: str = ""
     refused: Refused | None = None
+    passage: Passage = field(default_factory=Passage)
 
     def described(self) -> tuple[dict[str, Any], Mapping[str, Any]]:
         """The Operation Object, empty if there is none, and its component schemas."""
@@ -190,7 +199,10 @@ def to_envelope(request: Request, *, source: str, type: str) -> Envelope:
     if traceparent and not valid_traceparent(traceparent):
         traceparent = ""
     content_type = headers.get("content-type", "")
-    body = Body(request.body, content_type) if request.body or content_type else NO_BODY
+    if request.arriving is not None:
+        body = request.arriving
+    else:
+        body = Body(request.body, content_type) if request.body or content_type else NO_BODY
     return Envelope(
         body=body,
         id=new_id(),
@@ -252,40 +264,64 @@ def to_response(
         from esb_web.problems import dead
 
         return dead(request)
-    headers = answer.headers
-    if outcome is Outcome.MESSAGE and headers is not request.headers:
-        came = set(request.headers)
-        headers = Headers.trusted(pair for pair in headers if pair not in came)
-    elif outcome is Outcome.MESSAGE:
-        headers = Headers()
-    passed = passed_on(headers, cookies=cookies)
-    body = negotiated(answer.body, accept)
     if outcome is Outcome.REPLY:
-        told = answer.params.get("reply", {}).get("status")
+        passed = passed_on(answer.headers, cookies=cookies)
+        told = answer.params.get("reply", _NOTHING).get("status")
         if isinstance(told, int) and status == 200:
             status = told
+    elif answer.headers is request.headers:
+        passed = []
+    else:
+        came = set(request.headers)
+        passed = passed_on((one for one in answer.headers if one not in came), cookies=cookies)
+    body = answer.body
+    if accept:
+        body = negotiated(body, accept)
+    if body.is_stream:
+        passed.append(("content-type", body.content_type or _BYTES))
+        return Response(status, passed, b"", body)
     content = body.raw
     if content:
-        passed.append(("content-type", body.content_type or "application/octet-stream"))
+        passed.append(("content-type", body.content_type or _BYTES))
     return Response(status, passed, content)
 
 
-def passed_on(headers: Headers, *, cookies: bool = False) -> Headerlist:
+def passed_on(headers: Iterable[tuple[str, HeaderValue]], *, cookies: bool = False) -> Headerlist:
     """The headers of an answer that may travel on to the caller."""
-    return [
-        (name, text)
-        for name, value in headers
-        if (name.lower() not in NOT_IN_REPLIES or (cookies and name.lower() == "set-cookie"))
-        and (text := header_text(value)) is not None
-    ]
+    passed = []
+    for name, value in headers:
+        stays = _STAYS.get(name)
+        if stays is None:
+            stays = _stays(name)
+        if (stays and not (cookies and name.lower() == "set-cookie")) or (
+            text := header_text(value)
+        ) is None:
+            continue
+        passed.append((name, text))
+    return passed
 
 
-def negotiated(body: Body, accept: str | None) -> Body:
+_NOTHING: Final[dict[str, Any]] = {}
+_BYTES: Final = "application/octet-stream"
+
+_STAYS: Final[dict[str, bool]] = {}
+"""Whether a header is in NOT_IN_REPLIES, by its name as it was written: there are few, so that each
+is looked at once."""
+
+
+def _stays(name: str) -> bool:
+    stays = name.lower() in NOT_IN_REPLIES
+    if len(_STAYS) < 1000 and len(name) <= 64:
+        _STAYS[name] = stays
+    return stays
+
+
+def negotiated(body: Body, accept: str) -> Body:
     """The body as `accept` asks (RFC 9110, section 12.5.1), where it is data that nobody wrote yet.
 
     Bytes stay as they are. A caller who asks for what no codec writes gets the body's own type.
     """
-    if not accept or body.is_written or not body.is_parsed or body.data is None:
+    if body.is_written or body.is_stream or not body.is_parsed or body.data is None:
         return body
     wanted = preferred(accept, body.content_type)
     if wanted == body.content_type:
@@ -326,7 +362,8 @@ def preferred(accept: str, own: str) -> str:
 def header_text(value: HeaderValue) -> str | None:
     """A header's value as HTTP can carry it; None for the tables and bytes of other protocols."""
     if isinstance(value, str):
-        return None if UNSAFE.search(value) else value
+        # What is printable is safe; what is not may be a tab, or one of the rarer letters.
+        return value if value.isprintable() or not UNSAFE.search(value) else None
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int | float):

@@ -13,7 +13,7 @@ import re
 import socket
 import ssl
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from dataclasses import fields, replace
 from functools import lru_cache
 from typing import Any, Final
@@ -23,7 +23,7 @@ import msgspec
 import structlog
 
 from esb.adapter import Build, Health, Probe
-from esb.envelope import Headers
+from esb.envelope import Body, Headers
 from esb.errors import (
     BadMessage,
     EsbError,
@@ -38,13 +38,16 @@ from esb.http import Exchange, HttpServer, HungUp, Limits
 from esb_web.listen import ListenOptions
 from esb_web.messages import Headerlist, Request, Response, Site
 from esb_web.problems import problem, unexpected
-from esb_web.router import Router, normal_path
+from esb_web.router import Found, Router, normal_path
 
 log = structlog.get_logger("esb.web")
 
 _MAX_QUERY: Final = 1000
 _SMALL: Final = 64 * 1024
 """Bodies up to this size are not counted: connections bound them well enough."""
+
+_LARGE: Final = 1024**2
+"""Bodies over this size are handed over as they arrive, where their site takes them so."""
 
 _BACK_AFTER: Final = {"starting": 1.0, "stopping": 5.0}
 """Seconds after which to come back (Retry-After), by what the bus is doing."""
@@ -269,7 +272,7 @@ class WebServer:
             if not exchange.complete:
                 if int(exchange.headers.get("content-length", 0)) > limit:
                     raise _too_large(limit)
-                return self._arriving(exchange, site, asked, limit)
+                return self._read_on(exchange, asked, limit)
             body = exchange.taken()
             if len(body) > limit:
                 raise _too_large(limit)
@@ -279,25 +282,30 @@ class WebServer:
             return None
         return self._serve(exchange, site, request)
 
-    async def _arriving(self, exchange: Exchange, site: Site, asked: float, limit: int) -> None:
+    async def _read_on(self, exchange: Exchange, asked: float, limit: int) -> None:
         """Serve a request whose body is not here yet."""
+        site: Site | None = None
         try:
-            body = await self._read(exchange, limit)
-            if self._bus != "running":
-                raise _Away(self._bus)
-            inner = self._inside(exchange.path) or ""
-            # While the body came, routes may have been replaced: then it belongs to the new one.
-            found, _ = self.sites.find(inner, exchange.method)
-            if found is None:
-                raise NoSuchOperation("nothing is served at this path")
-            site, values = found
-            request = self._request(exchange, site, inner, values, asked, body)
+            body, arriving = await self._read(exchange, limit)
+            # While it came, routes may have been replaced: then it belongs to the new one.
+            site, values = self._now(exchange)
+            path = self._inside(exchange.path) or ""
+            request = self._request(exchange, site, path, values, asked, body, arriving)
         except HungUp:
             return
         except EsbError as e:
             self._refuse(exchange, site, e)
             return
         await self._serve(exchange, site, request)
+
+    def _now(self, exchange: Exchange) -> Found:
+        """What serves a request by now."""
+        if self._bus != "running":
+            raise _Away(self._bus)
+        found, _ = self.sites.find(self._inside(exchange.path) or "", exchange.method)
+        if found is None:
+            raise NoSuchOperation("nothing is served at this path")
+        return found
 
     async def _serve(self, exchange: Exchange, site: Site, request: Request) -> None:
         """Run the site's handler; the answer is given here, at the latest at the deadline."""
@@ -310,8 +318,13 @@ class WebServer:
         exchange.answer_by(request.deadline + _OVERTIME, self._give_up)
         try:
             response = await site.handler(request)
+            if response.arriving is not None:
+                await self._pass_on(exchange, response, response.arriving)
+                return
         except EsbError as e:
             response = problem(e, instance=request.path)
+        except HungUp:
+            return
         except asyncio.CancelledError:
             # Only `retire` and `close` cancel: the grace time is over.
             task = asyncio.current_task()
@@ -326,10 +339,27 @@ class WebServer:
         finally:
             self._held -= large
             self._running -= 1
-        if self._bus == "stopping":
-            # Whoever asks on this connection again would only hear that nobody is there.
-            exchange.keep_alive = False
+            if request.arriving is not None:
+                await request.arriving.close()
         self._answer(exchange, response)
+
+    async def _pass_on(self, exchange: Exchange, response: Response, body: Body) -> None:
+        """Give an answer whose body is still arriving. An error before its first bytes is raised,
+        a later one cuts it off."""
+        pieces = body.chunks()
+        try:
+            piece = await anext(pieces, b"")
+            self._answer(exchange, response, body)
+            try:
+                while piece:
+                    await exchange.write(piece)
+                    piece = await anext(pieces, b"")
+                exchange.end()
+            except EsbError as e:
+                log.warning("an answer broke off", path=exchange.path, error=e.detail)
+                exchange.fail()
+        finally:
+            await body.close()
 
     def _give_up(self, exchange: Exchange) -> None:
         """The deadline of a request is over."""
@@ -346,13 +376,20 @@ class WebServer:
             response = Response(421, response.headers, response.body)
         self._answer(exchange, response)
 
-    def _answer(self, exchange: Exchange, response: Response) -> None:
-        """Give an answer; one whose headers cannot be written becomes a 500."""
+    def _answer(self, exchange: Exchange, response: Response, arriving: Body | None = None) -> None:
+        """Give an answer, or begin the one with a body that is arriving; one whose headers cannot
+        be written becomes a 500. Raises HungUp where there is nobody to begin it for."""
+        if self._bus == "stopping":
+            # Whoever asks on this connection again would only hear that nobody is there.
+            exchange.keep_alive = False
         headers = response.headers
         if self._cors is not None:
             headers = [*headers, *self._cors_headers(exchange.headers), ("vary", "Origin")]
         try:
-            exchange.answer(response.status, headers, response.body)
+            if arriving is None:
+                exchange.answer(response.status, headers, response.body)
+            else:
+                exchange.begin(response.status, headers, arriving.size)
         except ValueError as e:
             log.error("a header of an answer cannot be written", header=str(e))
             response = unexpected("")
@@ -376,8 +413,9 @@ class WebServer:
             for wanted in self.options.hosts
         )
 
-    async def _read(self, exchange: Exchange, limit: int) -> bytes:
-        """The whole body. Raises TooLarge before it is all here, HungUp if it never will be."""
+    async def _read(self, exchange: Exchange, limit: int) -> tuple[bytes, Body | None]:
+        """The whole body, or else one that is still arriving, if it is large and its site takes it
+        so. Raises TooLarge before all of it is here, HungUp if it never will be."""
         parts: list[bytes] = []
         size = 0
         try:
@@ -387,11 +425,30 @@ class WebServer:
                 self._held += len(piece)
                 if size > limit:
                     raise _too_large(limit)
+                if size > _LARGE and self._now(exchange)[0].passage.open:
+                    kind = exchange.headers.get("content-type", "")
+                    told = exchange.headers.get("content-length")
+                    pieces = self._pieces(exchange, b"".join(parts), limit)
+                    return b"", Body.from_stream(pieces, kind, None if told is None else int(told))
                 if self._held > self.options.max_memory:
                     raise Overloaded("too much is being received", retry_after=1.0)
         finally:
             self._held -= size
-        return b"".join(parts)
+        return b"".join(parts), None
+
+    async def _pieces(self, exchange: Exchange, piece: bytes, limit: int) -> AsyncIterator[bytes]:
+        """A body as it arrives, behind its first bytes; who sends waits for who takes them."""
+        size = 0
+        exchange.steady = True
+        while piece:
+            size += len(piece)
+            if size > limit:
+                raise _too_large(limit)
+            yield piece
+            try:
+                piece = await exchange.receive()
+            except HungUp as e:
+                raise BadMessage("the body broke off before its end") from e
 
     def _request(
         self,
@@ -401,6 +458,7 @@ class WebServer:
         values: dict[str, str],
         asked: float,
         body: bytes,
+        arriving: Body | None = None,
     ) -> Request:
         headers = exchange.headers
         connection = exchange.connection
@@ -424,6 +482,7 @@ class WebServer:
             base_path=prefix + self.options.base_path,
             deadline=asked + (site.timeout or self.options.request_timeout),
             principal=connection.principal,
+            arriving=arriving,
         )
 
     def _prefix(self, exchange: Exchange) -> str:
