@@ -1,6 +1,6 @@
 """The HTTP client: pooled, TLS always verified, every wait and every size bounded.
 
-Errors of the library end here. What is raised tells whether sending again is safe:
+Errors of sockets and parsers end here. What is raised tells whether sending again is safe:
 
     no connection, no name, no TLS         Unreachable
     no time left before anything was sent  TimedOut
@@ -354,12 +354,7 @@ def web_client(
     def make() -> Pool:
         from esb_web.transport import Pool
 
-        context = ssl.create_default_context(cafile=files.get("ca"))
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.set_alpn_protocols(["http/1.1"])
-        if "cert" in files:
-            context.load_cert_chain(files["cert"], files["key"])
-        return Pool(context, through, options.max_connections)
+        return Pool(client_tls(**files) if files else None, through, options.max_connections)
 
     through: Proxies | None = None
     if options.proxy is not None:
@@ -376,6 +371,19 @@ def web_client(
             "these files hold no usable certificates and key", *path, "tls", code="tls"
         ) from e
     return client(pool)
+
+
+def client_tls(
+    ca: str | None = None, cert: str | None = None, key: str | None = None
+) -> ssl.SSLContext:
+    """What TLS towards far sides goes by: files as in `ClientTls`, the system's authorities where
+    none is named. Raises ssl.SSLError or ValueError for files that are unusable."""
+    context = ssl.create_default_context(cafile=ca)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    if cert is not None:
+        context.load_cert_chain(cert, key)
+    return context
 
 
 class OutboundHeaders:

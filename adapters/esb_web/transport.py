@@ -11,7 +11,7 @@ import re
 import socket
 import ssl
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
@@ -31,7 +31,7 @@ from esb.errors import (
     Transient,
     Unreachable,
 )
-from esb_web.client import ClientReply
+from esb_web.client import ClientReply, client_tls
 from esb_web.connection import Connection
 from esb_web.messages import HOP_BY_HOP, TOKEN, UNSAFE
 from esb_web.proxy import Proxies
@@ -113,12 +113,16 @@ class Pool:
         loop = asyncio.get_running_loop()
         if self._deadlines is None or self._deadlines.loop is not loop:
             self._deadlines = Deadlines(loop)
-        if self._tls is None:
-            self._tls = ssl.create_default_context()
         made = self._origins[target.origin] = _Origin(
-            target, self._tls, self._proxies, self._limit, self._deadlines, self._origins
+            target, self._trusted, self._proxies, self._limit, self._deadlines, self._origins
         )
         return made
+
+    def _trusted(self) -> ssl.SSLContext:
+        """What TLS goes by; that of the system is read when the first needs it."""
+        if self._tls is None:
+            self._tls = client_tls()
+        return self._tls
 
     async def close(self) -> None:
         for origin in list(self._origins.values()):
@@ -183,7 +187,7 @@ class _Origin:
     def __init__(
         self,
         target: _Target,
-        tls: ssl.SSLContext,
+        tls: Callable[[], ssl.SSLContext],
         proxies: Proxies,
         limit: int,
         deadlines: Deadlines,
@@ -338,7 +342,7 @@ class _Origin:
     async def _connect(self) -> Connection:
         target, proxy = self._target, self._proxy
         if proxy is None:
-            tls = self._tls if target.scheme == "https" else None
+            tls = self._tls() if target.scheme == "https" else None
             connection = await self._reach(target.host, target.port, tls)
         else:
             parts = urlsplit(proxy.url)
@@ -346,7 +350,7 @@ class _Origin:
             connection = await self._reach(
                 parts.hostname or "",
                 parts.port or (443 if secure else 80),
-                self._tls if secure else None,
+                self._tls() if secure else None,
                 of="the proxy: ",
             )
             if target.scheme == "https":
@@ -392,7 +396,7 @@ class _Origin:
             if reply.status >= 300:
                 raise _Unconnected(refused, f"the proxy answered {reply.status}")
             tunnel = await self.loop.start_tls(
-                connection.transport, connection, self._tls,
+                connection.transport, connection, self._tls(),
                 server_hostname=target.host.rstrip("."),
             )  # fmt: skip
             if tunnel is None:
