@@ -76,8 +76,10 @@ async def database_url(postgres_url: str) -> AsyncIterator[str]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """`place` runs once for each store, or for those that the module names."""
-    if "place" in metafunc.fixturenames:
+    """`place` runs once for each store, or for those that the module names; a test may have another
+    parameter of that name."""
+    own = any("place" in mark.args[0] for mark in metafunc.definition.iter_markers("parametrize"))
+    if "place" in metafunc.fixturenames and not own:
         places = getattr(metafunc.module, "PLACES", ("sqlite", "postgres"))
         metafunc.parametrize("place", places, indirect=True)
 
