@@ -69,7 +69,7 @@ def configure(*, json: bool, level: str = "info") -> None:
     root.handlers = [handler]
     root.setLevel(level.upper())
     # Libraries speak up only when something is wrong: what they do, the bus itself reports.
-    for name in ("uvicorn", "aio_pika", "aiormq", "aiohttp", "asyncio", "watchfiles"):
+    for name in ("aio_pika", "aiormq", "aiohttp", "asyncio", "watchfiles"):
         library = logging.getLogger(name)
         library.handlers = []
         library.propagate = True
