@@ -1,4 +1,4 @@
-// SOAP as REST with node's http server and the client of `soap`, kept alive as its readme says.
+// SOAP as REST with node's http server and the client of `soap`, over connections that are kept alive.
 const http = require("node:http");
 const { createRequire } = require("node:module");
 
