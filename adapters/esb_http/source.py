@@ -97,7 +97,12 @@ class SourceOptions(Options):
         description="Media types that are taken, others get 415: application/json, text/*. "
         "Any if left out; JSON if there is a schema.",
     )
-    max_body: Size | None = Field(None, description="Largest body, instead of the listener's.")
+    max_body: Size | None = Field(
+        None,
+        description="Largest body, instead of the listener's. One over 1 MB is passed on as it "
+        "arrives, in the same memory whatever its size, if nothing in the route reads it or needs "
+        "it twice.",
+    )
     timeout: Duration | None = Field(
         None, description="Deadline of a request, instead of the listener's `request_timeout`."
     )

@@ -83,12 +83,19 @@ class ListenOptions(Options):
         description="Addresses whose X-Forwarded-For, -Proto, -Host and -Prefix are believed.",
     )
     cors: Cors | None = Field(None, description="Let pages of other origins call.")
-    max_body: Size = Field(5 * 1024**2, description="Largest request body.")
+    max_body: Size = Field(
+        5 * 1024**2,
+        description="Largest request body, also where a route passes it on as it arrives.",
+    )
     max_uri: Size = Field(8 * 1024, description="Longest request target.")
     max_header_size: Size = Field(32 * 1024, description="All headers of a request together.")
     max_headers: int = Field(100, ge=1, description="Number of headers of a request.")
     header_timeout: Duration = Field(10.0, description="Time to send the head of a request.")
-    body_timeout: Duration = Field(30.0, description="Time to send the body of a request.")
+    body_timeout: Duration = Field(
+        30.0,
+        description="Time to send the body of a request; of one that is passed on as it arrives, "
+        "to send more of it.",
+    )
     idle_timeout: Duration = Field(75.0, description="How long an idle connection is kept.")
     write_timeout: Duration = Field(30.0, description="Time for the caller to take some answer.")
     request_timeout: Duration = Field(
@@ -97,7 +104,9 @@ class ListenOptions(Options):
     max_connections: int = Field(1000, ge=1, description="Connections open at a time.")
     max_requests: int = Field(1000, ge=1, description="Requests being worked on at a time.")
     max_memory: Size = Field(
-        256 * 1024**2, description="Bodies over 64 KB together; more is answered with 503."
+        256 * 1024**2,
+        description="Bodies over 64 KB together, without what is passed on as it arrives; more is "
+        "answered with 503.",
     )
     docs: bool = Field(True, description="Serve /docs and /openapi.json.")
 
