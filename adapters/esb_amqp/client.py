@@ -63,6 +63,7 @@ log = structlog.get_logger("esb.amqp")
 
 RPC_TIMEOUT: Final = 20.0
 CLOSE_TIMEOUT: Final = 3.0
+_LARGE: Final = 65_536
 _FRAME_MAX: Final = 131_072
 """Where the broker sets no bound."""
 
@@ -477,6 +478,7 @@ class Channel:
         """Close in order: what was settled before is settled. Never raises."""
         if not self.closed.done() and not self._leaving:
             self._tell()
+            self._wire.flush()
         self._leaving = True
         if not self.closed.done():
             # It goes on after that time: to end it in the middle is to close the channel twice.
@@ -573,6 +575,7 @@ class Channel:
         self._telling = None
         if not self._leaving and not self.closed.done() and self._settlements:
             self._wire.write((self._settlements.frames(),))
+            self._wire.flush()
 
     async def _tell_when_writable(self) -> None:
         try:
@@ -605,24 +608,28 @@ class Channel:
             raise BadMessage(f"AMQP cannot hold the message: {e}") from e
         loop, own = self._loop, properties.message_id
         until = loop.time() + timeout
+        late = f"the broker did not confirm within {timeout:.3g} s"
+        while self._wire.busy or own in self._by_id:
+            await self._wire.writable(until - loop.time())
+            # One that comes back is known by its id: those with the same one take turns.
+            if (other := self._by_id.get(own)) is not None:
+                await asyncio.wait((other,), timeout=max(0.0, until - loop.time()))
+                if not other.done():
+                    raise TimedOut(late)
+        self.check()
         confirm = loop.create_future()
+        self._published += 1
+        self._unconfirmed[self._published] = self._by_id[own] = confirm
+        self._wire.write(frames)
+        if len(body) > _LARGE:
+            self._wire.flush()  # the next one is to hear of a socket that takes no more
         try:
-            with TimeLimit(timeout):
-                while self._wire.busy or own in self._by_id:
-                    await self._wire.writable(until - loop.time())
-                    # One that comes back is known by its id: those with the same one take turns.
-                    if (other := self._by_id.get(own)) is not None:
-                        await asyncio.wait((other,))
-                self.check()
-                self._published += 1
-                self._unconfirmed[self._published] = self._by_id[own] = confirm
-                self._wire.write(frames)
-                try:
-                    answer = await confirm
-                finally:
-                    del self._by_id[own]
+            with TimeLimit(until - loop.time()):
+                answer = await confirm
         except TimeoutError:
-            raise TimedOut(f"the broker did not confirm within {timeout:.3g} s") from None
+            raise TimedOut(late) from None
+        finally:
+            del self._by_id[own]
         if answer is not _TAKEN:
             raise self._told(answer, exchange, routing_key, len(body))
 

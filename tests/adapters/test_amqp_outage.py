@@ -358,6 +358,22 @@ async def test_a_socket_that_takes_no_more_is_told_apart(broker: Broker) -> None
     assert bodies.count(large.body.raw) == kinds.count(TimedOut)
 
 
+async def test_of_many_large_ones_at_once_the_rest_wait_for_the_socket(broker: Broker) -> None:
+    """They do not pile up in front of one that takes no more."""
+    queue = unique("orders")
+    async with through(broker) as (wire, made):
+        sink = made.sink(queue=queue, declare={}, timeout="500ms")
+        patient = made.sink(queue=queue, declare={}, timeout="1m")
+        await made.open()
+        await patient.send(message())
+        wire.freeze()
+        sends = [sink.send(message(b"x" * 900_000).replace(id=f"m{n}")) for n in range(30)]
+        kinds = [type(one) for one in await asyncio.gather(*sends, return_exceptions=True)]
+        assert set(kinds) == {TimedOut, Overloaded}
+        wire.thaw()
+        await patient.send(message())
+
+
 async def test_a_confirm_that_is_lost_is_told_as_unknown_and_safe(broker: Broker) -> None:
     queue = unique("orders")
     async with through(broker) as (wire, made):
