@@ -156,6 +156,23 @@ class Listener(Protocol):
         """From now on answer probes only."""
 
 
+@runtime_checkable
+class Handed(Protocol):
+    """A Listener that may be given its socket: where a bus has several processes, each listens at
+    the same address with one that was bound before, and one may leave while another goes on."""
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port to listen on."""
+
+    socket: Any
+    """One that is bound there, to listen on; filled in before it is opened, else None."""
+
+    async def leave(self, grace: float) -> None:
+        """Take no new connections, since others listen, answer whatever still comes over those that
+        are open and then close them; return when none is left, or after `grace` seconds."""
+
+
 @dataclass(frozen=True)
 class Role(Generic[O, E_co]):
     """Something a YAML mapping names: the model of its options and what is made from them.

@@ -38,9 +38,8 @@ from esb.control import (
 from esb.control import failed as failed_because
 from esb.durable import DEAD, Store, Stored
 from esb.errors import EsbError
-from esb.middleware.endpoint import Guard
+from esb.inside import Inside, View
 from esb.options import Options
-from esb.route import Route
 from esb.versions import Version, Versions
 
 
@@ -57,8 +56,10 @@ class Live(Protocol):
     async def restart_route(self, name: str) -> None: ...
 
 
-def admin_api(bus: Bus, live: Live | None) -> AsgiApp:
-    """The ASGI app. live: None where no bus runs."""
+def admin_api(bus: Bus, live: Live | None, view: View | None = None) -> AsgiApp:
+    """The ASGI app. live: None where no bus runs. view: what looks into what runs, if that is not
+    `bus` alone."""
+    seen = view or Inside(bus)
     api = FastAPI(title="The bus's own API", version=__version__, docs_url=None, redoc_url=None)
 
     def store() -> Store:
@@ -70,6 +71,9 @@ def admin_api(bus: Bus, live: Live | None) -> AsgiApp:
         if live is None:
             raise Refused("no bus is running")
         return live
+
+    async def told_of(name: str) -> dict[str, Any]:
+        return next(one for one in await seen.routes() if one["name"] == name)
 
     @api.exception_handler(EsbError)
     async def failed(request: Request, error: EsbError) -> JSONResponse:
@@ -89,26 +93,26 @@ def admin_api(bus: Bus, live: Live | None) -> AsgiApp:
     @api.get("/routes")
     async def routes() -> list[dict[str, Any]]:
         """Every route: where it takes messages, whether it runs, and its health."""
-        return [_route(bus, route) for route in bus.routes.values()]
+        return await seen.routes()
 
     @api.post("/routes/{name:path}/stop")
     async def stop_route(name: str) -> dict[str, Any]:
         """Stop a route until it is started, over reloads and restarts; what is in it is finished
         first. Callers of it are told to come back later."""
         await running().stop_route(name)
-        return _route(bus, bus.routes[name])
+        return await told_of(name)
 
     @api.post("/routes/{name:path}/start")
     async def start_route(name: str) -> dict[str, Any]:
         """Start a route that was stopped."""
         await running().start_route(name)
-        return _route(bus, bus.routes[name])
+        return await told_of(name)
 
     @api.post("/routes/{name:path}/restart")
     async def restart_route(name: str) -> dict[str, Any]:
         """Stop a route and start it."""
         await running().restart_route(name)
-        return _route(bus, bus.routes[name])
+        return await told_of(name)
 
     @api.get("/configuration")
     async def configuration() -> dict[str, Any]:
@@ -156,8 +160,7 @@ def admin_api(bus: Bus, live: Live | None) -> AsgiApp:
     @api.get("/endpoints")
     async def endpoints() -> list[dict[str, Any]]:
         """Every endpoint that routes send to or call: what is there now, and its circuit."""
-        found = [one for one in bus.shared.objects.values() if isinstance(one, Guard)]
-        return [guard.status() for guard in sorted(found, key=lambda guard: guard.name)]
+        return await seen.endpoints()
 
     @api.get("/channels")
     async def channels() -> dict[str, int]:
@@ -239,7 +242,7 @@ def admin_api(bus: Bus, live: Live | None) -> AsgiApp:
         if not await store().done(key, lying_in=DEAD):
             raise NotThere(f"there is no dead letter {key}")
 
-    api.include_router(trace_api(bus))
+    api.include_router(trace_api(bus, seen))
     return api
 
 
@@ -263,19 +266,6 @@ def _version(one: Version, current: int | None) -> dict[str, Any]:
         **one.changes,
         "files": len(one.files),
         "runs": one.number == current,
-    }
-
-
-def _route(bus: Bus, route: Route) -> dict[str, Any]:
-    health = route.health()
-    state = "stopped" if route.name in bus.stopped else "running" if health.up else "waiting"
-    return {
-        "name": route.name,
-        "description": route.options.description,
-        "takes": route.source.where,
-        "state": state,
-        "up": health.up and state == "running",
-        "detail": health.detail if state == "waiting" else "",
     }
 
 

@@ -17,7 +17,8 @@ from esb.durable import Store
 from esb.envelope import Headers
 from esb.errors import EsbError
 from esb.http import App, Exchange, HttpServer, Limits
-from esb.metrics import Gauge, registry
+from esb.inside import Inside, View
+from esb.metrics import Gauge
 
 if TYPE_CHECKING:
     from esb.admin import Live
@@ -25,10 +26,12 @@ if TYPE_CHECKING:
 _LIMITS = Limits(max_connections=100)
 
 
-def admin_app(bus: Bus, live: Live | None, hosts: set[str]) -> App:
+def admin_app(bus: Bus, live: Live | None, hosts: set[str], view: View | None = None) -> App:
     """What the admin listener serves. `hosts` are the names it may be called by: any other Host is
     refused, so that a page in somebody's browser cannot reach it by rebinding a name of its own.
-    All of it is below /admin as well, for who puts it behind a proxy beside other things."""
+    All of it is below /admin as well, for who puts it behind a proxy beside other things. view:
+    as in `admin_api`."""
+    seen = view or Inside(bus)
     api: list[asgi.AsgiApp] = []
 
     async def app(exchange: Exchange) -> None:
@@ -36,20 +39,20 @@ def admin_app(bus: Bus, live: Live | None, hosts: set[str]) -> App:
         if path.startswith("/admin/"):
             path = path.removeprefix("/admin")
         if path in ("/healthz", "/readyz"):
-            well, details = bus.healthz() if path == "/healthz" else bus.readyz()
+            well, details = bus.healthz() if path == "/healthz" else await seen.readyz()
             _answer(exchange, 200 if well else 503, details)
         elif path == "/metrics":
             await _measure(bus.store)
-            from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+            from prometheus_client import CONTENT_TYPE_LATEST
 
-            _send(exchange, 200, CONTENT_TYPE_LATEST, generate_latest(registry()))
+            _send(exchange, 200, CONTENT_TYPE_LATEST, await seen.metrics())
         elif not _may(exchange.headers, hosts):
             _answer(exchange, 403, {"title": "this name or origin may not use the admin API"})
         else:
             if not api:
                 from esb.admin import admin_api
 
-                api.append(admin_api(bus, live))
+                api.append(admin_api(bus, live, seen))
             await asgi.answer(api[0], exchange, path)
 
     return app
@@ -100,12 +103,19 @@ class AdminServer:
     """Serves the admin app until it is closed. `port` 0 takes a free one."""
 
     def __init__(
-        self, bus: Bus, live: Live | None, host: str, port: int, limits: Limits = _LIMITS
+        self,
+        bus: Bus,
+        live: Live | None,
+        host: str,
+        port: int,
+        limits: Limits = _LIMITS,
+        *,
+        view: View | None = None,
     ) -> None:
         self.host = host
         self.port = port
         names = {"localhost", "127.0.0.1", "::1", host}
-        self._server = HttpServer(admin_app(bus, live, names), limits)
+        self._server = HttpServer(admin_app(bus, live, names, view), limits)
 
     async def open(self) -> None:
         """Bind and serve. Raises EsbError if the address cannot be had."""

@@ -61,7 +61,8 @@ from esb.route import OF_CALLERS, RouteOptions, StepPolicies, step_policies, sub
 from esb.schemas import SchemaError, compile_json_schema, compile_xsd
 from esb.step import Step, Watch, identity, in_turn, pipeline
 from esb.steps import STEPS
-from esb.store import open_store
+from esb.store import StoreOptions, open_store
+from esb.store.traces import open_traces
 from esb.strict_yaml import (
     READING,
     Document,
@@ -72,6 +73,7 @@ from esb.strict_yaml import (
     read_yaml,
 )
 from esb.templates import TemplateError, compile_jinja, compile_xslt
+from esb.traces import TraceStore
 
 T = TypeVar("T")
 
@@ -105,6 +107,30 @@ class Stage(Protocol):
         ...
 
 
+class Stores(Protocol):
+    """What opens the store of a project and that of its traces: see `open_store`, `open_traces`."""
+
+    def store(self, settings: StoreOptions, folder: Path, clock: Clock) -> Store:
+        """The store. It is a Resource."""
+        ...
+
+    def traces(self, settings: StoreOptions, folder: Path, clock: Clock) -> TraceStore:
+        """Where traces are kept."""
+        ...
+
+
+class OwnStores:
+    """Those of a process that has them for itself. See Stores."""
+
+    def store(self, settings: StoreOptions, folder: Path, clock: Clock) -> Store:
+        """See Stores."""
+        return open_store(settings, folder, clock)
+
+    def traces(self, settings: StoreOptions, folder: Path, clock: Clock) -> TraceStore:
+        """See Stores."""
+        return open_traces(settings, folder, clock)
+
+
 class Load:
     """What one load shares between all files: adapters, connections, claims, diagnostics."""
 
@@ -115,10 +141,12 @@ class Load:
         root: Path | None,
         clock: Clock = REAL,
         stage: Stage | None = None,
+        stores: Stores | None = None,
     ) -> None:
         self.shared = shared
         self.clock = clock
         self.stage = stage
+        self.stores = stores or OwnStores()
         self.references = references
         self.root = (root or Path.cwd()).resolve()
         self.diagnostics: list[Diagnostic] = []
@@ -892,7 +920,8 @@ class Builder:
         options = self.load.settings["store"]
         place = options.url or options.path
         return self.shared(
-            ("store", place), lambda: open_store(options, self.load.root, self.clock)
+            ("store", place),
+            lambda: self.load.stores.store(options, self.load.root, self.clock),
         )
 
     def fingerprint(self) -> str:

@@ -23,10 +23,13 @@ class Shared:
 
     It outlives a reload: each load marks what it asks for. What the last good load did not ask for
     is closed once the routes that were made before it have stopped.
+
+    opens: which of the resources are opened, where some are only there to be looked at.
     """
 
     def __init__(self) -> None:
         self.objects: dict[object, Any] = {}
+        self.opens: Callable[[Any], bool] = lambda thing: True
         self._asked: set[object] = set()
         self._before: set[object] = set()
         self._loading = False
@@ -69,7 +72,7 @@ class Shared:
             if key in self._open:
                 continue
             prepare(thing)
-            if isinstance(thing, Resource):
+            if isinstance(thing, Resource) and self.opens(thing):
                 await thing.open()
             self._open.append(key)
 
@@ -83,7 +86,7 @@ class Shared:
                 continue  # the latter: somebody else closes it, while this one waited
             self._open.remove(key)
             thing = self.objects.pop(key)
-            if isinstance(thing, Resource):
+            if isinstance(thing, Resource) and self.opens(thing):
                 await thing.close()
 
     def health(self) -> dict[str, Health]:
@@ -91,7 +94,7 @@ class Shared:
         return {
             _readable(key): thing.health()
             for key, thing in self.objects.items()
-            if isinstance(thing, Resource)
+            if isinstance(thing, Resource) and self.opens(thing)
         }
 
 
@@ -259,9 +262,7 @@ class Bus:
 
         A far side that is away is shown and does not make the bus unready: the other routes work.
         """
-        running = {n: route for n, route in self.routes.items() if n not in self.stopped}
-        routes = {name: route.health() for name, route in running.items()}
-        waiting = {name: health.detail for name, health in routes.items() if not health.up}
+        waiting = self.waiting()
         resources = self.shared.health()
         shared = {n: h.detail for n, h in resources.items() if not h.up}
         warnings = {n: h.detail for n, h in resources.items() if h.up and h.detail}
@@ -280,6 +281,12 @@ class Bus:
         if warnings:
             details["warnings"] = warnings
         return ready, details
+
+    def waiting(self) -> dict[str, str]:
+        """Routes that are to run and cannot take messages, and why."""
+        running = {n: route for n, route in self.routes.items() if n not in self.stopped}
+        routes = {name: route.health() for name, route in running.items()}
+        return {name: health.detail for name, health in routes.items() if not health.up}
 
     @property
     def store(self) -> Store | None:

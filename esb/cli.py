@@ -4,10 +4,10 @@ adapters add."""
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -105,11 +105,14 @@ def run(
         float, typer.Option(min=0, help="Seconds that messages in flight get to finish on SIGTERM.")
     ] = 25.0,
     profile: Profile = None,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Processes that run the routes, beside two that serve them.")
+    ] = 1,
 ) -> None:
     """Run the bus until SIGTERM or Ctrl-C."""
     serve(
         route_files(paths), watch=watch, json_logs=json_logs, log_level=log_level, grace=grace,
-        profile=profile,
+        profile=profile, workers=workers,
     )  # fmt: skip
 
 
@@ -277,28 +280,31 @@ def serve(
     grace: float = 25.0,
     root: Path | None = None,
     profile: str | None = None,
+    workers: int = 1,
 ) -> None:
     """Run a bus from files, and from `extra`, plain data in the shape of a file.
 
     root: the folder that files are looked up in and never leave; the working directory if None.
-    profile: see `esb.config.load`.
+    profile: see `esb.config.load`. workers: processes that run the routes, see `esb.workers`.
     """
     logs.configure(json=json_logs, level=log_level)
     try:
-        runner = asyncio.run
-        with contextlib.suppress(ImportError):
-            import uvloop
+        from esb.service import Service, run_loop
 
-            runner = uvloop.run
-        from esb.service import Service
+        make = partial(Service, paths, extra, watch=watch, grace=grace, root=root, profile=profile)
+        if workers == 1:
+            run_loop(make().run())
+            return
+        from esb.workers import supervise
 
-        service = Service(paths, extra, watch=watch, grace=grace, root=root, profile=profile)
-        runner(service.run())
+        status = supervise(lambda stores: make(stores=stores), workers)
     except ConfigError as e:
         fail_with(e.diagnostics)
     except EsbError as e:
         typer.secho(f"the bus cannot start: {e.detail}", fg="red", err=True)
         raise typer.Exit(1) from e
+    if status:
+        raise typer.Exit(status)
 
 
 def main() -> None:

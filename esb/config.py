@@ -19,7 +19,15 @@ from pydantic import Field, TypeAdapter
 from esb.adapter import Adapter, BuildFailed, Section, Sink, Source
 from esb.analysis import analyse
 from esb.analysis.streaming import open_passages
-from esb.build import POLICIES, Builder, Continuation, Load, Stage, split_policies
+from esb.build import (
+    POLICIES,
+    Builder,
+    Continuation,
+    Load,
+    Stage,
+    Stores,
+    split_policies,
+)
 from esb.bus import Shared
 from esb.clock import REAL, Clock
 from esb.errors import ConfigError, Diagnostic
@@ -30,7 +38,6 @@ from esb.projects import LATER, SHARED, Projects
 from esb.redaction import secret_values
 from esb.route import Called, Route, RouteOptions, assemble
 from esb.store import StoreOptions
-from esb.store.traces import open_traces
 from esb.strict_yaml import Document, References, read_yaml
 from esb.tracing import Sampling, TraceOptions, Tracing
 
@@ -106,6 +113,7 @@ def load(
     clock: Clock = REAL,
     stage: Stage | None = None,
     profile: str | None = None,
+    stores: Stores | None = None,
 ) -> Project:
     """Load YAML files, and the *.yaml and *.yml of folders but those of tests.
 
@@ -114,9 +122,10 @@ def load(
     may leave; the working directory if left out. extra: a document of plain data loaded beside the
     files. clock: what the routes tell the time by. stage: what plays all that is outside, in tests.
     profile: the one of `profiles` that counts, "" for none; what ESB_PROFILE says if left out.
+    stores: what opens the store, if that is not this process by itself.
     """
     references = environ if isinstance(environ, References) else References(environ)
-    loader = _Loader(shared or Shared(), references, root, clock, stage, profile)
+    loader = _Loader(shared or Shared(), references, root, clock, stage, profile, stores)
     for path in paths:
         loader.add(path)
     if extra is not None:
@@ -170,8 +179,9 @@ class _Loader:
         clock: Clock = REAL,
         stage: Stage | None = None,
         profile: str | None = None,
+        stores: Stores | None = None,
     ) -> None:
-        self.common = Load(shared, references, root, clock, stage)
+        self.common = Load(shared, references, root, clock, stage, stores)
         self.profile = os.environ.get("ESB_PROFILE", "") if profile is None else profile
         self.documents: list[Document] = []
         self.project = Project(
@@ -492,7 +502,7 @@ class _Loader:
         common, settings = self.common, self.common.settings
 
         def make() -> Tracing:
-            traces = open_traces(settings["store"], common.root, common.clock)
+            traces = common.stores.traces(settings["store"], common.root, common.clock)
             kept = settings["trace"] if common.stage is None else TraceOptions()
             return Tracing(kept, traces, clock=common.clock)
 

@@ -67,6 +67,9 @@ _DISCARD_BODY: Final = 16 * 1024**2
 _CATCH_UP: Final = 0.2
 """Seconds at most in which connections that wait to be accepted still are, before a close."""
 
+_LOOK: Final = 0.05
+"""Seconds between two looks at whether all connections are closed."""
+
 _STATUS: Final = {one.value: f"HTTP/1.1 {one.value} {one.phrase}\r\n" for one in HTTPStatus}
 
 
@@ -309,6 +312,8 @@ class Exchange:
                 parts.append(f"{start}{value}\r\n")
             elif value.lower() == "close" and name.lower() == "connection":
                 self.keep_alive = False
+        if connection.server.leaving and not connection.waiting:
+            self.keep_alive = False
         if not self.complete:
             self.keep_alive = False  # what still arrives cannot be told from a body
         parts.append("\r\n" if self.keep_alive else "connection: close\r\n\r\n")
@@ -340,6 +345,7 @@ class HttpServer:
         self.connections: set[Connection] = set()
         self.running: set[Exchange] = set()
         self.served = 0
+        self.leaving = False
         self.date = ""
         self._tls = tls
         self._server: asyncio.Server | None = None
@@ -347,7 +353,8 @@ class HttpServer:
 
     async def open(self, host: str, port: int, sock: socket.socket | None = None) -> int:
         """Listen, on a free port if that is 0. sock: one that somebody bound already, to listen on
-        instead. Returns the port. Raises EsbError when the address is taken or not ours."""
+        instead, but not before `take`: others may do so. Returns the port. Raises EsbError when the
+        address is taken or not ours."""
         loop = asyncio.get_running_loop()
         deadlines = Deadlines(loop)
         where: dict[str, Any] = {"host": host, "port": port} if sock is None else {"sock": sock}
@@ -357,6 +364,7 @@ class HttpServer:
                 **where,
                 ssl=self._tls,
                 backlog=2048,
+                start_serving=sock is None,
                 ssl_handshake_timeout=self.limits.header_timeout if self._tls else None,
             )
         except (OSError, UnicodeError) as e:
@@ -369,6 +377,11 @@ class HttpServer:
                 port = each.getsockname()[1]
         self._each_second()
         return port
+
+    async def take(self) -> None:
+        """From now on accept connections on the socket that was handed over."""
+        if self._server is not None:
+            await self._server.start_serving()
 
     def _each_second(self) -> None:
         self.date = f"date: {formatdate(time.time(), usegmt=True)}\r\n"
@@ -404,6 +417,17 @@ class HttpServer:
             task.cancel()
         for connection in list(self.connections):
             connection.abandon()
+
+    async def leave(self, grace: float) -> None:
+        """Stop listening at an address where somebody else goes on: each connection gets the
+        answers that it waits for and one more, and is closed then. Returns when none is left, or
+        after `grace` seconds."""
+        if self._server is not None:
+            self._server.close()
+        self.leaving = True
+        end = time.monotonic() + grace
+        while self.connections and time.monotonic() < end:  # noqa: ASYNC110 - a rare event
+            await asyncio.sleep(_LOOK)
 
     def _tasks(self) -> list[asyncio.Task[None]]:
         return [one.task for one in self.running if one.task is not None]
@@ -500,6 +524,11 @@ class Connection(asyncio.Protocol):
         self._write_timer: asyncio.TimerHandle | None = None
         self._closed = False  # nothing that still arrives is looked at
         self._unwanted = _DISCARD
+
+    @property
+    def waiting(self) -> bool:
+        """Whether more requests are here already than the one that is worked on."""
+        return bool(self._waiting)
 
     # --- the connection ---
 

@@ -101,8 +101,7 @@ class Link(asyncio.Protocol):
 
     # --- the connection
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self.transport = transport
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -8,22 +8,26 @@ import contextlib
 import gc
 import getpass
 import signal
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from esb.api import AdminServer
+from esb.build import Stores
 from esb.bus import Bus, Shared
 from esb.config import Project, load, route_files_in
 from esb.control import NotThere, Refused
 from esb.errors import EsbError
+from esb.inside import Inside, View
 from esb.logs import log
 from esb.metrics import Counter, Gauge
 from esb.mistakes import did_you_mean, shown_path
 from esb.route import Called
 from esb.versions import Cause, Version, Versions, put
+
+T = TypeVar("T")
 
 _FAREWELL: Final = 0.2
 """Seconds in which whoever asks is still told that the bus stops."""
@@ -42,7 +46,9 @@ CURRENT: Final = _CURRENT.labels()
 class Service:
     """A bus from files, and from `extra`, plain data in the shape of a file.
 
-    Raises ConfigError for what is wrong with them. See `esb.cli.serve` for the arguments.
+    leads: whether it has an admin listener, keeps versions and looks at the files. Of several
+    processes only one does.
+    Raises ConfigError for what is wrong with the files. See `esb.cli.serve` for the arguments.
     """
 
     def __init__(
@@ -54,9 +60,12 @@ class Service:
         grace: float = 25.0,
         root: Path | None = None,
         profile: str | None = None,
+        stores: Stores | None = None,
     ) -> None:
         self.paths = paths
         self.extra = extra
+        self.stores = stores
+        self.leads = True
         self.root = (root or Path.cwd()).resolve()
         self.profile = profile
         self.watch = watch
@@ -66,14 +75,23 @@ class Service:
         self.version: Version | None = None
         self._versions = self._kept()
         stopped = self._versions.stopped if self._versions else ()
-        self.bus = Bus(self.project.routes, self.shared, grace=grace, stopped=stopped)
+        self._has(Bus(self.project.routes, self.shared, grace=grace, stopped=stopped))
         self._found: Project = self.project  # what was loaded last, whether it runs or not
         self._reloading = asyncio.Lock()
         self.up, self.stopping = asyncio.Event(), asyncio.Event()
         self._letting_go: asyncio.Task[None] | None = None
         self.watching: list[Path] = []
+
+    def _has(self, bus: Bus, view: View | None = None) -> None:
         options = self.project.settings["admin"]
-        self.admin = AdminServer(self.bus, self, options.host, options.port)
+        self.bus = bus
+        self.view = view or Inside(bus)
+        self.admin = AdminServer(bus, self, options.host, options.port, view=self.view)
+
+    def leads_others(self, bus: Bus, view: View) -> None:
+        """Before it runs: what it runs is `bus`, which `view` looks into."""
+        self.stores = None
+        self._has(bus, view)
 
     def _load(self, shared: Shared | None = None) -> Project:
         return load(
@@ -82,37 +100,51 @@ class Service:
             extra=self.extra,
             root=self.root,
             profile=self.profile,
+            stores=self.stores,
         )
 
     # --- its life
 
-    async def run(self) -> None:
-        """Run until SIGTERM or SIGINT, or until `stopping` is set; a second signal hurries. Raises
-        EsbError if it cannot start."""
+    async def run(
+        self,
+        stop: Collection[signal.Signals] = (signal.SIGTERM, signal.SIGINT),
+        reload: Collection[signal.Signals] = (signal.SIGHUP,),
+        started: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        """Run until a signal of `stop`, or until `stopping` is set; a second one hurries. Raises
+        EsbError if it cannot start. reload: signals that have it reload. started: is awaited once
+        it has."""
         hurry = asyncio.Event()
         loop = asyncio.get_running_loop()
 
         def on_signal() -> None:
             (hurry if self.stopping.is_set() else self.stopping).set()
 
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in stop:
             loop.add_signal_handler(number, on_signal)
+        for number in reload:
+            loop.add_signal_handler(number, self.asked_to_reload, number.name)
         options = self.project.settings["admin"]
         threshold, *_ = gc.get_threshold()
-        if options.enabled:
+        serves = options.enabled and self.leads
+        if serves:
             await self.admin.open()
         try:
             async with self._reloading:  # nobody reloads what has not begun
                 await self.bus.start()
-                await self._keep("start", _user())
-            CURRENT.value = 1
+                if self.leads:
+                    await self._keep("start", _user())
+                    CURRENT.value = 1
             # What was loaded stays, so the collector is not to walk it again and again; and a
             # thousand messages in flight are no reason to look at each of them a few times.
             gc.freeze()
             gc.set_threshold(_COLLECT_AFTER)
+            if started is not None:
+                await started()
             self.up.set()
-            self._tell(f"{options.host}:{self.admin.port}" if options.enabled else "")
-            watcher = asyncio.create_task(self._watch()) if self.watch else None
+            if self.leads:
+                await self._tell(f"{options.host}:{self.admin.port}" if serves else "")
+            watcher = asyncio.create_task(self._watch()) if self.watch and self.leads else None
             await self.stopping.wait()
             if watcher is not None:
                 watcher.cancel()
@@ -124,7 +156,7 @@ class Service:
                 self._letting_go.cancel()
             gc.unfreeze()
             gc.set_threshold(threshold)
-            if options.enabled:
+            if serves:
                 await self.admin.close()
 
     async def _drain(self, hurry: asyncio.Event) -> None:
@@ -147,13 +179,14 @@ class Service:
         await asyncio.sleep(_FAREWELL)
         await self.bus.stop(max(0.0, self.bus.grace - _FAREWELL))
 
-    def _tell(self, admin: str) -> None:
-        for route in self.bus.routes.values():
-            health = route.health()
-            state = {} if health.up else {"waiting": health.detail}
-            if route.name in self.bus.stopped:
-                state = {"stopped": f"until 'esb routes start {route.name}'"}
-            log.info("route", name=route.name, takes=route.source.where, **state)
+    async def _tell(self, admin: str) -> None:
+        for route in await self.view.routes():
+            name, state = route["name"], {}
+            if route["state"] == "stopped":
+                state = {"stopped": f"until 'esb routes start {name}'"}
+            elif route["state"] == "waiting":
+                state = {"waiting": route["detail"]}
+            log.info("route", name=name, takes=route["takes"], **state)
         log.info("the bus is up", routes=len(self.bus.routes), admin=admin or "off")
 
     # --- reload
@@ -184,6 +217,17 @@ class Service:
             except OSError:
                 changed.add(path)
         return sorted(shown_path(path) for path in changed)
+
+    def asked_to_reload(self, by: str) -> None:
+        """Reload as soon as may be; how it went is in the log."""
+
+        async def reload() -> None:
+            try:
+                await self.reload(by)
+            except Exception:  # noqa: BLE001 - it runs on as it is
+                log.exception("not reloaded")
+
+        self._asked = asyncio.create_task(reload())
 
     async def reload(self, by: str = "", cause: Cause = "reload") -> dict[str, Any]:
         """Load the files again; messages in flight finish on the routes as they were. With mistakes
@@ -390,6 +434,15 @@ class Service:
         if change is watchfiles.Change.modified:
             return file.suffix in (".yaml", ".yml") or file.resolve() in self._found.sources
         return True
+
+
+def run_loop(what: Coroutine[Any, Any, T]) -> T:
+    """Run on the fastest event loop there is."""
+    with contextlib.suppress(ImportError):
+        import uvloop
+
+        return uvloop.run(what)
+    return asyncio.run(what)
 
 
 def _why(e: Exception) -> str:

@@ -146,6 +146,16 @@ class WebServer:
         return f"{scheme}://{host}:{self._bound}{self.options.base_path}"
 
     @property
+    def address(self) -> tuple[str, int]:
+        """See `Handed`."""
+        return self.options.host, self.options.port
+
+    async def leave(self, grace: float) -> None:
+        """See `Handed`."""
+        if self._server is not None:
+            await self._server.leave(grace)
+
+    @property
     def connections(self) -> int:
         """How many connections are open."""
         return len(self._server.connections) if self._server else 0
@@ -205,6 +215,8 @@ class WebServer:
         """From now on every request is answered; before, only probes were and the rest got 503."""
         if self._bus == "starting":
             self._bus = "running"
+            if self.socket is not None and self._server is not None:
+                self._taking = asyncio.create_task(self._server.take())
 
     def drain(self) -> None:
         """From now on only probes are answered; every other new request gets 503."""

@@ -42,7 +42,7 @@ from esb.store.reading import Reading
 from esb.store.sqlite import BUSY_MILLIS, SqliteStore
 from esb.store.traces import TraceFile
 from esb.store.writing import pack, prepared, unpack
-from esb.traces import Trace
+from esb.traces import Trace, TraceStore
 
 # --- changes on their way -------------------------------------------------------------------------
 
@@ -128,11 +128,10 @@ class _Client:
 
 
 class StoreServer:
-    """Serves an open store and its traces."""
+    """Serves an open store."""
 
-    def __init__(self, store: SqliteStore, traces: TraceFile) -> None:
+    def __init__(self, store: SqliteStore) -> None:
         self._store = store
-        self._traces = traces
         self._clients: dict[object, _Client] = {}
 
     def joined(self, who: object) -> dict[str, Handler]:
@@ -179,10 +178,6 @@ class StoreServer:
         async def damaged() -> None:
             store.damaged()
 
-        async def keep_traces(traces: list[bytes], keep: float, max_size: int) -> None:
-            found = [msgspec.msgpack.decode(one, type=Trace) for one in traces]
-            await self._traces.keep_traces(found, keep, max_size)
-
         return {
             "commit": commit,
             "take": take,
@@ -196,7 +191,6 @@ class StoreServer:
             "usage": usage,
             "set_aside": set_aside,
             "damaged": damaged,
-            "keep_traces": keep_traces,
         }
 
     async def left(self, who: object) -> None:
@@ -205,6 +199,16 @@ class StoreServer:
         held = [(key, hold) for hold, keys in client.taken.items() for key in keys]
         if held or client.claims:
             await self._store.left_behind(held, list(client.claims))
+
+
+def serving_traces(traces: TraceStore) -> dict[str, Handler]:
+    """What a process that has joined may call to have its traces kept."""
+
+    async def keep_traces(written: list[bytes], keep: float, max_size: int) -> None:
+        found = [msgspec.msgpack.decode(one, type=Trace) for one in written]
+        await traces.keep_traces(found, keep, max_size)
+
+    return {"keep_traces": keep_traces}
 
 
 # --- in the others --------------------------------------------------------------------------------

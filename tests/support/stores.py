@@ -22,7 +22,6 @@ from esb.link import Line, Link
 from esb.store import SqliteStore
 from esb.store.postgres import PostgresStore
 from esb.store.remote import RemoteStore, StoreServer
-from esb.store.traces import TraceFile, beside
 from support.shared import shared
 from support.waiting import until
 
@@ -63,7 +62,7 @@ class ServedStore(RemoteStore):
 
     async def open(self) -> None:
         await self.own.open()
-        server = StoreServer(self.own, TraceFile(beside(self.path), REAL))
+        server = StoreServer(self.own)
         loop = asyncio.get_running_loop()
         self.left: list[asyncio.Task[None]] = []
 

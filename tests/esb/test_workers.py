@@ -1,0 +1,258 @@
+"""A bus in several processes, run as its users run it: what they share, what is asked of all of
+them, how they are replaced, and what becomes of those that die."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import sys
+import threading
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from http.client import HTTPConnection
+from pathlib import Path
+
+import pytest
+from support.processes import Answer, Process, lasting_ports, request
+from support.waiting import until
+
+ESB = Path(sys.executable).parent / "esb"
+WORKERS = 2
+
+ROUTES = """
+listen: {{port: {port}}}
+admin: {{port: {admin}}}
+store: {{path: bus.db}}
+routes:
+  hello:
+    from: {{http: {{path: /hello, method: GET}}}}
+    steps: [{{set: {{body: "'one'"}}}}]
+  whoever:
+    from: {{http: {{path: /whoever, method: GET}}}}
+    steps: [{{python: calls:who}}]
+  stored:
+    from: {{http: {{path: /stored}}}}
+    accept: durable
+    steps: [{{send: {{queue: {{name: work, key: "{{{{ body.key }}}}"}}}}}}]
+  work:
+    from: {{queue: work}}
+    steps: [{{python: calls:work}}]
+"""
+
+CALLS = """
+import json
+import os
+from pathlib import Path
+
+def who(envelope):
+    return {"process": os.getpid()}
+
+def work(envelope):
+    body = json.loads(envelope.body.raw)
+    if body.get("deadly") and not Path("died").exists():
+        Path("died").touch()
+        os.kill(os.getpid(), 9)
+    with open("done", "a") as done:
+        done.write(f"{body['key']} {body['number']}\\n")
+"""
+
+
+class Bus:
+    """One that runs."""
+
+    def __init__(self, process: Process, folder: Path, port: int, admin: int) -> None:
+        self.process = process
+        self.folder = folder
+        self.port = port
+        self.url = f"http://127.0.0.1:{port}"
+        self.admin = f"http://127.0.0.1:{admin}"
+
+    def ask(self, method: str, path: str, body: object = None) -> Answer:
+        """Ask the admin API."""
+        return request(method, self.admin + path, body)
+
+    def ready(self) -> bool:
+        """Whether all is well."""
+        with contextlib.suppress(OSError):
+            return bool(self.ask("GET", "/readyz").json["status"] == "ok")
+        return False
+
+    def workers(self) -> set[int]:
+        """The ids of the processes that answer."""
+        return {request("GET", f"{self.url}/whoever").json["process"] for _ in range(30)}
+
+    def done(self) -> list[list[str]]:
+        """What the route `work` did: key and number."""
+        file = self.folder / "done"
+        return [line.split() for line in file.read_text().splitlines()] if file.exists() else []
+
+
+@contextlib.contextmanager
+def started(folder: Path, workers: int = WORKERS) -> Iterator[Bus]:
+    port, admin = lasting_ports(2)
+    (folder / "routes.yaml").write_text(ROUTES.format(port=port, admin=admin))
+    (folder / "python").mkdir()
+    (folder / "python" / "calls.py").write_text(CALLS)
+    command = [ESB, "run", "routes.yaml", "--workers", str(workers), "--grace", "10"]
+    with Process(command, cwd=folder) as process:
+        yield Bus(process, folder, port, admin)
+
+
+async def test_one_address_and_one_answer_for_all(tmp_path: Path) -> None:
+    with started(tmp_path) as bus:
+        await until(bus.ready)
+        assert bus.ask("GET", "/readyz").json["workers"] == {"up": WORKERS, "of": WORKERS}
+        assert len(bus.workers()) == WORKERS
+        told = bus.ask("GET", "/metrics").body.decode()
+        assert 'esb_messages_total{outcome="message",route="whoever"} 30.0' in told
+        assert re.search(r'esb_message_seconds_count\{route="whoever"\} 30\.0', told)
+
+        assert bus.ask("POST", "/routes/hello/stop").json["state"] == "stopped"
+        assert {request("GET", f"{bus.url}/hello").status for _ in range(10)} == {503}
+        assert bus.ask("POST", "/routes/hello/start").json["state"] == "running"
+        assert {request("GET", f"{bus.url}/hello").status for _ in range(10)} == {200}
+
+        assert bus.process.stop() == 0
+
+
+async def test_what_passes_in_any_of_them_can_be_watched(tmp_path: Path) -> None:
+    with started(tmp_path) as bus:
+        await until(bus.ready)
+        seen: list[bytes] = []
+        watching = threading.Event()
+
+        def watch() -> None:
+            with urllib.request.urlopen(f"{bus.admin}/routes/whoever/trace?limit=20") as lines:
+                for line in lines:
+                    seen.append(line)
+                    watching.set()
+
+        thread = threading.Thread(target=watch)
+        thread.start()
+        await until(watching.is_set)
+        processes = {request("GET", f"{bus.url}/whoever").json["process"] for _ in range(20)}
+        thread.join(20)
+        assert len(processes) == WORKERS
+        assert len([line for line in seen if line.strip()]) == 20
+
+
+async def test_keys_keep_their_order_across_workers_and_each_message_runs_once(
+    tmp_path: Path,
+) -> None:
+    with started(tmp_path) as bus:
+        await until(bus.ready)
+        for number in range(60):
+            assert request("POST", f"{bus.url}/stored", {"key": f"k{number % 4}", "number": number})
+        await until(lambda: len(bus.done()) >= 60)
+        of_key: dict[str, list[int]] = {}
+        for key, one in bus.done():
+            of_key.setdefault(key, []).append(int(one))
+        assert of_key == {f"k{key}": list(range(key, 60, 4)) for key in range(4)}
+
+
+async def test_one_that_dies_is_started_again_and_what_it_had_in_hand_is_done(
+    tmp_path: Path,
+) -> None:
+    with started(tmp_path) as bus:
+        await until(bus.ready)
+        before = bus.workers()
+        request("POST", f"{bus.url}/stored", {"key": "k", "number": 1, "deadly": True})
+        request("POST", f"{bus.url}/stored", {"key": "k", "number": 2})
+        await until(lambda: len(bus.done()) == 2)
+        assert [number for _, number in bus.done()] == ["1", "2"]
+        await until(bus.ready)
+        after = bus.workers()
+        assert len(after) == WORKERS
+        assert len(after & before) == WORKERS - 1
+        assert "has died and is started again" in bus.process.output
+
+
+async def test_whoever_loses_the_keeper_ends_and_all_of_it_comes_again(tmp_path: Path) -> None:
+    with started(tmp_path) as bus:
+        await until(bus.ready)
+        before = bus.workers()
+        [keeper] = set(bus.process.children) - before
+        os.kill(keeper, signal.SIGKILL)
+        await until(lambda: not (before & set(bus.process.children)) and bus.ready())
+        assert len(bus.workers()) == WORKERS
+        assert bus.process.stop() == 0
+
+
+@pytest.mark.parametrize("how", [signal.SIGHUP, signal.SIGUSR2])
+async def test_every_request_is_answered_while_all_are_replaced_again_and_again(
+    tmp_path: Path, how: signal.Signals
+) -> None:
+    with started(tmp_path) as bus:
+        await until(bus.ready)
+        over = threading.Event()
+        answers: Counter[int] = Counter()
+        failures: list[Exception] = []
+
+        def caller(keeps: bool) -> None:
+            connection = HTTPConnection("127.0.0.1", bus.port, timeout=20)
+            while not over.is_set():
+                try:
+                    connection.request("GET", "/whoever")
+                    answer = connection.getresponse()
+                    answer.read()
+                    answers[answer.status] += 1
+                    if not keeps:
+                        connection.close()
+                except Exception as e:  # noqa: BLE001 - whatever it is, a caller saw it
+                    failures.append(e)
+                    return
+
+        callers = [threading.Thread(target=caller, args=(n % 2 == 0,)) for n in range(6)]
+        for thread in callers:
+            thread.start()
+        for turn in range(3):
+            before = await until(lambda: (found := bus.workers()) and bus.ready() and found)
+            text = (tmp_path / "routes.yaml").read_text()
+            (tmp_path / "routes.yaml").write_text(text.replace("/hello", f"/hello{turn}"))
+            bus.process.signal(how)
+            await until(lambda before=before: not (before & set(bus.process.children)))
+        over.set()
+        for thread in callers:
+            thread.join(30)
+        assert not failures
+        assert set(answers) == {200}
+        counted = bus.ask("GET", "/metrics").body.decode()
+        [total] = re.findall(r'\{outcome="message",route="whoever"\} ([0-9.]+)', counted)
+        assert float(total) >= answers[200]  # also what those counted that are gone
+
+
+async def test_mistakes_in_the_files_leave_it_as_it_was(tmp_path: Path) -> None:
+    with started(tmp_path) as bus:
+        await until(bus.ready)
+        before = bus.workers()
+        text = (tmp_path / "routes.yaml").read_text()
+        (tmp_path / "routes.yaml").write_text(text.replace("steps: [{set", "stepz: [{set"))
+        answer = bus.ask("POST", "/reload")
+        assert answer.status == 422
+        assert "stepz" in json.dumps(answer.json)
+        assert bus.workers() == before
+
+        (tmp_path / "routes.yaml").write_text(text.replace("'one'", "'two'"))
+        answer = bus.ask("POST", "/reload")
+        assert answer.json["changed"] == ["hello"]
+        assert not (bus.workers() & before)
+        assert request("GET", f"{bus.url}/hello").json == "two"
+
+
+async def test_a_bus_that_cannot_start_says_why(tmp_path: Path) -> None:
+    with started(tmp_path) as bus:
+        await until(bus.ready)
+        other = Process([ESB, "run", "routes.yaml", "--workers", "2"], cwd=tmp_path)
+        with other:
+            assert other.wait() == 1
+            assert "cannot listen" in other.output
+        (tmp_path / "other.yaml").write_text(
+            (tmp_path / "routes.yaml").read_text().replace(str(bus.port), "0", 1)
+        )
+        with Process([ESB, "run", "other.yaml", "--workers", "2"], cwd=tmp_path) as other:
+            assert other.wait() == 1
+            assert "cannot start" in other.output
