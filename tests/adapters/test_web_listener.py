@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import socket
 import ssl
 import warnings
 from contextvars import ContextVar
 from pathlib import Path
+from random import Random
 
 import pytest
 import trustme
@@ -232,6 +234,23 @@ async def test_many_requests_on_one_connection() -> None:
         await one.send(b"GET /nowhere HTTP/1.1\r\nHost: a\r\n\r\n" + GOOD)
         assert (await one.answer())[0] == 404
         assert (await one.answer())[0] == 200
+
+
+@pytest.mark.parametrize("seed", range(10))
+async def test_requests_are_understood_in_whatever_pieces_they_come(seed: int) -> None:
+    chance = Random(seed)
+    kinds = [probe for probe in GOOD_HEADS.values() if b"HTTP/1.0" not in probe]
+    async with serving(site("/in")) as server, wire(server.url) as one:
+        for _ in range(20):
+            probes = chance.choices(kinds, k=chance.randint(1, 8))
+            data = b"".join(probes)
+            cuts = sorted(chance.choices(range(len(data)), k=chance.randint(0, 12)))
+            for start, end in itertools.pairwise([0, *cuts, len(data)]):
+                await one.send(data[start:end])
+                if chance.random() < 0.5:
+                    await asyncio.sleep(0)
+            for _probe in probes:
+                assert (await one.answer())[2] == b"POST /in 2 ok"
 
 
 _seen: ContextVar[str] = ContextVar("seen", default="nothing")
