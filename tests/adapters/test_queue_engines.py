@@ -602,6 +602,9 @@ async def test_what_is_published_waits_for_the_first_subscription(
 ) -> None:
     bus, _ = on_broker
     sink = await bus.sink("topic")
+    # Its channel is there then: what follows takes less time than a subscription.
+    with pytest.raises(Rejected):
+        await sink.send(text("0"))
     seen = Seen()
     starting = asyncio.create_task(bus.route(seen, "topic"))
     codes = []
