@@ -100,13 +100,14 @@ class Process:
 
     def cpu(self) -> float:
         """Seconds on a processor, of it and its children."""
-        return sum(_cpu(pid) for pid in self._tree())
+        return sum(_cpu(pid) for pid in self.tree())
 
     def memory(self) -> int:
         """Resident bytes (RSS), of it and its children."""
-        return sum(_resident(pid) for pid in self._tree())
+        return sum(_resident(pid) for pid in self.tree())
 
-    def _tree(self) -> Iterator[int]:
+    def tree(self) -> Iterator[int]:
+        """The ids of it and its children."""
         found = [self._process.pid]
         for pid in found:
             with suppress(OSError):
