@@ -17,8 +17,6 @@ from typing import Any, Final, Literal, NamedTuple
 from uuid import uuid4
 
 from pydantic import Field
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
 
 from esb.codecs._format import Format, shown
 from esb.envelope import ContentType, parse_content_type
@@ -128,6 +126,9 @@ def _parts(raw: bytes, boundary: bytes) -> Iterator[_Part]:
         nonlocal ended
         ended = True
 
+    from python_multipart.exceptions import FormParserError
+    from python_multipart.multipart import MultipartParser
+
     parser = MultipartParser(
         boundary,
         {
@@ -159,6 +160,8 @@ def _parts(raw: bytes, boundary: bytes) -> Iterator[_Part]:
 
 
 def _fields(parts: list[_Part]) -> dict[str, Any]:
+    from python_multipart.multipart import parse_options_header
+
     fields: dict[str, Any] = {}
     seen: set[str] = set()
     for number, part in enumerate(parts, 1):
