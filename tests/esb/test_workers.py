@@ -38,6 +38,12 @@ routes:
     from: {{http: {{path: /stored}}}}
     accept: durable
     steps: [{{send: {{queue: {{name: work, key: "{{{{ body.key }}}}"}}}}}}]
+  tick:
+    from: {{schedule: {{every: 200ms}}}}
+    steps: [{{python: calls:note}}]
+  found:
+    from: {{file: {{folder: in}}}}
+    steps: [{{python: calls:note}}]
   work:
     from: {{queue: work}}
     steps: [{{python: calls:work}}]
@@ -50,6 +56,10 @@ from pathlib import Path
 
 def who(envelope):
     return {"process": os.getpid()}
+
+def note(envelope):
+    with open("noted", "a") as noted:
+        noted.write(f"{envelope.source} {envelope.id}\\n")
 
 def work(envelope):
     body = json.loads(envelope.body.raw)
@@ -95,7 +105,8 @@ class Bus:
 def started(folder: Path, workers: int = WORKERS) -> Iterator[Bus]:
     port, admin = lasting_ports(2)
     (folder / "routes.yaml").write_text(ROUTES.format(port=port, admin=admin))
-    (folder / "python").mkdir()
+    for name in ("python", "in"):
+        (folder / name).mkdir()
     (folder / "python" / "calls.py").write_text(CALLS)
     command = [ESB, "run", "routes.yaml", "--workers", str(workers), "--grace", "10"]
     with Process(command, cwd=folder) as process:
@@ -152,6 +163,22 @@ async def test_keys_keep_their_order_across_workers_and_each_message_runs_once(
         for key, one in bus.done():
             of_key.setdefault(key, []).append(int(one))
         assert of_key == {f"k{key}": list(range(key, 60, 4)) for key in range(4)}
+
+
+async def test_a_firing_and_a_file_are_handled_once_whoever_has_them(tmp_path: Path) -> None:
+    with started(tmp_path) as bus:
+        await until(bus.ready)
+        for number in range(20):
+            (tmp_path / "in" / f"{number}.txt").write_text("x")
+
+        def noted() -> list[str]:
+            file = tmp_path / "noted"
+            return file.read_text().splitlines() if file.exists() else []
+
+        await until(lambda: not list((tmp_path / "in").glob("*.txt")) and len(noted()) >= 30)
+        assert bus.process.stop() == 0
+        assert len(set(noted())) == len(noted())
+        assert sum("schedule" not in line for line in noted()) == 20
 
 
 async def test_one_that_dies_is_started_again_and_what_it_had_in_hand_is_done(
