@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 from support.processes import Answer, Process, lasting_ports, request
+from support.stores import Place
 from support.waiting import until
 
 ESB = Path(sys.executable).parent / "esb"
@@ -26,7 +27,7 @@ WORKERS = 2
 ROUTES = """
 listen: {{port: {port}}}
 admin: {{port: {admin}}}
-store: {{path: bus.db}}
+store: {store}
 routes:
   hello:
     from: {{http: {{path: /hello, method: GET}}}}
@@ -102,13 +103,14 @@ class Bus:
 
 
 @contextlib.contextmanager
-def started(folder: Path, workers: int = WORKERS) -> Iterator[Bus]:
+def started(folder: Path, place: Place | None = None) -> Iterator[Bus]:
     port, admin = lasting_ports(2)
-    (folder / "routes.yaml").write_text(ROUTES.format(port=port, admin=admin))
+    store = json.dumps({"url": place} if isinstance(place, str) else {"path": "bus.db"})
+    (folder / "routes.yaml").write_text(ROUTES.format(port=port, admin=admin, store=store))
     for name in ("python", "in"):
         (folder / name).mkdir()
     (folder / "python" / "calls.py").write_text(CALLS)
-    command = [ESB, "run", "routes.yaml", "--workers", str(workers), "--grace", "10"]
+    command = [ESB, "run", "routes.yaml", "--workers", str(WORKERS), "--grace", "10"]
     with Process(command, cwd=folder) as process:
         yield Bus(process, folder, port, admin)
 
@@ -152,9 +154,9 @@ async def test_what_passes_in_any_of_them_can_be_watched(tmp_path: Path) -> None
 
 
 async def test_keys_keep_their_order_across_workers_and_each_message_runs_once(
-    tmp_path: Path,
+    tmp_path: Path, place: Place
 ) -> None:
-    with started(tmp_path) as bus:
+    with started(tmp_path, place) as bus:
         await until(bus.ready)
         for number in range(60):
             assert request("POST", f"{bus.url}/stored", {"key": f"k{number % 4}", "number": number})
