@@ -2,7 +2,7 @@
 """Measures the bus beside nginx and beside other products: what `make bench` runs. README.md beside
 this file says how, and what the figures mean.
 
-bench/run.py                      all, several rounds: about an hour with all peers
+bench/run.py                      all, several rounds: about half an hour
 bench/run.py --quick              the main ones once, a second each: for a look whether it works
 bench/run.py -s direct-500 -s ... some scenarios only; -c esb -c camel: some contestants only
 bench/run.py --sweep              DirectProxy with 20 to 2,560 connections
@@ -48,7 +48,7 @@ WORK = PROJECT / ".tools"
 FULL = Settings(rounds=3, seconds=4, warm_up=1, connections=50, messages=20_000)
 QUICK = Settings(rounds=1, seconds=1, warm_up=0, connections=50, messages=1_000)
 SWEEP = (20, 80, 320, 1280, 2560)
-SWEPT = ("direct-500", "direct-10k")
+SWEPT = ("direct-500",)
 NEEDED = {"nginx": "nginx-light", "wrk": "wrk", "taskset": "util-linux", "openssl": "openssl"}
 ALONE: dict[str, Callable[..., list[dict[str, Any]]]] = {"store": store.run, "codec": codec.run}
 """Parts that are measured by themselves."""
@@ -63,6 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("-s", "--scenario", action="append", choices=[*scenarios, *ALONE, "sweep"])
     parser.add_argument("-c", "--contestant", action="append", choices=list(contestants),
                         help="beside nginx; all that are installed if left out")  # fmt: skip
+    parser.add_argument("--peers-each-round", action="store_true",
+                        help="others take part in every round, not in the first alone")  # fmt: skip
     parser.add_argument("-r", "--rounds", type=int, help=f"instead of {FULL.rounds}")
     parser.add_argument("--seconds", type=int, help=f"of load, instead of {FULL.seconds}")
     parser.add_argument("-o", "--out", type=Path, help="where results go, instead of bench/results")
@@ -91,7 +93,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         cores = choose_cores()
         chosen = [scenarios[name] for name in names if name in scenarios]
-        result = run(chosen, taking_part, settings, cores, given.quick)
+        result = run(
+            chosen, taking_part, settings, cores, given.quick, often=given.peers_each_round
+        )
         if "sweep" in names:
             swept = [scenarios[name] for name in SWEPT]
             result["sweep"] = sweep(swept, taking_part, settings, cores)
@@ -122,11 +126,21 @@ def run(
     settings: Settings,
     cores: Cores,
     quick: bool,
+    often: bool = False,
 ) -> dict[str, Any]:
     """All contestants in all scenarios, in turns, round by round, so that what changes on the
-    machine meanwhile hits all alike. Raises BenchFailed."""
+    machine meanwhile hits all alike. Raises BenchFailed.
+
+    often: peers, which take most of the time to warm up, take part in each round and not in the
+    first alone. In the sizes that are seldom measured they never do.
+    """
     rounds: dict[str, dict[str, list[Figures]]] = {
-        s.name: {"backend": []} | {c.name: [] for c in contestants if s.kind in c.kinds}
+        s.name: {"backend": []}
+        | {
+            c.name: []
+            for c in contestants
+            if s.kind in c.kinds and (s.name not in SELDOM or isinstance(c, Bus | Proxy))
+        }
         for s in scenarios
     }
     failed: dict[str, str] = {}
@@ -138,7 +152,12 @@ def run(
                 with _place(folder, cores, broker) as place:
                     found = backend_alone(scenario, settings, place)
                     rounds[scenario.name]["backend"].append(found)
-                who = [c for c in contestants if c.name in rounds[scenario.name]]
+                who = [
+                    c
+                    for c in contestants
+                    if c.name in rounds[scenario.name]
+                    and (not number or often or isinstance(c, Bus | Proxy))
+                ]
                 # Who goes first changes, in case that is of any use.
                 turn = number % len(who)
                 for contestant in who[turn:] + who[:turn]:
@@ -219,7 +238,7 @@ def summary(rounds: dict[str, list[Figures]]) -> dict[str, Any]:
         name: _each(
             [
                 Figures(**_over(asdict(one), asdict(other)))
-                for one, other in zip(found, rounds["nginx"], strict=True)
+                for one, other in zip(found, rounds["nginx"], strict=False)
             ],
             median,
         )
