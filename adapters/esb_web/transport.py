@@ -20,7 +20,7 @@ import aiohappyeyeballs
 from httptools import HttpParserError, HttpParserUpgrade
 
 from esb.adapter import Health
-from esb.deadlines import Deadlines
+from esb.deadlines import Deadlines, TimeLimit
 from esb.envelope import Body
 from esb.errors import (
     BadReply,
@@ -264,7 +264,7 @@ class _Origin:
         Raises TimedOut if all the time for the request went by, _Unconnected if there is none.
         """
         try:
-            async with asyncio.timeout(min(connect_timeout, timeout)):
+            with TimeLimit(min(connect_timeout, timeout)):
                 return await self._turn()
         except TimeoutError:
             if timeout <= connect_timeout:
