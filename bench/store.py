@@ -10,6 +10,9 @@ the word; "callers" is how many store or take at a time, because they share an f
     through   a message is stored, taken, and settled: accepted, delivered, forgotten
     hand-over taken from one channel and put into another with one commit: queue to queue
     once      a message is claimed, and the claim confirmed: what `skip_seen` adds
+    accepted  a message is stored, and a consumer runs an empty step on it: all of `accept: durable`
+              but what goes over the wire
+    queues    a message is stored, and a consumer passes it on to a queue that another one consumes
 """
 
 from __future__ import annotations
@@ -27,8 +30,11 @@ from unittest.mock import patch
 
 import uvloop
 
-from esb.durable import Confirm, Done, Put
+from esb.consumer import Consumer
+from esb.durable import Confirm, Done, Put, change
 from esb.envelope import Body, Envelope
+from esb.middleware.accept import accepted, accepting
+from esb.step import Step
 from esb.store import SqliteStore
 from esb.store.commit import SYNCHRONOUS
 
@@ -36,8 +42,17 @@ WORK = Path(__file__).resolve().parent.parent / ".tools"
 CALLERS = (1, 50)
 BODY = Body(b"x" * 500, "text/plain")
 
-Mode = Callable[[SqliteStore, int, str], Awaitable[None]]
+One = Callable[[SqliteStore, int, str], Awaitable[None]]
 """Sees `count` messages through, one after the other, on channels of its own."""
+Mode = Callable[[SqliteStore, int, int], Awaitable[None]]
+"""Sees so many messages through for so many callers each."""
+
+
+def _side_by_side(one: One) -> Mode:
+    async def mode(store: SqliteStore, each: int, callers: int) -> None:
+        await asyncio.gather(*(one(store, each, f"c{n}") for n in range(callers)))
+
+    return mode
 
 
 async def _accept(store: SqliteStore, count: int, name: str) -> None:
@@ -65,11 +80,62 @@ async def _once(store: SqliteStore, count: int, name: str) -> None:
         await store.commit((Confirm(name, str(number), 9e9),))
 
 
+async def _accepted(store: SqliteStore, each: int, callers: int) -> None:
+    accept, arrived = accepting(route="bench", store=store), _Arrivals(each * callers)
+    consumer = accepted(store, "bench")
+    await _consumed(accept, [(consumer, arrived.step)], arrived, each, callers)
+
+
+async def _queues(store: SqliteStore, each: int, callers: int) -> None:
+    arrived = _Arrivals(each * callers)
+
+    async def pass_on(envelope: Envelope) -> Envelope:
+        await change(store, Put("queue:second", envelope))
+        return envelope
+
+    async def put(envelope: Envelope) -> Envelope:
+        await change(store, Put("queue:first", envelope))
+        return envelope
+
+    first, second = [
+        Consumer(store, f"queue:{name}", route=name, concurrency=50) for name in ("first", "second")
+    ]
+    await _consumed(put, [(first, pass_on), (second, arrived.step)], arrived, each, callers)
+
+
+class _Arrivals:
+    def __init__(self, wanted: int) -> None:
+        self._left = wanted
+        self.all = asyncio.Event()
+
+    async def step(self, envelope: Envelope) -> Envelope:
+        self._left -= 1
+        if not self._left:
+            self.all.set()
+        return envelope
+
+
+async def _consumed(
+    put: Step, consumers: list[tuple[Consumer, Step]], arrived: _Arrivals, each: int, callers: int
+) -> None:
+    async def caller() -> None:
+        for _ in range(each):
+            await put(Envelope(body=BODY))
+
+    for consumer, step in consumers:
+        await consumer.start(step)
+    await asyncio.gather(arrived.all.wait(), *(caller() for _ in range(callers)))
+    for consumer, _ in consumers:
+        await consumer.stop(10.0)
+
+
 MODES: dict[str, Mode] = {
-    "accept": _accept,
-    "through": _through,
-    "hand-over": _hand_over,
-    "once": _once,
+    "accept": _side_by_side(_accept),
+    "through": _side_by_side(_through),
+    "hand-over": _side_by_side(_hand_over),
+    "once": _side_by_side(_once),
+    "accepted": _accepted,
+    "queues": _queues,
 }
 
 
@@ -108,7 +174,7 @@ async def _rate(mode: Mode, count: int, callers: int, durable: bool) -> float:
         try:
             each = max(1, count // callers)
             begun = time.perf_counter()
-            await asyncio.gather(*(mode(store, each, f"c{n}") for n in range(callers)))
+            await mode(store, each, callers)
             return each * callers / (time.perf_counter() - begun)
         finally:
             await store.close()
