@@ -133,11 +133,13 @@ class Consumer:
         failures = 0
         while not self._ahead:
             try:
+                # After a failure the store is asked first whether it is there again.
+                wait = 0.0 if failures else LOOK_AGAIN
                 self._ahead.extend(
-                    await self._store.take(self._channel, self._at_once, in_order=self._order)
+                    await self._store.take(
+                        self._channel, self._at_once, in_order=self._order, wait=wait
+                    )
                 )
-                if not self._ahead:
-                    await self._store.wait(self._channel, LOOK_AGAIN)
                 failures, self._trouble = 0, ""
             except Exception as e:
                 failures += 1

@@ -194,12 +194,13 @@ class Move(msgspec.Struct, frozen=True):
 
 class Confirm(msgspec.Struct, frozen=True):
     """What was claimed is done, and `answer` is what to tell whoever claims it until the Unix time
-    `until`."""
+    `until`. written: the answer as it will lie on the disk, as in Put."""
 
     scope: str
     value: str
     until: float
     answer: Envelope | None = None
+    written: bytes = b""
 
 
 class Release(msgspec.Struct, frozen=True):
@@ -246,16 +247,19 @@ class Store(Protocol):
         ...
 
     def prepare(self, change: Change) -> Change:
-        """The change with its message written, so that a commit will not fail for the message's
+        """The change with its message or answer written, so that a commit will not fail for its
         sake. Raises what the body raises when it is written, TooLarge, BadMessage or RouteFailure.
         """
         ...
 
-    async def take(self, channel: str, limit: int, *, in_order: bool = False) -> list[Stored]:
+    async def take(
+        self, channel: str, limit: int, *, in_order: bool = False, wait: float = 0.0
+    ) -> list[Stored]:
         """Up to `limit` due messages, by priority, then oldest first, handed to nobody else until
         they are settled by a Done or a Move.
 
         in_order: nothing, while anything of the channel is in anybody's hand.
+        wait: so many seconds at most, as long as there is none.
         That it was taken is noted before it is handed out, so what a dead process had in hand is
         there again with its `crashes` counted; after MOST_CRASHES it is a dead letter ("poison").
         """

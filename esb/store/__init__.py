@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, SecretStr, model_validator
 from esb.clock import REAL, Clock
 from esb.options import Duration, Options, Size
 from esb.store.files import InUse, StoreUnusable
-from esb.store.reading import DAMAGED
+from esb.store.rows import DAMAGED
 from esb.store.sqlite import SqliteStore
 
 if TYPE_CHECKING:

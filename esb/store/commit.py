@@ -25,7 +25,7 @@ import apsw
 import structlog
 
 from esb.errors import EsbError, Overloaded, RouteFailure, TooLarge, Unavailable
-from esb.store.writing import FULL, RETRY_AFTER, Effects
+from esb.store.writing import FULL, RETRY_AFTER, Transaction, Writing
 
 T = TypeVar("T")
 log = structlog.get_logger("esb.store")
@@ -46,7 +46,7 @@ _CONCERNS_ALL = (
     apsw.ReadOnlyError,
 )
 _FSYNC_FAILED = frozenset({apsw.SQLITE_IOERR_FSYNC, apsw.SQLITE_IOERR_DIR_FSYNC})
-Work = Callable[[apsw.Connection, Effects], T]
+Work = Callable[[apsw.Connection, Transaction], T]
 
 
 @dataclass(slots=True)
@@ -61,7 +61,8 @@ class _Job:
 class GroupCommit:
     """Runs work in transactions on `connection`, which nobody else uses from now on.
 
-    told: called in the event loop with what a commit brought about, before any caller learns of it.
+    writing: what the work is done with. told: called in the event loop with what a commit brought
+    about, before any caller learns of it.
     """
 
     def __init__(
@@ -69,13 +70,16 @@ class GroupCommit:
         connection: apsw.Connection,
         loop: asyncio.AbstractEventLoop,
         *,
-        told: Callable[[Effects], None],
+        writing: Writing,
+        told: Callable[[Transaction], None],
     ) -> None:
         self.failure = ""
         self._db = connection
         self._loop = loop
+        self._writing = writing
         self._told = told
         self._pending: list[_Job] = []
+        self._made: list[Transaction] = []
         self._wanted = 1
         self._expected = 1
         self._closing = False
@@ -91,16 +95,16 @@ class GroupCommit:
         """Run `work` in a transaction; the future is done once it is on the disk. relaxed: it is
         enough that it outlives the process.
 
-        It fails with what `work` raised, Overloaded when the disk is full, or Transient when it
-        cannot be written; then nothing of it was stored.
+        It fails with what `work` raised, which must be before it changed anything; Overloaded when
+        the disk is full, or Transient when it cannot be written; then nothing of it was stored.
         """
         future: asyncio.Future[T] = self._loop.create_future()
         self._enqueue(_Job(work, future, relaxed))
         return future
 
-    def post(self, work: Work[Any]) -> None:
+    def post(self, work: Work[Any], *, relaxed: bool = False) -> None:
         """Run `work` in a transaction when there is time, from any thread; nobody waits for it."""
-        self._enqueue(_Job(work, None))
+        self._enqueue(_Job(work, None, relaxed))
 
     def close(self) -> None:
         """Commit what is pending, then end the thread. Blocks."""
@@ -130,8 +134,9 @@ class GroupCommit:
     def _run(self) -> None:
         while jobs := self._next():
             self._commit(jobs)
+            made, self._made = self._made, []
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to tell
-                self._loop.call_soon_threadsafe(_settle, jobs)
+                self._loop.call_soon_threadsafe(self._finish, jobs, made)
             self._write_back()
 
     def _next(self) -> list[_Job]:
@@ -165,29 +170,27 @@ class GroupCommit:
     def _transact(self, jobs: list[_Job]) -> None:
         if self.failure:
             raise apsw.ReadOnlyError(self.failure)
-        effects = Effects()
         relaxed = all(job.relaxed for job in jobs)
         if relaxed is not self._relaxed:
             self._db.execute(f"PRAGMA synchronous={SYNCHRONOUS[relaxed]}")
             self._relaxed = relaxed
+        told = Transaction(self._db)
         try:
             self._db.execute("BEGIN IMMEDIATE")
             for job in jobs:
-                brought = Effects()
                 try:
-                    job.result = job.work(self._db, brought)
+                    job.result = job.work(self._db, told)
                 except EsbError as e:
                     job.error = e
-                else:
-                    effects.add(brought)
+            self._writing.flush(told)
             self._db.execute("COMMIT")
         except BaseException:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
+            self._writing.undone(told)
             raise
-        if effects.rung or effects.counts:
-            with contextlib.suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(self._told, effects)
+        self._writing.committed(told)
+        self._made.append(told)
 
     def _refuse(self, jobs: list[_Job], cause: Exception) -> None:
         for job in jobs:
@@ -236,6 +239,11 @@ class GroupCommit:
             # What was acknowledged is safe in the log, and must not leave it for such a disk.
             self.fail(f"its log could not be written back: {e}")
         self._log_pages = 0
+
+    def _finish(self, jobs: list[_Job], made: list[Transaction]) -> None:
+        for told in made:
+            self._told(told)
+        _settle(jobs)
 
 
 def _settle(jobs: list[_Job]) -> None:

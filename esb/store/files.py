@@ -21,7 +21,7 @@ import apsw
 from esb import record
 from esb.errors import EsbError
 from esb.store import schema
-from esb.store.reading import DAMAGED, verified
+from esb.store.rows import DAMAGED, verified
 
 BUSY_MILLIS: Final = 10_000
 PAGE: Final = 100

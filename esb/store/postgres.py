@@ -26,7 +26,6 @@ from typing import Any, Final, cast
 from urllib.parse import urlsplit
 
 import asyncpg
-import msgspec
 import structlog
 
 from esb import record
@@ -42,8 +41,6 @@ from esb.durable import (
     Entry,
     Failure,
     Move,
-    Publish,
-    Put,
     Receipt,
     Store,
     Stored,
@@ -51,10 +48,10 @@ from esb.durable import (
     Usage,
     subscription,
 )
-from esb.errors import EsbError, Overloaded, TooLarge, Unavailable
+from esb.errors import EsbError, Overloaded, Unavailable
 from esb.store.files import StoreUnusable
-from esb.store.reading import DAMAGED, remains, verified
 from esb.store.room import Room
+from esb.store.rows import DAMAGED, prepared, remains, unpack, verified
 from esb.store.units import (
     CONNECT_TIMEOUT,
     LARGEST,
@@ -66,7 +63,7 @@ from esb.store.units import (
     translated,
     unreachable,
 )
-from esb.store.writing import FULL, OVERHEAD, RETRY_AFTER, unpack
+from esb.store.writing import FULL, OVERHEAD, RETRY_AFTER
 
 log = structlog.get_logger("esb.store")
 
@@ -219,12 +216,7 @@ class PostgresStore(Store):
 
     def prepare(self, change: Change) -> Change:
         """See `Store.prepare`."""
-        if not isinstance(change, Put | Publish) or change.written:
-            return change
-        content = record.encode(change.envelope)
-        if len(content) > LARGEST:
-            raise TooLarge("the message is larger than the store can hold")
-        return msgspec.structs.replace(change, written=content)
+        return prepared(change, LARGEST)
 
     async def commit(self, changes: Sequence[Change]) -> list[int]:
         """See `Store.commit`. A Transient with the note that the commit may have been made is the
@@ -235,8 +227,19 @@ class PostgresStore(Store):
             raise Unavailable("the store is not open")
         return await self._units.submit(unit)
 
-    async def take(self, channel: str, limit: int, *, in_order: bool = False) -> list[Stored]:
+    async def take(
+        self, channel: str, limit: int, *, in_order: bool = False, wait: float = 0.0
+    ) -> list[Stored]:
         """See `Store.take`."""
+        end = monotonic() + wait
+        while not (taken := await self._take(channel, limit, in_order)):
+            left = end - monotonic()
+            if left <= 0:
+                break
+            await self.wait(channel, left)
+        return taken
+
+    async def _take(self, channel: str, limit: int, in_order: bool) -> list[Stored]:
         while True:
             number, rows = await self._numbered(
                 "SELECT * FROM take($1, $2, $3, $4, $5, $6, $7)",

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from datetime import UTC, datetime
-from typing import Any, Final, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import apsw
 import structlog
@@ -14,21 +13,13 @@ import structlog
 from esb import record
 from esb.clock import Clock
 from esb.durable import DEAD, Entry, Failure, Receipt, Stored
-from esb.envelope import Body, Envelope
 from esb.errors import Unavailable
-from esb.store.writing import unpack
+from esb.store.rows import ROW, damage, next_due, stored, used
 
 T = TypeVar("T")
 log = structlog.get_logger("esb.store")
 
-DAMAGED: Final = "damaged"
-"""The channel where messages lie that are not what was stored; they are never delivered."""
-
-_ROW = (
-    "SELECT m.key, channel, due, attempts, stored, failure, hold, crashes, priority, expires, grp,"
-    " digest, content FROM message m LEFT JOIN content c ON c.key = m.key WHERE "
-)
-_ONE = _ROW + "m.key = ?"
+_ONE = ROW + "m.key = ?"
 _OF_CHANNEL = "SELECT key FROM message WHERE channel = ? AND key > ? ORDER BY key LIMIT ?"
 # Dead letters are in nobody's hand, so that the index of turns has them by key.
 _DEAD = (
@@ -54,9 +45,6 @@ _RECEIPTS = (
     " UNION SELECT rowid FROM receipt WHERE business_key = ?1 AND business_key <> '')"
     " ORDER BY finished LIMIT ?2"
 )
-_TURN = "FROM message WHERE channel = ? AND hold = 0 AND blocked = 0 AND priority"
-_NEXT_DUE = f"SELECT min(due) {_TURN} = ?"
-_LEVEL = f"SELECT max(priority) {_TURN} < ?"
 
 
 class Reading:
@@ -91,7 +79,7 @@ class Reading:
 
     async def next_due(self, channel: str) -> float | None:
         """When the next free message of a channel is due (0: it is), None if there is none."""
-        return await self._told(self._thread.submit(self._next_due, channel))
+        return await self._told(self._thread.submit(next_due, self._db, channel))
 
     async def get(self, key: int) -> Stored | None:
         """One message."""
@@ -137,14 +125,6 @@ class Reading:
         rows = self._db.execute(sql, (channel, after, limit)).fetchall()
         return [Entry(*row) for row in cast(Any, rows)]
 
-    def _next_due(self, channel: str) -> float | None:
-        soonest: float | None = None
-        level: Any = 2**62
-        while (level := self._db.execute(_LEVEL, (channel, level)).get) is not None:
-            due = cast(float, self._db.execute(_NEXT_DUE, (channel, level)).get)
-            soonest = due if soonest is None else min(soonest, due)
-        return soonest
-
     def _find(self, text: str, limit: int) -> tuple[list[Stored], list[Receipt]]:
         lying = self._those(_BY_NAME, (text, limit))
         # Looked for afterwards: what is through in between is told twice, not hidden.
@@ -161,20 +141,15 @@ class Reading:
         row = self._db.execute(_ONE, (key,)).fetchall()
         if not row:
             return []  # it was dropped a moment ago
-        [(_, channel, due, attempts, stored, failure, *more, digest, content)] = cast(Any, row)
         try:
-            envelope = (
-                remains(key, stored, content) if channel == DAMAGED else verified(content, digest)
-            )
+            return [stored(row[0])]
         except record.Damaged as e:
             if key not in self._bad:  # else it is on its way
                 self._bad.add(key)
+                _, channel, _, attempts, *_ = cast(Any, row[0])
                 log.error("a stored message is damaged and is set aside", key=key, channel=channel)
-                when = datetime.fromtimestamp(self._clock.time(), UTC)
-                detail = f"the stored message is damaged: {e}"
-                self._set_aside(key, Failure("damaged", detail, channel, "", attempts, when))
+                self._set_aside(key, damage(channel, attempts, self._clock.time(), e))
             return []
-        return [Stored(key, channel, envelope, attempts, due, stored, unpack(failure), *more)]
 
     async def _told(self, reading: Future[T]) -> T:
         try:
@@ -185,25 +160,3 @@ class Reading:
         except apsw.Error as e:
             log.warning("the store could not be read", error=str(e))
             raise Unavailable("the store cannot be read") from e
-
-
-def used(db: apsw.Connection) -> int:
-    """Bytes of a database's file that are in use; what was freed is not."""
-    pages = cast(int, db.pragma("page_count")) - cast(int, db.pragma("freelist_count"))
-    return pages * cast(int, db.pragma("page_size"))
-
-
-def verified(content: bytes | None, digest: bytes | None) -> Envelope:
-    if content is None or record.digest(content) != digest:
-        raise record.Damaged("its checksum does not match")
-    return record.decode(content)
-
-
-def remains(key: int, stored: float, content: bytes | None) -> Envelope:
-    """What an operator is shown of a damaged message: its bytes as they lie there."""
-    return Envelope(
-        id=f"damaged-{key}",
-        type="damaged",
-        time=datetime.fromtimestamp(stored, UTC),
-        body=Body(content or b"", "application/octet-stream"),
-    )

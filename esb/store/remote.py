@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 from collections.abc import Sequence
 from pathlib import Path
+from time import monotonic
 from typing import Any, Final, cast
 
 import apsw
@@ -39,9 +40,9 @@ from esb.envelope import Envelope
 from esb.errors import RouteFailure, Unavailable
 from esb.link import Handler, Line, Link
 from esb.store.reading import Reading
+from esb.store.rows import pack, prepared, unpack
 from esb.store.sqlite import BUSY_MILLIS, SqliteStore
 from esb.store.traces import TraceFile
-from esb.store.writing import pack, prepared, unpack
 from esb.traces import Trace, TraceStore
 
 # --- changes on their way -------------------------------------------------------------------------
@@ -146,12 +147,12 @@ class StoreServer:
             return keys
 
         async def take(channel: str, limit: int, in_order: bool) -> tuple[int, list[int]]:
-            async def to(hold: int, keys: list[int]) -> tuple[int, list[int]]:
-                if keys:
-                    client.taken[hold] = set(keys)
-                return hold, keys
-
-            return await store.hand_out(channel, limit, in_order, to)
+            taken = await store.take(channel, limit, in_order=in_order)
+            hold = taken[0].hold if taken else 0
+            keys = [message.key for message in taken]
+            if keys:
+                client.taken[hold] = set(keys)
+            return hold, keys
 
         async def give_back(hold: int, keys: list[int]) -> None:
             client.taken.pop(hold, None)
@@ -294,8 +295,19 @@ class RemoteStore(Store):
         keys: list[int] = await asyncio.shield(self._call("commit", written))
         return keys
 
-    async def take(self, channel: str, limit: int, *, in_order: bool = False) -> list[Stored]:
+    async def take(
+        self, channel: str, limit: int, *, in_order: bool = False, wait: float = 0.0
+    ) -> list[Stored]:
         """See `Store.take`."""
+        end = monotonic() + wait
+        while not (taken := await self._take(channel, limit, in_order)):
+            left = end - monotonic()
+            if left <= 0:
+                break
+            await self.wait(channel, left)
+        return taken
+
+    async def _take(self, channel: str, limit: int, in_order: bool) -> list[Stored]:
         taking = self._call("take", channel, limit, in_order)
         try:
             _, keys = await asyncio.shield(taking)

@@ -121,15 +121,15 @@ def after_a_crash(db: apsw.Connection) -> int:
     return freed
 
 
-def rebase(db: apsw.Connection, now: float, channels: set[str]) -> None:
+def rebase(db: apsw.Connection, now: float) -> set[str]:
     """Where a wait began in the future, the clock was set back: only so long as was meant from
-    the beginning is waited from now on. Adds the channels that it concerns."""
+    the beginning is waited from now on. Returns the channels that it concerns."""
     rows = db.execute(
         "UPDATE message SET due = ?1 + due - since, since = ?1"
         " WHERE due > 0 AND since > ?1 + ?2 RETURNING channel",
         (now, SET_BACK),
     )
-    channels.update(channel for (channel,) in cast(list[tuple[str]], rows.fetchall()))
+    return {channel for (channel,) in cast(list[tuple[str]], rows.fetchall())}
 
 
 def _id_of(*values: Any) -> str:

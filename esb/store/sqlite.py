@@ -13,7 +13,7 @@ import os
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import cast
 
 import apsw
 import structlog
@@ -37,11 +37,12 @@ from esb.errors import EsbError, Transient, Unavailable
 from esb.store import schema
 from esb.store.commit import SYNCHRONOUS, GroupCommit
 from esb.store.files import StoreUnusable, lock, snapshot, sync_folder
-from esb.store.reading import DAMAGED, Reading, used
+from esb.store.hands import Asked
+from esb.store.reading import Reading
 from esb.store.room import Disk, Room, disk_of
-from esb.store.writing import Effects, Taken, Writing, prepared
+from esb.store.rows import DAMAGED, prepared, used
+from esb.store.writing import Transaction, Writing
 
-T = TypeVar("T")
 log = structlog.get_logger("esb.store")
 
 BUSY_MILLIS = 2000
@@ -78,6 +79,7 @@ class SqliteStore(Store):
         self._counts: Counter[str] = Counter()
         self._lock = -1
         self._bells: dict[str, set[asyncio.Future[None]]] = {}
+        self._asking: set[Asked] = set()
         self._threads: tuple[GroupCommit, Reading] | None = None
         self._upkeep: list[asyncio.Task[None]] = []
 
@@ -94,7 +96,7 @@ class SqliteStore(Store):
             set_aside=self._set_aside,
             damaged=lambda: commit.fail("its file is damaged"),
         )
-        commit = GroupCommit(writer, loop, told=self._told)
+        commit = GroupCommit(writer, loop, writing=self._writing, told=self._told)
         self._threads = (commit, reading)
         await self._look()
         self._upkeep = [
@@ -118,6 +120,9 @@ class SqliteStore(Store):
         await asyncio.to_thread(reading.close)
         await asyncio.to_thread(self._disconnect)
         self._ring(set(self._bells))
+        for asked in self._asking:
+            if not asked.answer.done():
+                asked.answer.set_result([])
 
     def health(self) -> Health:
         """Whether messages can be stored."""
@@ -142,27 +147,49 @@ class SqliteStore(Store):
         ready = [prepared(change) for change in changes]
         return await self._writes().submit(lambda db, told: self._writing.apply(db, told, ready))
 
-    async def take(self, channel: str, limit: int, *, in_order: bool = False) -> list[Stored]:
+    async def take(
+        self, channel: str, limit: int, *, in_order: bool = False, wait: float = 0.0
+    ) -> list[Stored]:
         """See `Store.take`."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + wait
+        while True:
+            waits = wait > 0
+            asked = Asked(channel, limit, loop.create_future(), in_order=in_order, waits=waits)
+            taken = await self._answer(asked, end)
+            if taken or loop.time() >= end:
+                return taken
 
-        async def read(hold: int, keys: list[int]) -> list[Stored]:
-            return await self._reads().taken(keys) if keys else []
-
-        return await self.hand_out(channel, limit, in_order, read)
-
-    async def hand_out(
-        self, channel: str, limit: int, in_order: bool, to: Callable[[int, list[int]], Awaitable[T]]
-    ) -> T:
-        """As `take`, with what `to` makes of the number of the take and the keys."""
-        taking = self._writes().submit(
-            lambda db, told: self._writing.take(db, told, channel, limit, in_order), relaxed=True
-        )
+    async def _answer(self, asked: Asked, end: float) -> list[Stored]:
+        """What one is told who asked, and waits no longer than until `end`."""
+        loop = asyncio.get_running_loop()
+        alarm: asyncio.TimerHandle | None = None
+        self._asking.add(asked)
         try:
-            return await to(*await asyncio.shield(taking))
+            due = await self._writes().submit(
+                lambda db, told: self._writing.take(db, told, asked), relaxed=True
+            )
+            if not asked.answer.done():
+                pause = end - loop.time()
+                if due is not None:
+                    pause = min(pause, due - self._clock.time())
+                alarm = loop.call_later(max(pause, 0.0), self._look_again_at, asked)
+            return await asked.answer
         except BaseException:
             # Nobody will ever see what was or will be taken, so it must not stay in hand.
-            taking.add_done_callback(self._give_back)
+            with contextlib.suppress(Transient):  # closing: it is free when it opens
+                self._writes().post(lambda db, told: self._writing.given_up(told, asked))
             raise
+        finally:
+            self._asking.discard(asked)
+            if alarm is not None:
+                alarm.cancel()
+
+    def _look_again_at(self, asked: Asked) -> None:
+        with contextlib.suppress(Transient):  # closing: it is told
+            self._writes().post(
+                lambda db, told: self._writing.look_again_at(told, asked), relaxed=True
+            )
 
     async def wait(self, channel: str, timeout: float, *, news: bool = False) -> None:
         """See `Store.wait`."""
@@ -183,7 +210,7 @@ class SqliteStore(Store):
     async def claim(self, scope: str, value: str, until: float) -> Claim:
         """See `Store.claim`."""
         claiming = self._writes().submit(
-            lambda db, told: self._writing.claim(db, scope, value, until), relaxed=True
+            lambda db, told: self._writing.claim(db, told, scope, value, until), relaxed=True
         )
         try:
             return await asyncio.shield(claiming)
@@ -201,12 +228,11 @@ class SqliteStore(Store):
         """See `Store.unsubscribe`."""
         channel = subscription(topic, name)
 
-        def work(db: apsw.Connection, told: Effects) -> bool:
+        def work(db: apsw.Connection, told: Transaction) -> bool:
             sql = "DELETE FROM subscription WHERE topic = ? AND name = ?"
             db.execute(sql, (topic, name))
             found = db.changes() > 0
-            db.execute("DELETE FROM message WHERE channel = ?", (channel,))
-            told.counts[channel] -= db.changes()
+            self._writing.clear(told, channel)
             return found
 
         return await self._writes().submit(work)
@@ -248,7 +274,7 @@ class SqliteStore(Store):
     async def give_back(self, hold: int, keys: list[int]) -> None:
         """What was taken for nobody is free again."""
         await self._writes().submit(
-            lambda db, told: self._writing.give_back(db, told, hold, keys), relaxed=True
+            lambda db, told: self._writing.give_back(told, hold, keys), relaxed=True
         )
 
     async def unclaim(self, scope: str, value: str) -> None:
@@ -263,7 +289,7 @@ class SqliteStore(Store):
         """What a process that is gone had in hand (keys, and the numbers of their takes), or was
         doing, is free again, and counted."""
         freed = await self._writes().submit(
-            lambda db, told: self._writing.left_behind(db, told, held, claims), relaxed=True
+            lambda db, told: self._writing.left_behind(told, held, claims), relaxed=True
         )
         if freed:
             log.warning("messages that a dead process had in hand are free again", count=freed)
@@ -302,11 +328,7 @@ class SqliteStore(Store):
                 log.warning("messages that a dead process had in hand are free again", count=freed)
             rows = writer.execute("SELECT channel, count(*) FROM message GROUP BY channel")
             self._counts = Counter(dict(cast("list[tuple[str, int]]", rows.fetchall())))
-            self._writing.suspects = bool(
-                writer.execute(
-                    "SELECT exists(SELECT 1 FROM message WHERE crashes >= ?)", (schema.SUSPECT,)
-                ).get
-            )
+            self._writing.begin(writer)
             reader = apsw.Connection(str(self.path))
             reader.set_busy_timeout(BUSY_MILLIS)
             reader.execute("PRAGMA query_only=ON")
@@ -374,7 +396,7 @@ class SqliteStore(Store):
     def _set_aside(self, key: int, failure: Failure) -> None:
         move = Move(key, DAMAGED, attempts=failure.attempts, failure=failure)
 
-        def work(db: apsw.Connection, told: Effects) -> None:
+        def work(db: apsw.Connection, told: Transaction) -> None:
             with contextlib.suppress(Superseded):
                 self._writing.apply(db, told, (move,))
 
@@ -383,26 +405,23 @@ class SqliteStore(Store):
 
     # --- in the event loop -----------------------------------------------------------------------
 
-    def _told(self, effects: Effects) -> None:
-        for channel, more in effects.counts.items():
+    def _told(self, told: Transaction) -> None:
+        for channel, more in told.counts.items():
             self._counts[channel] += more
-        self._ring(effects.rung)
-        if effects.freed:
+        if self._bells:
+            self._ring(told.rung)
+        if told.freed and self._writing.turned_away:
             away, self._writing.turned_away = self._writing.turned_away, set()
             self._ring(away)
+        for asked in told.answers:
+            if not asked.answer.done():
+                asked.answer.set_result(asked.got)
 
     def _ring(self, channels: set[str]) -> None:
         for channel in channels:
             for bell in self._bells.get(channel, ()):
                 if not bell.done():
                     bell.set_result(None)
-
-    def _give_back(self, taking: asyncio.Future[Taken]) -> None:
-        if taking.cancelled() or taking.exception() is not None:
-            return
-        hold, keys = taking.result()
-        with contextlib.suppress(Transient):  # closing: they are free when it opens
-            self._writes().post(lambda db, told: self._writing.give_back(db, told, hold, keys))
 
     def _unclaim(self, claiming: asyncio.Future[Claim], scope: str, value: str) -> None:
         if claiming.cancelled() or claiming.exception() or claiming.result().state != "new":

@@ -26,7 +26,8 @@ from esb import record
 from esb.clock import Clock
 from esb.durable import Change, Confirm, Done, Move, Publish, Put, Release, Superseded
 from esb.errors import EsbError, Overloaded, RouteFailure, TooLarge, Unavailable
-from esb.store.writing import FULL, OVERHEAD, RETRY_AFTER, pack
+from esb.store.rows import pack
+from esb.store.writing import FULL, OVERHEAD, RETRY_AFTER
 
 if TYPE_CHECKING:
     Pool = asyncpg.Pool[asyncpg.Record]
@@ -92,11 +93,9 @@ class Unit:
                 self.settled.append((*row, change.attempts, pack(change.failure)))
                 self.rung.add(change.channel)
             case Confirm():
-                answer = digest = None
-                if change.answer is not None:
-                    answer = record.encode(change.answer)
-                    digest = record.digest(answer)
-                    self.size += len(answer) + OVERHEAD
+                answer = change.written or None
+                digest = record.digest(answer) if answer else None
+                self.size += len(answer) + OVERHEAD if answer else 0
                 what = (change.scope, indexed(change.value), change.until)
                 self.confirmed.append((*what, digest, answer))
             case Release():

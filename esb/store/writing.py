@@ -1,15 +1,16 @@
-"""What each change is in SQL. Runs in the writing thread, in a transaction (see `commit.py`)."""
+"""What each change is in SQL. Runs in the writing thread, in a transaction (see `commit.py`).
+
+All that can speak against a list of changes is asked before any of it is made. So lists of many
+callers share statements, and one that is refused leaves nothing behind.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, cast
 
 import apsw
-import msgspec
 import structlog
 
 from esb import record
@@ -27,11 +28,14 @@ from esb.durable import (
     Publish,
     Put,
     Release,
+    Stored,
     Superseded,
     subscription,
 )
-from esb.errors import Overloaded, TooLarge
+from esb.errors import Overloaded
 from esb.store import schema
+from esb.store.hands import Asked, Hands, Lying
+from esb.store.rows import ABOVE_ALL, DAMAGED, LEVEL, ROW, damage, next_due, pack, stored, unpack
 from esb.store.schema import CLAIMED, CONFIRMED, FREE, SUSPECT
 
 log = structlog.get_logger("esb.store")
@@ -40,44 +44,58 @@ FULL: Final = "the store has no room"
 RETRY_AFTER: Final = 10.0
 GRANT: Final = 16 * 1024**2
 """So many bytes at most are added between two looks at the room: others fill the disk, too."""
-LARGEST: Final = 900 * 1024**2  # SQLite takes values below 1 GB
 OVERHEAD: Final = 512  # a message's rows, index entries and share of half-filled pages
 
-_FREE_ROW = "FROM message WHERE channel = ? AND hold = 0 AND blocked = 0 AND "
-_LEVEL = f"SELECT max(priority) {_FREE_ROW} priority < ?"
+_TURN = ROW + "channel = ? AND hold = 0 AND blocked = 0 AND priority = ? AND "
 # Two index ranges in the place of one sort over everything that waits.
-_TURN = f"SELECT key, expires, crashes, attempts {_FREE_ROW} priority = ? AND "
-_NOW = _TURN + "due = 0 ORDER BY key LIMIT ?"
-_LATER = _TURN + "due > 0 AND due <= ? ORDER BY due, key LIMIT ?"
-_ABOVE_ALL = 2**62
+_NOW = _TURN + "due = 0 ORDER BY m.key LIMIT ?"
+_LATER = _TURN + "due > 0 AND due <= ? ORDER BY due, m.key LIMIT ?"
 
-Taken = tuple[int, list[int]]
-"""The hold of a take, and the keys it got."""
-
-
-@dataclass(slots=True)
-class Effects:
-    """What a transaction brought about, told once it is on the disk."""
-
-    rung: set[str] = field(default_factory=set)  # channels where something may now be due
-    counts: Counter[str] = field(default_factory=Counter)  # messages more or less, by channel
-    freed: bool = False  # whether who was turned away may have a turn now
-
-    def add(self, other: Effects) -> None:
-        self.rung |= other.rung
-        self.freed |= other.freed
-        for channel, more in other.counts.items():
-            self.counts[channel] += more
+_MESSAGE = (
+    "INSERT INTO message (key, channel, due, since, attempts, stored, failure, priority, expires,"
+    " grp, blocked, id, business_key, hold) VALUES (?, ?, ?, ?4, ?, ?4, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+_CONTENT = "INSERT INTO content VALUES (?, ?, ?)"
+_HOLD = "UPDATE message SET hold = ? WHERE key = ?"
+_GONE = "DELETE FROM message WHERE key = ?"
+_RECEIPT = "INSERT INTO receipt VALUES (?, ?, ?, ?, ?, ?)"
 
 
-def prepared(change: Change) -> Change:
-    """See `Store.prepare`."""
-    if not isinstance(change, Put | Publish) or change.written:
-        return change
-    content = record.encode(change.envelope)
-    if len(content) > LARGEST:
-        raise TooLarge("the message is larger than the store can hold")
-    return msgspec.structs.replace(change, written=content)
+class Transaction:
+    """What one transaction changes and brings about.
+
+    Rows are gathered and written with one statement for all of a kind: before something else is
+    asked or told of the tables, see `Writing.flush`, and before the commit.
+    """
+
+    def __init__(self, db: apsw.Connection) -> None:
+        self.db = db
+        self.rung: set[str] = set()
+        """Channels where something may now be due."""
+        self.free: set[str] = set()
+        """Those of them where it lies, since it was not handed to one who waited for it."""
+        self.freed = False
+        """Whether who was turned away may have a turn now."""
+        self.counts: dict[str, int] = {}
+        """Messages more or less, by channel."""
+        self.asked: list[Asked] = []
+        """Who asked in this transaction and is not answered."""
+        self.handed: list[Asked] = []
+        """Who waited and was handed something."""
+        self.answers: list[Asked] = []
+        """Who is to be told what they got, once it is on the disk."""
+        self.messages: list[list[Any]] = []
+        self.contents: list[tuple[int, bytes, bytes]] = []
+        self.gone: list[tuple[int]] = []
+        self.receipts: list[tuple[Any, ...]] = []
+
+    def ring(self, channel: str) -> None:
+        """Something lies there that may be due."""
+        self.rung.add(channel)
+        self.free.add(channel)
+
+    def count(self, channel: str, more: int) -> None:
+        self.counts[channel] = self.counts.get(channel, 0) + more
 
 
 class Writing:
@@ -87,98 +105,214 @@ class Writing:
         self._clock = clock
         self._left = left
         self._room = 0
-        self._hold = 0
+        self._hands = Hands()
+        self._last_key = 0
         self.suspects = False
         """Whether there may be messages with which the process died more than once."""
         self.turned_away: set[str] = set()
         """Channels where somebody has to wait for what is in hand, due or not."""
 
-    def apply(self, db: apsw.Connection, effects: Effects, changes: Sequence[Change]) -> list[int]:
+    def begin(self, db: apsw.Connection) -> None:
+        """Learn what the file says. Before anything else, outside of a transaction."""
+        rows = db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'message'").get
+        self._last_key = cast(int, rows or 0)
+        self.suspects = bool(
+            db.execute("SELECT exists(SELECT 1 FROM message WHERE crashes >= ?)", (SUSPECT,)).get
+        )
+
+    # --- a transaction
+
+    def flush(self, told: Transaction) -> None:
+        """Write what was gathered."""
+        db = told.db
+        if told.messages:
+            if self._hands.waiting:
+                self._hand_over(told)
+            db.executemany(_MESSAGE, told.messages)
+            db.executemany(_CONTENT, told.contents)
+            told.messages, told.contents = [], []
+        if told.gone:
+            db.executemany(_GONE, told.gone)
+            told.gone = []
+        if told.receipts:
+            db.executemany(_RECEIPT, told.receipts)
+            told.receipts = []
+
+    def committed(self, told: Transaction) -> None:
+        """What was done in a transaction is on the disk."""
+        hands = self._hands
+        hands.kept()
+        told.answers += told.handed
+        for channel in told.free & hands.waiting.keys():
+            told.answers += hands.waiting[channel]  # to look again
+        if told.freed:
+            told.answers += hands.turned_away()
+        for asked in told.answers:
+            hands.withdraw(asked)
+            asked.over = True
+
+    def undone(self, told: Transaction) -> None:
+        """Nothing of it was."""
+        self._hands.undo()
+        for asked in (*told.asked, *told.handed, *told.answers):
+            asked.got, asked.hold = [], 0
+            self._hands.withdraw(asked)
+        for asked in told.handed:
+            self._hands.wait(asked)
+
+    # --- changes
+
+    def apply(self, db: apsw.Connection, told: Transaction, changes: Sequence[Change]) -> list[int]:
         """Make changes, all or none; the keys of what was put. Raises Superseded, Overloaded."""
-        if len(changes) == 1:
-            return list(self._one(db, effects, changes[0]))
+        lying, names = self._admitted(told, changes)
         keys: list[int] = []
-        with db:
-            for change in changes:
-                keys += self._one(db, effects, change)
+        for change in changes:
+            match change:
+                case Put():
+                    keys.append(self._put(told, change, change.channel))
+                case Done():
+                    self._done(told, change, next(lying))
+                case Move():
+                    self._move(told, change, next(lying))
+                case Publish():
+                    for name in names[change.topic]:
+                        self._put(told, change, subscription(change.topic, name))
+                case Confirm():
+                    self._confirm(db, change)
+                case Release():
+                    db.execute(
+                        "DELETE FROM claim WHERE scope = ? AND value = ? AND state IN (?, ?)",
+                        (
+                            change.scope, change.value, CLAIMED,
+                            CONFIRMED if change.done else CLAIMED,
+                        ),
+                    )  # fmt: skip
         return keys
 
-    def _one(self, db: apsw.Connection, effects: Effects, change: Change) -> Iterator[int]:
-        match change:
-            case Put():
-                yield self._put(db, effects, change, change.channel)
-            case Publish():
-                rows = db.execute("SELECT name FROM subscription WHERE topic = ?", (change.topic,))
-                for (name,) in rows.fetchall():
-                    self._put(db, effects, change, subscription(change.topic, cast(str, name)))
-            case Done():
-                self._done(db, effects, change)
-            case Move():
-                self._move(db, effects, change)
-            case Confirm():
-                self._confirm(db, change)
-            case Release():
-                db.execute(
-                    "DELETE FROM claim WHERE scope = ? AND value = ? AND state IN (?, ?)",
-                    (change.scope, change.value, CLAIMED, CONFIRMED if change.done else CLAIMED),
-                )
+    def _admitted(
+        self, told: Transaction, changes: Sequence[Change]
+    ) -> tuple[Iterator[Lying], dict[str, list[str]]]:
+        """See to it that all can be done, before anything is. Returns where those lie that are
+        forgotten or moved, and the subscriptions of topics."""
+        size = 0
+        found: list[Lying] = []
+        names: dict[str, list[str]] = {}
+        moved: dict[int, Lying | None] = {}
+        for change in changes:
+            match change:
+                case Put():
+                    if not change.instead:
+                        size += len(change.written) + OVERHEAD
+                case Done() | Move():
+                    key = change.key
+                    lies = moved[key] if key in moved else self._lying(told, key)
+                    if (
+                        lies is None
+                        or (change.hold and change.hold != lies.hold)
+                        or (change.lying_in and change.lying_in != lies.channel)
+                    ):
+                        raise Superseded(f"message {key} is not there any more")
+                    found.append(lies)
+                    moved[key] = (
+                        Lying(change.channel, lies.group) if isinstance(change, Move) else None
+                    )
+                case Publish():
+                    sql = "SELECT name FROM subscription WHERE topic = ?"
+                    rows = told.db.execute(sql, (change.topic,)).fetchall()
+                    names[change.topic] = [cast(str, name) for (name,) in rows]
+                    size += len(rows) * (len(change.written) + OVERHEAD)
+                case Confirm():
+                    size += len(change.written)
+        if size:
+            self._take_room(told, size)
+        return iter(found), names
+
+    def _lying(self, told: Transaction, key: int) -> Lying | None:
+        if (held := self._hands[key]) is not None:
+            return held
+        self.flush(told)
+        rows = told.db.execute("SELECT channel, grp FROM message WHERE key = ?", (key,)).fetchall()
+        return Lying(*cast(tuple[str, str], rows[0])) if rows else None
 
     # --- messages
 
-    def _put(self, db: apsw.Connection, effects: Effects, put: Put | Publish, channel: str) -> int:
-        if isinstance(put, Publish) or not put.instead:
-            self._take_room(db, len(put.written) + OVERHEAD)
+    def _put(self, told: Transaction, put: Put | Publish, channel: str) -> int:
         attempts, failure = (put.attempts, put.failure) if isinstance(put, Put) else (0, None)
-        blocked = bool(put.group) and self._occupied(db, channel, put.group)
-        db.execute(
-            "INSERT INTO message (channel, due, since, attempts, stored, failure, priority,"
-            " expires, grp, blocked, id, business_key)"
-            " VALUES (?, ?, ?3, ?, ?3, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                channel, max(put.due, 0.0), self._clock.time(), attempts, pack(failure),
+        blocked = bool(put.group) and self._occupied(told, channel, put.group)
+        self._last_key += 1
+        key = self._last_key
+        told.messages.append(
+            [
+                key, channel, max(put.due, 0.0), self._clock.time(), attempts, pack(failure),
                 put.priority, put.expires, put.group, blocked, put.envelope.id,
-                put.envelope.business_key,
-            ),
+                put.envelope.business_key, 0,
+            ]
         )  # fmt: skip
-        key = db.last_insert_rowid()
-        db.execute(
-            "INSERT INTO content VALUES (?, ?, ?)", (key, record.digest(put.written), put.written)
-        )
-        effects.rung.add(channel)
-        effects.counts[channel] += 1
+        told.contents.append((key, record.digest(put.written), put.written))
+        told.rung.add(channel)
+        told.count(channel, 1)
         return key
 
-    def _done(self, db: apsw.Connection, effects: Effects, done: Done) -> None:
-        gone = db.execute(
-            "DELETE FROM message WHERE key = ?1 AND (?2 = 0 OR hold = ?2)"
-            " AND (?3 = '' OR channel = ?3) RETURNING channel, grp",
-            (done.key, done.hold, done.lying_in),
-        ).fetchall()
-        if not gone:
-            raise Superseded(f"message {done.key} is not there any more")
-        [(channel, group)] = gone
-        self._left_channel(db, effects, cast(str, channel), cast(str, group))
+    def _hand_over(self, told: Transaction) -> None:
+        """What was put where somebody waits, and may be taken at once, is in hand from the first:
+        it is never looked for, and never read back."""
+        now = self._clock.time()
+        waiting = self._hands.waiting
+        in_turn: Sequence[tuple[list[Any], tuple[int, bytes, bytes]]] = [
+            *zip(told.messages, told.contents, strict=True)
+        ]
+        if any(row[6] for row in told.messages):
+            in_turn = sorted(in_turn, key=lambda both: -both[0][6])
+        for row, (key, _, written) in in_turn:
+            (_, channel, due, since, attempts, failure, priority, expires, group, blocked,
+             *_) = row  # fmt: skip
+            queue = waiting.get(channel)
+            if not queue or blocked:
+                continue
+            asked = queue[0]
+            if (
+                self.suspects
+                or due > now
+                or 0 < expires <= now
+                or (asked.in_order and self._hands.in_hand(channel))
+            ):
+                told.free.add(channel)
+                continue
+            if not asked.got:
+                asked.hold = self._hands.new_hold()
+                told.handed.append(asked)
+            row[-1] = asked.hold
+            self._hands.take(key, Lying(channel, group, asked.hold))
+            asked.got.append(
+                Stored(
+                    key, channel, record.decode(written), attempts, due, since, unpack(failure),
+                    asked.hold, 0, priority, expires, group,
+                )
+            )  # fmt: skip
+            if len(asked.got) >= asked.limit:
+                self._hands.withdraw(asked)
+            else:
+                queue.rotate(-1)
+
+    def _done(self, told: Transaction, done: Done, lies: Lying) -> None:
+        self._hands.let_go(done.key)
+        told.gone.append((done.key,))
+        self._left_channel(told, lies.channel, lies.group)
         if receipt := done.receipt:
-            db.execute(
-                "INSERT INTO receipt VALUES (?, ?, ?, ?, ?, ?)",
+            told.receipts.append(
                 (
                     receipt.id, receipt.route, receipt.outcome, receipt.business_key,
                     receipt.principal, self._clock.time(),
-                ),
+                )
             )  # fmt: skip
 
-    def _move(self, db: apsw.Connection, effects: Effects, move: Move) -> None:
-        found = db.execute(
-            "SELECT channel, grp FROM message WHERE key = ?1 AND (?2 = 0 OR hold = ?2)"
-            " AND (?3 = '' OR channel = ?3)",
-            (move.key, move.hold, move.lying_in),
-        ).fetchall()
-        if not found:
-            raise Superseded(f"message {move.key} is not there any more")
-        [(was_in, group)] = cast(list[tuple[str, str]], found)
+    def _move(self, told: Transaction, move: Move, lies: Lying) -> None:
+        was_in, group = lies.channel, lies.group
         stays = was_in == move.channel
-        blocked = not stays and bool(group) and self._occupied(db, move.channel, group)
-        db.execute(
+        blocked = not stays and bool(group) and self._occupied(told, move.channel, group)
+        self.flush(told)
+        self._hands.let_go(move.key)
+        told.db.execute(
             "UPDATE message SET channel = ?, due = ?, attempts = ?, failure = ?, hold = 0,"
             " crashes = 0, blocked = ?, priority = iif(?6, priority, 0),"
             " expires = iif(?6, expires, 0), since = ? WHERE key = ?",
@@ -193,45 +327,56 @@ class Writing:
                 move.key,
             ),
         )
-        effects.rung.add(move.channel)
-        effects.freed = True
+        told.ring(move.channel)
+        told.freed = True
         if not stays:
-            effects.counts[move.channel] += 1
-            self._left_channel(db, effects, was_in, group)
+            told.count(move.channel, 1)
+            self._left_channel(told, was_in, group)
 
-    def _occupied(self, db: apsw.Connection, channel: str, group: str) -> bool:
+    def _occupied(self, told: Transaction, channel: str, group: str) -> bool:
         # Nobody takes dead letters in their turn: one hides no other of its group.
-        return channel != DEAD and bool(
-            db.execute(
+        if channel == DEAD:
+            return False
+        self.flush(told)
+        return bool(
+            told.db.execute(
                 "SELECT 1 FROM message WHERE channel = ? AND grp = ? AND grp <> '' LIMIT 1",
                 (channel, group),
             ).fetchall()
         )
 
-    def _left_channel(
-        self, db: apsw.Connection, effects: Effects, channel: str, group: str
-    ) -> None:
-        effects.counts[channel] -= 1
-        effects.freed = True
+    def _left_channel(self, told: Transaction, channel: str, group: str) -> None:
+        told.count(channel, -1)
+        told.freed = True
         if group:
+            self.flush(told)
             # The one that is free may be younger than one that came back from the dead letters.
-            db.execute(
+            told.db.execute(
                 "UPDATE message SET blocked = 0 WHERE key = (SELECT min(key) FROM message"
                 " WHERE channel = ?1 AND grp = ?2 AND grp <> '' AND blocked = 1)"
                 " AND NOT EXISTS (SELECT 1 FROM message"
                 " WHERE channel = ?1 AND grp = ?2 AND grp <> '' AND blocked = 0)",
                 (channel, group),
             )
-            effects.rung.add(channel)
+            told.ring(channel)
+
+    def clear(self, told: Transaction, channel: str) -> None:
+        """All that lies in a channel is forgotten."""
+        self.flush(told)
+        for key in self._hands.of(channel):
+            self._hands.let_go(key)
+        told.db.execute("DELETE FROM message WHERE channel = ?", (channel,))
+        told.count(channel, -told.db.changes())
 
     def look_again(self) -> None:
         """There is less room than was found before. From any thread: what is being written at this
         moment may use up a little of it."""
         self._room = 0
 
-    def _take_room(self, db: apsw.Connection, size: int) -> None:
+    def _take_room(self, told: Transaction, size: int) -> None:
         if self._room < size:
-            self._room = min(self._left(db), max(size, GRANT))
+            self.flush(told)  # what is only gathered takes up none yet
+            self._room = min(self._left(told.db), max(size, GRANT))
             if self._room < size:
                 self._room = 0
                 raise Overloaded(FULL, retry_after=RETRY_AFTER)
@@ -239,114 +384,155 @@ class Writing:
 
     # --- taking
 
-    def take(
-        self, db: apsw.Connection, effects: Effects, channel: str, limit: int, in_order: bool
-    ) -> Taken:
-        """Note as taken what may be taken."""
-        if (in_order and self._in_hand(db, channel)) or (
-            self.suspects and self._in_hand(db, suspect=True)
-        ):
+    def take(self, db: apsw.Connection, told: Transaction, asked: Asked) -> float | None:
+        """Hand out what may be taken. Whoever waits and gets nothing has what comes next; then it
+        is returned when something is due that lies there, if there is."""
+        self.flush(told)
+        if asked.over:
+            return None
+        hands, channel = self._hands, asked.channel
+        told.asked.append(asked)
+        asked.turned_away = (asked.in_order and hands.in_hand(channel)) or (
+            self.suspects and hands.any_with(SUSPECT)
+        )
+        if not asked.turned_away:
+            asked.hold = hands.new_hold()
+            asked.got = self._seized(told, asked)
+        if asked.turned_away:
             self.turned_away.add(channel)
-            return 0, []
-        self._hold += 1
-        keys: list[int] = []
+        if asked.got or not asked.waits:
+            told.answers.append(asked)
+            return None
+        hands.wait(asked)
+        return None if asked.turned_away else next_due(db, channel)
+
+    def given_up(self, told: Transaction, asked: Asked) -> None:
+        """Nobody wants to know any more what was asked; what was taken for it is free again."""
+        self._hands.withdraw(asked)
+        asked.over = True
+        self.give_back(told, asked.hold, [message.key for message in asked.got])
+
+    def give_back(self, told: Transaction, hold: int, keys: list[int]) -> None:
+        """What was taken for nobody is free again."""
+        self.flush(told)
+        told.freed = True
+        for key in keys:
+            lies = self._hands[key]
+            if lies is not None and lies.hold == hold:
+                self._hands.let_go(key)
+                told.db.execute("UPDATE message SET hold = 0 WHERE key = ?", (key,))
+                told.ring(lies.channel)
+
+    def look_again_at(self, told: Transaction, asked: Asked) -> None:
+        """Whoever waits is told to ask again: time has passed."""
+        if not asked.over:
+            told.answers.append(asked)
+
+    def _seized(self, told: Transaction, asked: Asked) -> list[Stored]:
+        """What may be handed out, by priority. Those put off come before those of the same priority
+        that were not, being older."""
+        db, channel = told.db, asked.channel
         now = self._clock.time()
-        for key, expires, crashes, attempts in self._due(db, channel, limit, now):
+        seized: list[Stored] = []
+        level: Any = ABOVE_ALL
+        while (level := db.execute(LEVEL, (channel, level)).get) is not None:
+            while left := asked.limit - len(seized):
+                rows = (
+                    db.execute(_LATER, (channel, level, now, left)).fetchall()
+                    or db.execute(_NOW, (channel, level, left)).fetchall()
+                )
+                if not rows:
+                    break
+                before = len(seized)
+                go_on = self._sorted_out(told, asked, rows, seized)
+                hold = asked.hold
+                db.executemany(_HOLD, [(hold, message.key) for message in seized[before:]])
+                if not go_on:
+                    return seized
+            else:
+                return seized
+        return seized
+
+    def _sorted_out(
+        self, told: Transaction, asked: Asked, rows: Sequence[Any], seized: list[Stored]
+    ) -> bool:
+        """Add to `seized` those of the rows that may be handed out, and put the others where they
+        belong. Returns whether more may be: one with which the process died more than once goes
+        alone."""
+        now = self._clock.time()
+        channel, hold, hands = asked.channel, asked.hold, self._hands
+        for row in rows:
+            key, _, _, attempts, _, _, _, crashes, _, expires, group, *_ = row
             if 0 < expires <= now:
                 detail = "nobody took the message before its time was over"
-                self._bury(db, effects, key, channel, attempts, "expired", detail)
-                continue
-            if crashes >= MOST_CRASHES:
+                self._bury(told, key, channel, attempts, "expired", detail)
+            elif crashes >= MOST_CRASHES:
                 detail = f"the bus died {crashes} times in a row with this message in hand"
-                self._bury(db, effects, key, channel, attempts, "poison", detail)
-                continue
-            alone = crashes >= SUSPECT
-            if alone and (keys or self._in_hand(db)):
-                self.turned_away.add(channel)
-                break
-            db.execute("UPDATE message SET hold = ? WHERE key = ?", (self._hold, key))
-            keys.append(key)
-            if alone or len(keys) == limit:
-                break
-        return self._hold, keys
-
-    def give_back(self, db: apsw.Connection, effects: Effects, hold: int, keys: list[int]) -> None:
-        """What was taken for nobody is free again."""
-        effects.freed = True
-        for key in keys:
-            rows = db.execute(
-                "UPDATE message SET hold = 0 WHERE key = ? AND hold = ? RETURNING channel",
-                (key, hold),
-            )
-            effects.rung.update(cast(str, channel) for (channel,) in rows.fetchall())
-
-    def _due(
-        self, db: apsw.Connection, channel: str, limit: int, now: float
-    ) -> Iterator[tuple[int, float, int, int]]:
-        """What may be handed out, in its order, as it is asked for. Those put off come before
-        those of the same priority that were not, being older."""
-        level: Any = _ABOVE_ALL
-        while (level := db.execute(_LEVEL, (channel, level)).get) is not None:
-            while rows := (
-                db.execute(_LATER, (channel, level, now, limit)).fetchall()
-                or db.execute(_NOW, (channel, level, limit)).fetchall()
-            ):
-                yield from cast(list[tuple[int, float, int, int]], rows)
-
-    def _in_hand(self, db: apsw.Connection, channel: str = "", *, suspect: bool = False) -> bool:
-        which = "channel = ?1 AND " if channel else "?1 = '' AND "
-        least = SUSPECT if suspect else 0
-        sql = f"SELECT 1 FROM message WHERE {which} hold <> 0 AND crashes >= ?2 LIMIT 1"  # noqa: S608
-        return bool(db.execute(sql, (channel, least)).fetchall())
+                self._bury(told, key, channel, attempts, "poison", detail)
+            elif crashes >= SUSPECT and hands:
+                asked.turned_away = True
+                return False
+            else:
+                try:
+                    message = stored(row, hold)
+                except record.Damaged as e:
+                    about = {"key": key, "channel": channel}
+                    log.error("a stored message is damaged and is set aside", **about)
+                    failure = damage(channel, attempts, now, e)
+                    move = Move(key, DAMAGED, attempts=attempts, failure=failure)
+                    self._move(told, move, Lying(channel, group))
+                    continue
+                hands.take(key, Lying(channel, group, hold, crashes))
+                seized.append(message)
+                if crashes >= SUSPECT:
+                    return False
+        return True
 
     def _bury(
-        self,
-        db: apsw.Connection,
-        effects: Effects,
-        key: int,
-        channel: str,
-        attempts: int,
-        code: str,
-        detail: str,
+        self, told: Transaction, key: int, channel: str, attempts: int, code: str, detail: str
     ) -> None:
+        lies = self._lying(told, key)
+        assert lies is not None, "it was found a moment ago, by the thread that writes"
         if channel.startswith(KEPT):
-            self._done(db, effects, Done(key))
+            self._done(told, Done(key), lies)
+            self.flush(told)
             return
         when = datetime.fromtimestamp(self._clock.time(), UTC)
         failure = Failure(code, detail, channel, "", attempts, when)
-        self._move(db, effects, Move(key, DEAD, attempts=attempts, failure=failure))
+        self._move(told, Move(key, DEAD, attempts=attempts, failure=failure), lies)
 
     def left_behind(
         self,
-        db: apsw.Connection,
-        effects: Effects,
+        told: Transaction,
         held: Sequence[tuple[int, int]],
         claims: Sequence[tuple[str, str]],
     ) -> int:
         """What a process that is gone had in hand (keys, and the numbers of their takes), or was
         doing, is free again, and counted. Returns how many messages it had."""
+        self.flush(told)
         freed = 0
         for key, hold in held:
-            rows = db.execute(
-                "UPDATE message SET hold = 0, crashes = crashes + 1 WHERE key = ? AND hold = ?"
-                " RETURNING channel, crashes",
-                (key, hold),
-            )
-            for channel, crashes in cast(list[tuple[str, int]], rows.fetchall()):
-                effects.rung.add(channel)
-                self.suspects = self.suspects or crashes >= SUSPECT
+            lies = self._hands[key]
+            if lies is not None and lies.hold == hold:
+                self._hands.let_go(key)
+                sql = "UPDATE message SET hold = 0, crashes = crashes + 1 WHERE key = ?"
+                told.db.execute(sql, (key,))
+                told.ring(lies.channel)
+                self.suspects = self.suspects or lies.crashes + 1 >= SUSPECT
                 freed += 1
-        db.executemany(
+        told.db.executemany(
             "UPDATE claim SET state = ?, crashes = crashes + 1"
             " WHERE scope = ? AND value = ? AND state = ?",
             [(FREE, *claim, CLAIMED) for claim in claims],
         )
-        effects.freed = True
+        told.freed = True
         return freed
 
     # --- claims
 
-    def claim(self, db: apsw.Connection, scope: str, value: str, until: float) -> Claim:
+    def claim(
+        self, db: apsw.Connection, told: Transaction, scope: str, value: str, until: float
+    ) -> Claim:
         """See `Store.claim`."""
         found = db.execute(
             "SELECT until, state, crashes, digest, answer FROM claim WHERE scope = ? AND value = ?",
@@ -365,7 +551,7 @@ class Writing:
                 # An answer that is damaged is none, and to do it again is the lesser evil.
             crashes = crashes if state == FREE else 0
         else:
-            self._take_room(db, OVERHEAD)
+            self._take_room(told, OVERHEAD)
         db.execute(
             "INSERT OR REPLACE INTO claim VALUES (?, ?, ?, ?, ?, NULL, NULL)",
             (scope, value, until, CLAIMED, crashes),
@@ -380,11 +566,8 @@ class Writing:
         )
 
     def _confirm(self, db: apsw.Connection, confirm: Confirm) -> None:
-        answer = digest = None
-        if confirm.answer is not None:
-            answer = record.encode(confirm.answer)
-            digest = record.digest(answer)
-            self._take_room(db, len(answer))
+        answer = confirm.written or None
+        digest = record.digest(answer) if answer else None
         db.execute(
             "INSERT OR REPLACE INTO claim VALUES (?, ?, ?, ?, 0, ?, ?)",
             (confirm.scope, confirm.value, confirm.until, CONFIRMED, digest, answer),
@@ -392,11 +575,13 @@ class Writing:
 
     # --- what is over
 
-    def tidy(self, db: apsw.Connection, effects: Effects, receipts_until: float) -> int:
+    def tidy(self, db: apsw.Connection, told: Transaction, receipts_until: float) -> int:
         """Bury or forget expired messages, forget old claims and receipts: some of each. Returns
         how many."""
+        self.flush(told)
         now = self._clock.time()
-        schema.rebase(db, now, effects.rung)
+        for channel in schema.rebase(db, now):
+            told.ring(channel)
         most = 1000
         rows = db.execute(
             "SELECT key, channel, attempts FROM message"
@@ -405,7 +590,7 @@ class Writing:
         ).fetchall()
         for key, channel, attempts in cast(list[tuple[int, str, int]], rows):
             detail = "nobody took the message before its time was over"
-            self._bury(db, effects, key, channel, attempts, "expired", detail)
+            self._bury(told, key, channel, attempts, "expired", detail)
         gone = len(rows)
         for sql, values in (
             (
@@ -422,24 +607,3 @@ class Writing:
             db.execute(sql, values)
             gone += db.changes()
         return gone
-
-
-def unpack(failure: bytes | None) -> Failure | None:
-    """What `pack` made bytes of; None also if they are damaged: the message itself is well."""
-    try:
-        return msgspec.msgpack.decode(failure, type=Failure) if failure else None
-    except (msgspec.MsgspecError, ValueError):
-        log.error("why a stored message failed is damaged and forgotten")
-        return None
-
-
-def pack(failure: Failure | None) -> bytes | None:
-    """A failure as bytes for the disk."""
-    if failure is None:
-        return None
-    try:
-        return msgspec.msgpack.encode(failure)
-    except UnicodeEncodeError:
-        # A reason may quote what was wrong with a message, and must not itself be what is wrong.
-        detail = failure.detail.encode(errors="backslashreplace").decode()
-        return msgspec.msgpack.encode(msgspec.structs.replace(failure, detail=detail))
