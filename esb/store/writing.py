@@ -267,13 +267,14 @@ class Writing:
             (_, channel, due, since, attempts, failure, priority, expires, group, blocked,
              *_) = row  # fmt: skip
             queue = waiting.get(channel)
-            if not queue or blocked:
-                continue
+            if not queue or blocked or channel in told.free:
+                continue  # for nobody, or behind something that lies there
             asked = queue[0]
             if (
                 self.suspects
                 or due > now
                 or 0 < expires <= now
+                or asked.turned_away
                 or (asked.in_order and self._hands.in_hand(channel))
             ):
                 told.free.add(channel)

@@ -35,6 +35,7 @@ from esb.store import SqliteStore
 
 PLACES = ("sqlite", "served", "postgres")
 
+
 def texts(found: Sequence[Stored]) -> list[str]:
     return [stored.envelope.body.text for stored in found]
 
@@ -244,6 +245,39 @@ async def test_who_waits_for_a_turn_hears_of_it_though_another_commit_fails(
         with pytest.raises(RouteFailure):
             await failing
         await asyncio.wait_for(waiting, 10)
+
+
+async def test_who_waits_in_order_is_handed_nothing_past_what_lies_there(tmp_path: Path) -> None:
+    async with opened(tmp_path / "bus.db") as store:
+        await put(store, "1")
+        [first] = await store.take("a", 1, in_order=True)
+        waiting = asyncio.create_task(store.take("a", 1, in_order=True, wait=60))
+        await asyncio.sleep(0)
+        await put(store, "2")
+        together = threading.Event()
+        store._writes().post(lambda db, told: together.wait(10))
+        settling = asyncio.create_task(store.commit((Done(first.key, first.hold),)))
+        await asyncio.sleep(0)
+        putting = asyncio.create_task(put(store, "3"))
+        await asyncio.sleep(0)
+        together.set()
+        await asyncio.gather(settling, putting)
+        assert texts(await waiting) == ["2"]
+
+
+async def test_what_somebody_waited_for_is_noted_as_in_hand(place: Place) -> None:
+    async with opened(place) as store:
+        waiting = asyncio.create_task(store.take("a", 2, wait=60))
+        await asyncio.sleep(0)
+        await store.commit((Put("a", message("low")), Put("a", message("high"), priority=5)))
+        taken = await asyncio.wait_for(waiting, 10)
+        assert taken[0].hold
+        assert await store.counts() == {"a": 2}
+        held = {stored.key: stored for stored in await store.browse("a")}
+        for stored in taken:
+            assert held[stored.key].hold == stored.hold
+            assert held[stored.key].envelope.id == stored.envelope.id
+            await store.commit((Done(stored.key, stored.hold),))
 
 
 class TestExpiry:
