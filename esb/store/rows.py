@@ -35,8 +35,9 @@ LEVEL: Final = f"SELECT max(priority) {_TURN} < ?"
 _NEXT_DUE = f"SELECT min(due) {_TURN} = ?"
 
 
-def prepared(change: Change, largest: int = LARGEST) -> Change:
-    """See `Store.prepare`. largest: what a message may take up, in bytes."""
+def prepared(change: Change, largest: int | None = None) -> Change:
+    """See `Store.prepare`. largest: bytes that a message may take up, if not what SQLite
+    takes."""
     match change:
         case Put(written=b"") | Publish(written=b""):
             written = record.encode(change.envelope)
@@ -44,7 +45,7 @@ def prepared(change: Change, largest: int = LARGEST) -> Change:
             written = record.encode(answer)
         case _:
             return change
-    if len(written) > largest:
+    if len(written) > (largest or LARGEST):
         raise TooLarge("the message is larger than the store can hold")
     return msgspec.structs.replace(change, written=written)
 

@@ -354,7 +354,7 @@ async def test_members_that_cannot_be_stored_as_one_are_dead_letters_and_join_ag
         store = store_of(bus)
         monkeypatch.setattr(gathering, "LOOK_AFRESH", 0.1)
         with monkeypatch.context() as patch:
-            patch.setattr("esb.store.writing.LARGEST", 1000)
+            patch.setattr("esb.store.rows.LARGEST", 1000)
             big = {"body": {"text": "x" * 500}}
             await put(bus, *(line("a", n, **big) for n in (1, 2, 3)))
             await out(bus, 3, DEAD)

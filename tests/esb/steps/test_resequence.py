@@ -215,7 +215,7 @@ async def test_one_that_cannot_be_passed_on_is_a_dead_letter_and_stops_no_other(
         store = store_of(bus)
         big = Envelope(body=Body.of({"n": 2, "text": "x" * 2000}))
         await put(bus, big, one(3))
-        monkeypatch.setattr("esb.store.writing.LARGEST", 1000)
+        monkeypatch.setattr("esb.store.rows.LARGEST", 1000)
         await put(bus, one(1))
         assert numbers(await out(bus, 2)) == [1, 3]
         [dead] = await store.browse(DEAD)
