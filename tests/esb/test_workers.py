@@ -37,7 +37,6 @@ routes:
     steps: [{{python: calls:who}}]
   stored:
     from: {{http: {{path: /stored}}}}
-    accept: durable
     steps: [{{send: {{queue: {{name: work, key: "{{{{ body.key }}}}"}}}}}}]
   tick:
     from: {{schedule: {{every: 200ms}}}}
@@ -113,6 +112,8 @@ def started(folder: Path, place: Place | None = None) -> Iterator[Bus]:
     command = [ESB, "run", "routes.yaml", "--workers", str(WORKERS), "--grace", "10"]
     with Process(command, cwd=folder) as process:
         yield Bus(process, folder, port, admin)
+        if process.ended is None:
+            process.stop()
 
 
 async def test_one_address_and_one_answer_for_all(tmp_path: Path) -> None:
