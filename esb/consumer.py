@@ -31,6 +31,10 @@ log = structlog.get_logger("esb.consumer")
 LONGEST_RETRY_AFTER = 300.0
 """What a far side may ask us to wait; beyond that it is capped."""
 
+_SETTLING = 5
+"""So many times as many as may be in the step are in hand at most, those waiting for their commits
+included."""
+
 LOOK_AGAIN = 30.0  # only a clock that was set back makes a message due without anybody ringing
 
 
@@ -88,8 +92,7 @@ class Consumer:
 
     async def start(self, step: Step) -> None:
         """Begin to take messages."""
-        slots = asyncio.Semaphore(self._at_once)
-        self._dispatcher = asyncio.create_task(self._dispatch(step, slots))
+        self._dispatcher = asyncio.create_task(self._dispatch(step))
 
     async def stop(self, grace: float) -> None:
         """Stop taking, let what is in the step finish for `grace` seconds, give the rest back."""
@@ -114,18 +117,24 @@ class Consumer:
             return Health(False, "stopped")
         return Health(not self._trouble, self._trouble)
 
-    async def _dispatch(self, step: Step, slots: asyncio.Semaphore) -> None:
+    async def _dispatch(self, step: Step) -> None:
+        # Who is through its step waits for an fsync: that keeps nobody from the far side, unless
+        # order does, or too many wait.
+        slots = asyncio.Semaphore(self._at_once)
+        settling = asyncio.Semaphore(1 if self._order else self._at_once * _SETTLING)
+
         def finished(task: asyncio.Task[None]) -> None:
             del self._running[task]
-            slots.release()
+            settling.release()
 
         while True:
+            await settling.acquire()
             await slots.acquire()
             if self._pause:
                 await self._clock.sleep(self._pause)
                 self._pause = 0.0
             stored = await self._next()
-            task = asyncio.create_task(self._handle(step, stored))
+            task = asyncio.create_task(self._handle(step, stored, slots.release))
             self._running[task] = stored
             task.add_done_callback(finished)
 
@@ -149,7 +158,7 @@ class Consumer:
                 await self._clock.sleep(self._backoff.delay(failures))
         return self._ahead.popleft()
 
-    async def _handle(self, step: Step, stored: Stored) -> None:
+    async def _handle(self, step: Step, stored: Stored, leave: Callable[[], None]) -> None:
         attempt = stored.attempts + 1
         envelope = stored.envelope.replace(attempt=attempt, outcome=Outcome.MESSAGE, deadline=None)
         async with Unit(self._store, taken=stored, in_order=self._order) as unit:
@@ -162,6 +171,8 @@ class Consumer:
                 unit.settle(self._failed(stored, attempt, e))
             else:
                 unit.settle(Done(stored.key, stored.hold, receipt=self._receipt(envelope, result)))
+            finally:
+                leave()
             await self._insist(unit.commit, stored, attempt)
 
     def _receipt(self, envelope: Envelope, result: Envelope) -> Receipt | None:
