@@ -614,7 +614,8 @@ class Connection(asyncio.Protocol):
         """Read on: somebody waits for the body of an exchange."""
         if exchange.expects:
             exchange.expects = False
-            if not self.transport.is_closing():
+            # Behind a final answer it would be a piece of that (RFC 9110, section 10.1.1).
+            if not exchange.answered and not self.transport.is_closing():
                 self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self._resume_reading()
 

@@ -21,6 +21,7 @@ from support.web import Wire, ask, serving, site, tell, wire
 
 from esb.adapter import BuildFailed
 from esb.errors import BadMessage, EsbError, Overloaded
+from esb.http import Exchange, HttpServer, Limits
 from esb_web import ListenOptions, Request, Response, WebServer
 from esb_web.server import parse_query, web_server
 
@@ -473,6 +474,28 @@ async def test_continue_is_told_only_if_the_body_is_wanted() -> None:
         async with wire(server.url) as one:
             await one.send(head % b"/nowhere")
             assert (await one.answer())[0] == 404
+
+
+async def test_no_continue_is_told_in_the_middle_of_an_answer() -> None:
+    async def early(exchange: Exchange) -> None:
+        exchange.begin(200)
+        await exchange.write(b"first ")
+        await exchange.write(await exchange.receive())
+        exchange.end()
+
+    server = HttpServer(early, Limits())
+    port = await server.open("127.0.0.1", 0)
+    try:
+        async with wire(f"http://127.0.0.1:{port}") as one:
+            await one.send(
+                b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n"
+            )
+            answer = await one.reader.readuntil(b"first \r\n")
+            await one.send(b"ok")
+            answer += await one.reader.read()
+    finally:
+        await server.close()
+    assert answer.partition(b"\r\n\r\n")[2] == b"6\r\nfirst \r\n2\r\nok\r\n0\r\n\r\n"
 
 
 # --- paths and methods ---------------------------------------------------------------------------
