@@ -598,7 +598,8 @@ class Channel:
     ) -> None:
         """Return when the broker has confirmed the message; many may wait at the same time.
 
-        Raises what the module's docstring lists, and BadMessage when AMQP cannot hold it.
+        Raises what the module's docstring lists, and BadMessage when AMQP cannot hold it, TooLarge
+        when the broker would not.
         """
         try:
             frames = publishing(

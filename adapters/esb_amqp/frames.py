@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol
 
 from pamqp.constants import FRAME_BODY, FRAME_END, FRAME_HEADER, FRAME_METHOD
 
+from esb.errors import TooLarge
 from esb_amqp.properties import Properties, read, short, written
 
 OVERHEAD: Final = 8
@@ -52,9 +53,13 @@ def publishing(
     body: bytes,
     frame_max: int,
 ) -> list[bytes | memoryview]:
-    """All frames of a message. Raises BadMessage or ValueError for what AMQP cannot hold."""
+    """All frames of a message. Raises BadMessage or ValueError for what AMQP cannot hold, TooLarge
+    if its properties are larger than a frame: a broker ends the connection of all for one."""
     to = b"\0\0%b%b%c" % (short(exchange), short(routing_key), mandatory)
     header = written(properties)
+    most = frame_max - OVERHEAD
+    if _header.size + len(header) > most:
+        raise TooLarge("what is known of the message beside its body is too large for the broker")
     frames: list[bytes | memoryview] = [
         b"".join(
             (
@@ -69,7 +74,6 @@ def publishing(
             )
         )
     ]
-    most = frame_max - OVERHEAD
     rest = memoryview(body)
     while rest:
         piece, rest = rest[:most], rest[most:]

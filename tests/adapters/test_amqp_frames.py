@@ -18,7 +18,7 @@ from pamqp.header import ContentHeader
 from pamqp.heartbeat import Heartbeat
 from support.waiting import until
 
-from esb.errors import BadMessage
+from esb.errors import BadMessage, TooLarge
 from esb_amqp.frames import Frames, Settlements, publishing
 from esb_amqp.properties import Properties
 from esb_amqp.wire import Address, Wire
@@ -64,7 +64,7 @@ class Heard:
 # --- going out -----------------------------------------------------------------------------------
 
 
-@given(short, short, st.booleans(), st.binary(max_size=200), st.integers(16, 64))
+@given(short, short, st.booleans(), st.binary(max_size=200), st.integers(25, 64))
 def test_what_is_published_is_read_by_others(
     exchange: str, key: str, mandatory: bool, body: bytes, frame_max: int
 ) -> None:
@@ -94,6 +94,22 @@ def test_names_that_are_no_short_strings_are_told(exchange: str, key: str) -> No
 def test_properties_that_cannot_be_held_are_told() -> None:
     with pytest.raises(BadMessage, match="message id"):
         publishing(CHANNEL, "", "", True, Properties(message_id="x" * 256), b"", 4096)
+
+
+def test_properties_fit_into_a_frame_or_are_refused() -> None:
+    frame_max = 4096
+    largest = 0
+    for size in range(4000, 4096):
+        try:
+            frames = publishing(
+                CHANNEL, "", "", True, Properties(headers={"h": "x" * size}), b"", frame_max
+            )
+        except TooLarge:
+            continue
+        written = b"".join(frames)
+        method = 8 + struct.unpack_from(">I", written, 3)[0]
+        largest = len(written) - method
+    assert largest == frame_max
 
 
 class Broker:

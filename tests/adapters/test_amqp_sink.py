@@ -140,8 +140,9 @@ async def test_routing_keys_and_queues_are_text(rabbit: Rabbit, made: Endpoints)
         message(headers=Headers([("n", 2**64)])),
         message(headers=Headers([("h" * 300, "1")])),
         message(params={"target": "q" * 256}),
+        message(headers=Headers([("h", "x" * 140_000)])),
     ],
-    ids=["id", "integer", "name", "routing key"],
+    ids=["id", "integer", "name", "routing key", "headers"],
 )
 async def test_what_amqp_cannot_hold_harms_nobody_else(
     rabbit: Rabbit, made: Endpoints, envelope: Envelope
