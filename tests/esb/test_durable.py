@@ -31,8 +31,8 @@ from esb.middleware.retry import RetryOptions, retrying
 from esb.middleware.transaction import transactional
 from esb.step import Step, wrap
 
-
 PLACES = ("sqlite", "served", "postgres")
+
 
 @pytest.fixture
 async def store(place: Place) -> AsyncIterator[Store]:

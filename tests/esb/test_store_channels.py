@@ -32,7 +32,6 @@ from esb.durable import (
 from esb.errors import RouteFailure
 from esb.store import SqliteStore
 
-
 PLACES = ("sqlite", "served", "postgres")
 
 
