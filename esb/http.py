@@ -286,7 +286,7 @@ class Exchange:
             if self._left:
                 self.fail()
                 return
-            if self._chunked:
+            if self._chunked and not self.hung_up:
                 self.connection.transport.write(b"0\r\n\r\n")
         self._end()
 

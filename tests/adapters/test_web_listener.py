@@ -498,6 +498,34 @@ async def test_no_continue_is_told_in_the_middle_of_an_answer() -> None:
     assert answer.partition(b"\r\n\r\n")[2] == b"6\r\nfirst \r\n2\r\nok\r\n0\r\n\r\n"
 
 
+async def test_an_answer_ends_quietly_when_the_request_turned_out_to_be_broken() -> None:
+    failed: list[RuntimeError] = []
+    may_end = asyncio.Event()
+
+    async def early(exchange: Exchange) -> None:
+        exchange.begin(200)
+        await exchange.write(b"first")
+        await may_end.wait()
+        try:
+            exchange.end()
+        except RuntimeError as e:
+            failed.append(e)
+
+    server = HttpServer(early, Limits())
+    port = await server.open("127.0.0.1", 0)
+    try:
+        async with wire(f"http://127.0.0.1:{port}") as one:
+            await one.send(b"POST / HTTP/1.1\r\nHost: a\r\n" + CHUNKED + b"\r\n1\r\nx\r\n")
+            await one.reader.readuntil(b"first\r\n")
+            await one.send(b"no number\r\n")
+            assert await one.reader.read() == b""  # cut off: no last chunk
+            may_end.set()
+            await until(lambda: not server.running)
+    finally:
+        await server.close()
+    assert not failed
+
+
 # --- paths and methods ---------------------------------------------------------------------------
 
 
