@@ -58,7 +58,7 @@ def settle_before_step() -> None:
     honest: Any = source.AmqpSource._handle
 
     async def hasty(self: Any, delivery: Any) -> None:
-        await delivery.channel.ack(delivery.tag)
+        delivery.channel.ack(delivery.tag)
         await honest(self, delivery._replace(channel=Deaf()))
 
     setattr(source.AmqpSource, "_handle", hasty)  # noqa: B010
