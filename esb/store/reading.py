@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar, cast
@@ -160,3 +161,33 @@ class Reading:
         except apsw.Error as e:
             log.warning("the store could not be read", error=str(e))
             raise Unavailable("the store cannot be read") from e
+
+
+class ReadsFile(ABC):
+    """What stores have in common that read the file, whoever writes it."""
+
+    async def subscriptions(self, topic: str = "") -> list[tuple[str, str]]:
+        """See `Store.subscriptions`."""
+        return await self._reads().subscriptions(topic)
+
+    async def browse(
+        self, channel: str, *, limit: int = 100, after: int = 0, group: str = ""
+    ) -> list[Stored]:
+        """See `Store.browse`."""
+        return await self._reads().some(channel, limit, after, group)
+
+    async def entries(self, channel: str, *, limit: int, after: int = 0) -> list[Entry]:
+        """See `Store.entries`."""
+        return await self._reads().entries(channel, limit, after)
+
+    async def get(self, key: int) -> Stored | None:
+        """See `Store.get`."""
+        return await self._reads().get(key)
+
+    async def find(self, text: str, *, limit: int = 100) -> tuple[list[Stored], list[Receipt]]:
+        """See `Store.find`."""
+        return await self._reads().find(text, limit)
+
+    @abstractmethod
+    def _reads(self) -> Reading:
+        """The reading thread. Raises Unavailable when the store is not open."""

@@ -26,11 +26,9 @@ from esb.durable import (
     Claim,
     Confirm,
     Done,
-    Entry,
     Move,
     Publish,
     Put,
-    Receipt,
     Release,
     Store,
     Stored,
@@ -39,7 +37,7 @@ from esb.durable import (
 from esb.envelope import Envelope
 from esb.errors import RouteFailure, Unavailable
 from esb.link import Handler, Line, Link
-from esb.store.reading import Reading
+from esb.store.reading import Reading, ReadsFile
 from esb.store.rows import pack, prepared, unpack
 from esb.store.sqlite import BUSY_MILLIS, SqliteStore
 from esb.store.traces import TraceFile
@@ -215,7 +213,7 @@ def serving_traces(traces: TraceStore) -> dict[str, Handler]:
 # --- in the others --------------------------------------------------------------------------------
 
 
-class RemoteStore(Store):
+class RemoteStore(ReadsFile, Store):
     """`esb.durable.Store` on a file that another process has open, and a Resource. `line` leads to
     that process, `path` is the file."""
 
@@ -361,28 +359,6 @@ class RemoteStore(Store):
     async def unsubscribe(self, topic: str, name: str) -> bool:
         """See `Store.unsubscribe`."""
         return bool(await self._call("unsubscribe", topic, name))
-
-    async def subscriptions(self, topic: str = "") -> list[tuple[str, str]]:
-        """See `Store.subscriptions`."""
-        return await self._reads().subscriptions(topic)
-
-    async def browse(
-        self, channel: str, *, limit: int = 100, after: int = 0, group: str = ""
-    ) -> list[Stored]:
-        """See `Store.browse`."""
-        return await self._reads().some(channel, limit, after, group)
-
-    async def entries(self, channel: str, *, limit: int, after: int = 0) -> list[Entry]:
-        """See `Store.entries`."""
-        return await self._reads().entries(channel, limit, after)
-
-    async def get(self, key: int) -> Stored | None:
-        """See `Store.get`."""
-        return await self._reads().get(key)
-
-    async def find(self, text: str, *, limit: int = 100) -> tuple[list[Stored], list[Receipt]]:
-        """See `Store.find`."""
-        return await self._reads().find(text, limit)
 
     async def counts(self) -> dict[str, int]:
         """See `Store.counts`."""

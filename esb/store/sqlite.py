@@ -23,10 +23,8 @@ from esb.clock import REAL, Clock
 from esb.durable import (
     Change,
     Claim,
-    Entry,
     Failure,
     Move,
-    Receipt,
     Store,
     Stored,
     Superseded,
@@ -38,7 +36,7 @@ from esb.store import schema
 from esb.store.commit import SYNCHRONOUS, GroupCommit
 from esb.store.files import StoreUnusable, lock, snapshot, sync_folder
 from esb.store.hands import Asked
-from esb.store.reading import Reading
+from esb.store.reading import Reading, ReadsFile
 from esb.store.room import Disk, Room, disk_of
 from esb.store.rows import DAMAGED, prepared, used
 from esb.store.writing import Transaction, Writing
@@ -51,7 +49,7 @@ LOOK_EVERY = 2.0
 WAL_RESET_FIXED = (3, 51, 3)  # https://sqlite.org/wal.html#walresetbug
 
 
-class SqliteStore(Store):
+class SqliteStore(ReadsFile, Store):
     """`esb.durable.Store` in the file `path`, and a Resource: open it before use.
 
     max_size: bytes that messages may take up; beyond it `commit` raises Overloaded, while what is
@@ -236,28 +234,6 @@ class SqliteStore(Store):
             return found
 
         return await self._writes().submit(work)
-
-    async def subscriptions(self, topic: str = "") -> list[tuple[str, str]]:
-        """See `Store.subscriptions`."""
-        return await self._reads().subscriptions(topic)
-
-    async def browse(
-        self, channel: str, *, limit: int = 100, after: int = 0, group: str = ""
-    ) -> list[Stored]:
-        """See `Store.browse`."""
-        return await self._reads().some(channel, limit, after, group)
-
-    async def entries(self, channel: str, *, limit: int, after: int = 0) -> list[Entry]:
-        """See `Store.entries`."""
-        return await self._reads().entries(channel, limit, after)
-
-    async def get(self, key: int) -> Stored | None:
-        """See `Store.get`."""
-        return await self._reads().get(key)
-
-    async def find(self, text: str, *, limit: int = 100) -> tuple[list[Stored], list[Receipt]]:
-        """See `Store.find`."""
-        return await self._reads().find(text, limit)
 
     async def counts(self) -> dict[str, int]:
         """See `Store.counts`."""
