@@ -16,7 +16,7 @@ from typing import Any
 from esb.adapter import Expression, Text
 from esb.build import Builder
 from esb.clock import Clock
-from esb.durable import Change, Publish, Put
+from esb.durable import Change, Publish, Put, Stored
 from esb.envelope import Body, Envelope, Headers
 from esb.errors import KINDS, Fault, Permanent, Transient
 from esb.outline import Part
@@ -267,6 +267,15 @@ class CountedStore(SqliteStore):
             elif isinstance(change, Publish):
                 self._put.append((f"topic:{change.topic}", change.envelope))
         return keys
+
+    async def take(
+        self, channel: str, limit: int, *, in_order: bool = False, wait: float = 0.0
+    ) -> list[Stored]:
+        """As `Store.take`. Who waits is not handed what the writing thread commits for others: that
+        thread would be at work without anybody's asking, and time would pass meanwhile."""
+        while not (taken := await super().take(channel, limit, in_order=in_order)) and wait > 0:
+            await self.wait(channel, wait)
+        return taken
 
     async def wait(self, channel: str, timeout: float, *, news: bool = False) -> None:
         """As `Store.wait`, but for as long as it takes: nobody sets this clock."""
