@@ -52,7 +52,8 @@ def _machine(result: dict[str, Any]) -> str:
         f"* Machine: {m['cores']} cores of {m['cpu']} ({cores}), {m['memory_gb']} GB, "
         f"Linux {m['kernel']}, fsync {m['fsync_us']:,} µs{noise}\n"
         f"* Versions: {versions}\n"
-        f"* {s['rounds']} round{'s' if s['rounds'] > 1 else ''} in turns, {s['seconds']} s each, {s['connections']} connections; "
+        f"* {s['rounds']} round{'s' if s['rounds'] > 1 else ''} in turns, "
+        f"{s['seconds']} s each, {s['connections']} connections; "
         f"{s['messages']:,} messages a queue; medians"
     )
 
