@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 from xml.sax.saxutils import escape  # noqa: TID251 - it writes, nothing is parsed
 
-_LABELS, _BARS, _BAR, _LEGEND = 300, 420, 14, 24
-_COLOURS = ["#1f5fa8", "#8a8a8a", "#d9822b", "#4c9a52", "#a5508f", "#c2423a", "#7a6a4f", "#2aa1a8"]
+_LABELS, _BARS, _BAR, _LEGEND = 370, 420, 14, 24
+_COLOURS = ["#1f5fa8", "#8a8a8a", "#d9822b", "#4c9a52", "#a5508f", "#c2423a", "#7a6a4f", "#2aa1a8",
+            "#222222", "#b0a300"]  # fmt: skip
 
 Group = tuple[str, list[tuple[str, float]]]
 """A label, and values by contestant."""
