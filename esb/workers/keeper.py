@@ -87,16 +87,17 @@ class _Keeper:
     # --- the supervisor
 
     async def _listen(self, reader: asyncio.StreamReader) -> None:
-        while line := await reader.readline():
-            said = json.loads(line)
-            if "reload" in said:
-                self._bus.renew = said["reload"] == "SIGUSR2"
-                self._service.asked_to_reload(said["reload"])
-            elif self._replaced is not None and not self._replaced.done():
-                if "failed" in said:
-                    self._replaced.set_exception(EsbError(said["failed"]))
-                else:
-                    self._replaced.set_result(None)
+        with contextlib.suppress(OSError):  # it may die before it has read what it was told
+            while line := await reader.readline():
+                said = json.loads(line)
+                if "reload" in said:
+                    self._bus.renew = said["reload"] == "SIGUSR2"
+                    self._service.asked_to_reload(said["reload"])
+                elif self._replaced is not None and not self._replaced.done():
+                    if "failed" in said:
+                        self._replaced.set_exception(EsbError(said["failed"]))
+                    else:
+                        self._replaced.set_result(None)
         log.error("the process that all others were made by is gone, so this one ends")
         os._exit(LOST)
 
@@ -124,8 +125,9 @@ class _Keeper:
                     link.handlers = {**link.handlers, **serving_traces(thing.store)}
             return sorted(self._bus.stopped)
 
-        async def up() -> None:
+        async def up() -> list[str]:
             self._up.add(link)
+            return sorted(self._bus.stopped)
 
         async def bye(counted: list[summing.Family]) -> None:
             self._up.discard(link)
@@ -173,7 +175,9 @@ class _Keeper:
         """See View. What workers counted that are gone stays counted."""
         from prometheus_client import generate_latest
 
-        self._counted |= await self._ask("metrics")
+        told = await self._ask("metrics")
+        # Who is gone meanwhile is counted already.
+        self._counted |= {link: one for link, one in told.items() if link in self._up}
         total = summing.Sum()
         total.add(summing.families(registry().collect()))
         total.add(self._gone.families())

@@ -40,6 +40,9 @@ STOP: Final = signal.SIGUSR1
 """What the others are sent to drain, and once more to hurry: not what a terminal, or who starts and
 stops services, may send to all of a group, so that nobody is told twice."""
 
+_LONGEST_REASON: Final = 4000
+"""Characters of a reason that the keeper is told: it reads lines."""
+
 LEAVE: Final = signal.SIGUSR2
 """What a worker is sent whose place another has taken."""
 
@@ -70,11 +73,12 @@ class RemoteStores:
 @dataclass(eq=False)
 class Child:
     """A process that was forked. slot: which worker it is; 0 for the keeper. told: where it writes
-    b"up" once it is, or why it cannot start. leaving: it was told to go."""
+    b"up" once it is, or why it cannot start. service: what it runs. leaving: it was told to go."""
 
     pid: int
     slot: int
     told: int
+    service: Service
     born: float = field(default_factory=time.monotonic)
     said: bytes = b""
     up: bool = False
@@ -101,6 +105,7 @@ class Supervisor:
         self._line = Line(hub)
         self._make = make
         self._service = self._loaded()
+        self._proven: Service | None = None  # what ran before, until all run what is loaded now
         self._count = count
         self._sockets: dict[tuple[str, int], list[socket.socket]] = {}
         self._children: dict[int, Child] = {}
@@ -128,7 +133,7 @@ class Supervisor:
 
     def run(self) -> int:
         """Until all is over; the exit status. Raises EsbError if it cannot start."""
-        self._bind()
+        self._bind(self._service)
         self._freeze()
         self._fork_keeper()
         while self._children or not self._stopping:
@@ -146,14 +151,14 @@ class Supervisor:
 
     # --- what it holds for the others
 
-    def _bind(self) -> None:
-        """Bind a socket for each worker at each address that is new, and let go of those that are
-        not needed any more. Raises EsbError."""
-        things = self._service.shared.objects.values()
-        addresses = {thing.address for thing in things if isinstance(thing, Handed)}
-        for address in addresses - self._sockets.keys():
+    def _bind(self, service: Service) -> None:
+        """Bind a socket for each worker at each address that is new. Raises EsbError."""
+        for address in _addresses(service) - self._sockets.keys():
             self._sockets[address] = _bound(*address, self._count)
-        for address in self._sockets.keys() - addresses:
+
+    def _unbind(self) -> None:
+        """Let go of the addresses that nobody needs any more."""
+        for address in self._sockets.keys() - _addresses(self._service):
             for one in self._sockets.pop(address):
                 one.close()
 
@@ -179,7 +184,7 @@ class Supervisor:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         os.close(writes)
         os.set_blocking(reads, False)
-        child = self._children[pid] = Child(pid, slot, reads)
+        child = self._children[pid] = Child(pid, slot, reads, self._service)
         self._ready.register(reads, selectors.EVENT_READ, lambda: self._heard(child))
         return child
 
@@ -275,7 +280,11 @@ class Supervisor:
 
     def _asked_for(self) -> None:
         assert self._keeper is not None
-        if self._keeper.recv(64):
+        try:
+            said = self._keeper.recv(64)
+        except OSError:  # it died before it had read what it was told
+            said = b""
+        if said:
             self._asked = True
             self._replace()
         else:
@@ -297,14 +306,17 @@ class Supervisor:
         if any(child.slot for child in self._children.values()):
             gc.unfreeze()
             try:
-                self._service = self._loaded()
-                self._bind()
+                service = self._loaded()
+                self._bind(service)
             except EsbError as e:
                 log.error("the workers are not replaced", why=e.detail)
+                self._unbind()
                 self._replaced(e.detail)
                 return
             finally:
                 self._freeze()
+            self._proven = self._proven or self._service
+            self._service = service
         self._due = list(range(1, self._count + 1))
         self._next()
 
@@ -312,6 +324,8 @@ class Supervisor:
         if self._starting is not None or self._stopping:
             return
         if not self._due:
+            self._proven = None
+            self._unbind()
             self._replaced("")
             return
         slot = self._due.pop(0)
@@ -322,7 +336,19 @@ class Supervisor:
         self._due.clear()
         if self._asked:
             self._asked = False
-            self._tell_keeper({"failed": problem} if problem else {"replaced": True})
+            told = problem[:_LONGEST_REASON]
+            self._tell_keeper({"failed": told} if problem else {"replaced": True})
+
+    def _go_back(self) -> None:
+        """What cannot be started is not started: neither now nor when somebody dies later."""
+        if self._proven is None:
+            return
+        self._service, self._proven = self._proven, None
+        self._due = sorted(
+            child.slot
+            for child in self._children.values()
+            if child.slot and not child.leaving and child.service is not self._service
+        )
 
     # --- ends
 
@@ -362,7 +388,9 @@ class Supervisor:
             self._starting = None
             log.error(f"{child.name} did not start", how=how, why=why)
             self._replaced(f"{child.name} did not start: {why or how}")
-            if any(one.slot == child.slot for one in self._children.values()):
+            self._go_back()
+            if any(one.slot == child.slot and not one.leaving for one in self._children.values()):
+                self._next()
                 return  # the old one goes on
         keeper = next((one for one in self._children.values() if not one.slot), None)
         if child.slot:
@@ -373,6 +401,8 @@ class Supervisor:
             self._stop()
             return
         else:
+            self._go_back()
+            self._due.clear()
             self._again.clear()  # the others end as well
         lived = time.monotonic() - child.born
         last = 0.0 if lived > STEADY else self._pauses.get(child.slot, 0.0)
@@ -415,6 +445,11 @@ class Supervisor:
                 if not child.leaving:
                     child.leaving = True
                     os.kill(child.pid, STOP)
+
+
+def _addresses(service: Service) -> set[tuple[str, int]]:
+    things = service.shared.objects.values()
+    return {thing.address for thing in things if isinstance(thing, Handed)}
 
 
 def _bound(host: str, port: int, count: int) -> list[socket.socket]:

@@ -57,7 +57,12 @@ class _Worker:
         asyncio.get_running_loop().add_signal_handler(LEAVE, self._leave)
 
         async def up() -> None:
-            await link.call("up")
+            # What is stopped or started from here on is told to it; some it may have missed.
+            stopped = set(await link.call("up")) & self._bus.routes.keys()
+            for name in stopped - self._bus.stopped:
+                await self._bus.stop_route(name)
+            for name in self._bus.stopped - stopped:
+                await self._bus.start_route(name)
             os.write(self._told, b"up")
             os.close(self._told)
 

@@ -4,10 +4,12 @@ them, how they are replaced, and what becomes of those that die."""
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import re
 import signal
+import socket
 import sys
 import threading
 import urllib.request
@@ -15,11 +17,16 @@ from collections import Counter
 from collections.abc import Iterator
 from http.client import HTTPConnection
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from support.processes import Answer, Process, lasting_ports, request
 from support.stores import Place
 from support.waiting import until
+
+from esb.link import Link
+from esb.workers import keeper as keeper_module
+from esb.workers import summing
 
 ESB = Path(sys.executable).parent / "esb"
 WORKERS = 2
@@ -293,3 +300,115 @@ async def test_a_bus_that_cannot_start_says_why(tmp_path: Path) -> None:
         with Process([ESB, "run", "other.yaml", "--workers", "2"], cwd=tmp_path) as other:
             assert other.wait() == 1
             assert "cannot start" in other.output
+
+
+async def test_what_was_refused_is_not_started_later(tmp_path: Path) -> None:
+    with started(tmp_path) as bus:
+        await until(bus.ready)
+        before = bus.workers()
+        text = (tmp_path / "routes.yaml").read_text()
+        (tmp_path / "routes.yaml").write_text(text.replace("'one'", "'two'"))
+        old = set(bus.process.children)
+        answers: list[Answer] = []
+        asking = threading.Thread(target=lambda: answers.append(bus.ask("POST", "/reload")))
+        asking.start()
+        # The second dies, so that the first is there already with the new files.
+        [first] = await until(lambda: set(bus.process.children) - old)
+        [second] = await until(lambda: set(bus.process.children) - old - {first})
+        os.kill(second, signal.SIGKILL)
+        asking.join(30)
+        assert answers[0].status == 422, answers[0].body
+        # It is not ready as long as the files hold what was refused.
+        all_up = {"up": WORKERS, "of": WORKERS}
+        await until(lambda: first not in bus.process.children)
+        await until(lambda: bus.ask("GET", "/readyz").json["workers"] == all_up)
+        assert {request("GET", f"{bus.url}/hello").json for _ in range(30)} == {"one"}
+
+        [victim, *_] = bus.workers() & before
+        os.kill(victim, signal.SIGKILL)
+        await until(lambda: victim not in bus.process.children)
+        await until(lambda: len(bus.process.children) == WORKERS + 1)
+        await until(lambda: bus.ask("GET", "/readyz").json["workers"] == all_up)
+        assert {request("GET", f"{bus.url}/hello").json for _ in range(30)} == {"one"}
+        assert bus.ask("POST", "/reload").json["changed"] == ["hello"]
+        assert {request("GET", f"{bus.url}/hello").json for _ in range(30)} == {"two"}
+
+
+async def test_a_keeper_that_dies_before_it_has_read_takes_nobody_along(tmp_path: Path) -> None:
+    with started(tmp_path) as bus:
+        await until(bus.ready)
+        before = bus.workers()
+        [keeper] = set(bus.process.children) - before
+        os.kill(keeper, signal.SIGSTOP)
+        bus.process.signal(signal.SIGHUP)
+        await until(lambda: waits_unread(keeper))
+        os.kill(keeper, signal.SIGKILL)
+        await until(lambda: not (before & set(bus.process.children)) and bus.ready())
+        assert len(bus.workers()) == WORKERS
+        assert bus.process.stop() == 0
+
+
+async def test_nobody_outlives_a_supervisor_that_dies_before_it_has_read(tmp_path: Path) -> None:
+    with started(tmp_path) as bus:
+        await until(bus.ready)
+        left = list(bus.process.children)
+        text = (tmp_path / "routes.yaml").read_text()
+        (tmp_path / "routes.yaml").write_text(text.replace("'one'", "'two'"))
+        supervisor = bus.process.pid
+        bus.process.signal(signal.SIGSTOP)
+
+        def ask() -> None:
+            with contextlib.suppress(OSError):
+                bus.ask("POST", "/reload")
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        await until(lambda: waits_unread(supervisor))
+        bus.process.signal(signal.SIGKILL)
+        await until(lambda: not any(Path(f"/proc/{one}").exists() for one in left))
+        asking.join(30)
+
+
+def waits_unread(process: int) -> bool:
+    """Whether `process` has not read what came between keeper and supervisor."""
+    for file in Path(f"/proc/{process}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            if not str(file.readlink()).startswith("socket:"):
+                continue
+            pid = os.pidfd_open(process)
+            try:
+                fd = pidfd_getfd(pid, int(file.name))
+            finally:
+                os.close(pid)
+            with socket.socket(fileno=fd) as one:
+                if one.family == socket.AF_UNIX and one.type == socket.SOCK_STREAM:
+                    found = one.recv(16, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+                    if found.startswith((b"{", b"replace")):
+                        return True
+    return False
+
+
+def pidfd_getfd(pid: int, number: int) -> int:
+    """A copy of another process's file (pidfd_getfd(2))."""
+    found = ctypes.CDLL(None, use_errno=True).syscall(438, pid, number, 0)
+    if found < 0:
+        raise OSError(ctypes.get_errno(), "pidfd_getfd")
+    return int(found)
+
+
+async def test_who_dies_while_others_are_asked_is_counted_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    keeper = object.__new__(keeper_module._Keeper)
+    slow, dying = cast(Link, "slow"), cast(Link, "dying")
+    told = [("passed", "counter", "", [("passed_total", (), 5.0)])]
+    keeper._up, keeper._gone, keeper._server = {slow, dying}, summing.Sum(), None
+    keeper._counted = {slow: told, dying: told}
+
+    async def ask(name: str) -> dict[Link, Any]:
+        keeper._lost(dying)
+        return {slow: told, dying: told}
+
+    monkeypatch.setattr(keeper, "_ask", ask)
+    for _ in range(2):
+        assert b"passed_total 10.0" in await keeper.metrics()
