@@ -140,7 +140,8 @@ class Supervisor:
             soonest = min(self._again.values(), default=None)
             timeout = None if soonest is None else max(0.0, soonest - time.monotonic())
             for key, _ in self._ready.select(timeout):
-                key.data()
+                if self._ready.get_map().get(key.fd) is key:  # else one before it has closed it
+                    key.data()
             self._start_again()
         if self._failed:
             raise EsbError(self._failed)

@@ -14,7 +14,7 @@ import sys
 import threading
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any, cast
@@ -109,14 +109,16 @@ class Bus:
 
 
 @contextlib.contextmanager
-def started(folder: Path, place: Place | None = None) -> Iterator[Bus]:
+def started(
+    folder: Path, place: Place | None = None, run: Sequence[str | Path] = (ESB,)
+) -> Iterator[Bus]:
     port, admin = lasting_ports(2)
     store = json.dumps({"url": place} if isinstance(place, str) else {"path": "bus.db"})
     (folder / "routes.yaml").write_text(ROUTES.format(port=port, admin=admin, store=store))
     for name in ("python", "in"):
         (folder / name).mkdir()
     (folder / "python" / "calls.py").write_text(CALLS)
-    command = [ESB, "run", "routes.yaml", "--workers", str(WORKERS), "--grace", "10"]
+    command = [*run, "run", "routes.yaml", "--workers", str(WORKERS), "--grace", "10"]
     with Process(command, cwd=folder) as process:
         yield Bus(process, folder, port, admin)
         if process.ended is None:
@@ -332,6 +334,37 @@ async def test_what_was_refused_is_not_started_later(tmp_path: Path) -> None:
         assert {request("GET", f"{bus.url}/hello").json for _ in range(30)} == {"one"}
         assert bus.ask("POST", "/reload").json["changed"] == ["hello"]
         assert {request("GET", f"{bus.url}/hello").json for _ in range(30)} == {"two"}
+
+
+HASTY = """
+import selectors
+import sys
+import time
+
+class Slow(selectors.DefaultSelector):
+    '''What comes close together comes at once, and signals first.'''
+
+    def select(self, timeout=None):
+        if super().select(timeout):
+            time.sleep(0.3)
+        return sorted(super().select(0), key=lambda one: one[0].fd)
+
+selectors.DefaultSelector = Slow
+from esb.cli import main
+sys.argv[0] = "esb"
+main()
+"""
+
+
+async def test_a_death_is_heard_of_twice_at_once(tmp_path: Path) -> None:
+    with started(tmp_path, run=[sys.executable, "-c", HASTY]) as bus:
+        await until(bus.ready)
+        before = bus.workers()
+        for worker in before:
+            os.kill(worker, signal.SIGKILL)
+        await until(lambda: not (before & set(bus.process.children)) and bus.ready())
+        assert len(bus.workers()) == WORKERS
+        assert bus.process.stop() == 0
 
 
 async def test_a_keeper_that_dies_before_it_has_read_takes_nobody_along(tmp_path: Path) -> None:
