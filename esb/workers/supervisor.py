@@ -73,7 +73,8 @@ class RemoteStores:
 @dataclass(eq=False)
 class Child:
     """A process that was forked. slot: which worker it is; 0 for the keeper. told: where it writes
-    b"up" once it is, or why it cannot start. service: what it runs. leaving: it was told to go."""
+    b"up" once it is, or why it cannot start. service: what it runs. leaving: it was told to go.
+    asked: the keeper wants workers."""
 
     pid: int
     slot: int
@@ -83,6 +84,7 @@ class Child:
     said: bytes = b""
     up: bool = False
     leaving: bool = False
+    asked: bool = False
 
     @property
     def name(self) -> str:
@@ -287,11 +289,16 @@ class Supervisor:
             said = b""
         if said:
             self._asked = True
+            if (keeper := self._keeping()) is not None:
+                keeper.asked = True
             self._replace()
         else:
             self._ready.unregister(self._keeper)
             self._keeper.close()
             self._keeper = None
+
+    def _keeping(self) -> Child | None:
+        return next((one for one in self._children.values() if not one.slot), None)
 
     def _tell_keeper(self, what: dict[str, Any]) -> None:
         if self._keeper is not None:
@@ -393,9 +400,8 @@ class Supervisor:
             if any(one.slot == child.slot and not one.leaving for one in self._children.values()):
                 self._next()
                 return  # the old one goes on
-        keeper = next((one for one in self._children.values() if not one.slot), None)
         if child.slot:
-            if keeper is None or not keeper.up:
+            if (keeper := self._keeping()) is None or not keeper.asked:
                 return  # it asks for all of them when it is there
         elif not child.up and child.slot not in self._pauses:
             self._failed = why or f"{child.name} failed ({how})"
