@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help setup run test faults mutants check lint fmt bench clean
+.PHONY: help setup run test faults mutants check lint fmt sbom bench clean
 
 help:
 	@echo "make run     serve routes/ beside a stand-in legacy service; Ctrl-C stops both"
@@ -13,6 +13,7 @@ help:
 	@echo "make mutants make every slip a user could make in the examples, and count what esb check finds"
 	@echo "make check   types, lint, formatting, import contracts, generated pages"
 	@echo "make fmt     put the code into its format, and the generated pages up to date"
+	@echo "make sbom    list what is in it, and under which licences"
 	@echo "make bench   measure the main uses beside nginx (needs nginx and wrk)"
 	@echo "make clean   remove what make has set up"
 
@@ -39,6 +40,7 @@ check: lint
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/esb schema --markdown | diff -u docs/options.md -
+	$(BIN)/python tools/sbom.py --check
 
 lint: setup
 	$(BIN)/ruff check
@@ -48,6 +50,9 @@ fmt: setup
 	$(BIN)/ruff check --fix-only
 	$(BIN)/ruff format
 	$(BIN)/esb schema --markdown -o docs/options.md
+
+sbom: setup
+	@$(BIN)/python tools/sbom.py
 
 bench: setup
 	@$(BIN)/python bench/run.py $(ARGS)
