@@ -61,6 +61,7 @@ from esb.route import OF_CALLERS, RouteOptions, StepPolicies, step_policies, sub
 from esb.schemas import SchemaError, compile_json_schema, compile_xsd
 from esb.step import Step, Watch, identity, in_turn, pipeline
 from esb.steps import STEPS
+from esb.secrets import References
 from esb.store import StoreOptions, open_store
 from esb.store.traces import open_traces
 from esb.strict_yaml import (
@@ -68,7 +69,6 @@ from esb.strict_yaml import (
     Document,
     Environment,
     Mark,
-    References,
     YamlPath,
     read_yaml,
 )
@@ -180,7 +180,7 @@ class Load:
 
     def left_open(self, document: Document, path: YamlPath) -> bool:
         """Whether nobody can say what the value there will be: a reference, and `--no-env`."""
-        if self.references.environ is not None or not document.is_referenced(path):
+        if not document.is_open(path):
             return False
         self.unread = True
         return True

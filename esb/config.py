@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pydantic import Field, TypeAdapter
 
@@ -34,11 +35,14 @@ from esb.errors import ConfigError, Diagnostic
 from esb.middleware.endpoint import EndpointPolicies
 from esb.mistakes import did_you_mean, option_names, shown_path
 from esb.options import Options
+from esb.policies import route_policies
 from esb.projects import LATER, SHARED, Projects
 from esb.redaction import secret_values
+from esb.redis import RedisOptions
 from esb.route import Called, Route, RouteOptions, assemble
+from esb.secrets import References, SecretsOptions
 from esb.store import StoreOptions
-from esb.strict_yaml import Document, References, read_yaml
+from esb.strict_yaml import Document, read_yaml
 from esb.tracing import Sampling, TraceOptions, Tracing
 
 
@@ -71,7 +75,13 @@ SETTINGS: dict[str, type[Options]] = {
     "admin": AdminOptions,
     "versions": VersionsOptions,
     "trace": TraceOptions,
+    "redis": RedisOptions,
+    "secrets": SecretsOptions,
 }
+LIVE: Final = frozenset({"secrets"})
+"""Settings that each load goes by anew; the others are those that a bus started with."""
+
+_NAMES_SECRETS: Final = re.compile(r"""^["']?secrets["']?\s*:""", re.MULTILINE)
 _CORE_KEYS = ("routes", "connections", *SHARED, *SETTINGS)
 
 
@@ -81,7 +91,7 @@ class Project:
     are errors, `warnings` would run.
 
     files: the route files. sources: the content of these and of every file they use, as it was
-    when it was read; None for what is secret.
+    when it was read; None for what is secret. references: what `${...}` stood for.
     """
 
     routes: list[Route] = field(default_factory=list)
@@ -90,6 +100,7 @@ class Project:
     warnings: list[Diagnostic] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
     sources: dict[Path, bytes | None] = field(default_factory=dict)
+    references: References = field(default_factory=lambda: References(None))
 
     @property
     def kept(self) -> dict[Path, bytes]:
@@ -117,6 +128,8 @@ def load(
 ) -> Project:
     """Load YAML files, and the *.yaml and *.yml of folders but those of tests.
 
+    No vault is asked unless `environ` is References that may.
+
     shared: the running bus's registry, when routes are reloaded. environ: what `${NAME}` stands
     for, or what resolves it; None leaves references unresolved. root: the folder no file reference
     may leave; the working directory if left out. extra: a document of plain data loaded beside the
@@ -129,6 +142,7 @@ def load(
     for path in paths:
         loader.add(path)
     if extra is not None:
+        loader.read()
         document = Document("<command line>", root or Path.cwd(), deepcopy(dict(extra)))
         loader.documents.append(document)
     return loader.load()
@@ -151,7 +165,7 @@ def load_endpoint(
 
     direction: "sink" or "caller". Raises ConfigError.
     """
-    loader = _Loader(shared or Shared(), References(os.environ), None)
+    loader = _Loader(shared or Shared(), References(os.environ, asks=True), None)
     for path in paths:
         loader.add(path)
     loader.load(routes=False)
@@ -183,8 +197,10 @@ class _Loader:
     ) -> None:
         self.common = Load(shared, references, root, clock, stage, stores)
         self.profile = os.environ.get("ESB_PROFILE", "") if profile is None else profile
+        self.texts: list[tuple[Path, str]] = []
         self.documents: list[Document] = []
         self.project = Project(
+            references=references,
             settings=self.common.settings,
             diagnostics=self.common.diagnostics,
             sources=self.common.sources,
@@ -212,17 +228,51 @@ class _Loader:
             self.common.diagnose(str(path), None, "file", f"cannot be read: {reason}")
             return
         self.common.remember(path)
-        document = read_yaml(
-            text, shown_path(path), path.resolve().parent, self.common.references, later=LATER
-        )
         self.project.files.append(path)
-        self.project.diagnostics += document.diagnostics
-        self.common.unread |= any(one.code == "yaml" for one in document.diagnostics)
-        self.documents.append(document)
+        self.texts.append((path, text))
+
+    def read(self) -> None:
+        """Read what was added."""
+        references = self.common.references
+        references.root = self.common.root
+        if any("${k8s:" in text or "${vault:" in text for _, text in self.texts):
+            self._where_secrets_are(references)
+        for path, text in self.texts:
+            document = read_yaml(
+                text, shown_path(path), path.resolve().parent, references, later=LATER
+            )
+            self.project.diagnostics += document.diagnostics
+            self.common.unread |= any(one.code == "yaml" for one in document.diagnostics)
+            self.documents.append(document)
+        self.texts = []
+
+    def _where_secrets_are(self, references: References) -> None:
+        """The section `secrets`, before anything is looked up by it. What is wrong with it is told
+        when it is read with all the rest."""
+        for path, text in self.texts:
+            if not _NAMES_SECRETS.search(text):
+                continue
+            alone = References(references.environ)
+            document = read_yaml(text, shown_path(path), path.resolve().parent, alone, later=LATER)
+            place = Builder(Load(Shared(), alone, self.common.root), document, ())
+            try:
+                if isinstance(place.data, dict) and "secrets" in place.data:
+                    at = place.at("secrets")
+                    references.options = at.validate(SecretsOptions, at.data)
+            except BuildFailed:
+                references.asks = False  # it would be for something else
+            for where in document.open:
+                if where[:1] == ("secrets",) and references.environ is not None:
+                    references.asks = False
+                    self.common.diagnose(
+                        document.file, document.mark(where), "reference",
+                        "what opens the vault cannot lie in it", "${NAME} or ${file:...}",
+                    )  # fmt: skip
 
     # --- the whole load
 
     def load(self, *, routes: bool = True) -> Project:
+        self.read()
         tops = [Builder(self.common, document, ()) for document in self.documents]
         tops = [top for top in tops if self._top_level(top)]
         projects = Projects(self.common, tops, self.profile, self._known())
@@ -448,6 +498,8 @@ class _Loader:
         failed: BuildFailed | None = None
         source: Source | None = None
         dead: Sink | None = None
+        policies = route_policies(place, options.rate_limit, options.cache)
+        place.asked = policies.asked
         try:
             source = place.endpoint(options.from_, "source", "from")
         except BuildFailed as e:
@@ -470,14 +522,30 @@ class _Loader:
         recorder = self._tracing().recorder(
             place.route, place.watch, self._sampling(options), source.where
         )
+        if options.cache is not None:
+            self._answers(options, source, place)
         keeps = options.retry or options.dead_letter or options.accept or options.concurrency
+        keeps = keeps or options.cache
         if source.waits and not keeps and not recorder.keeps_bodies and not self.common.stage:
             open_passages(place.part, {n: p.part for n, p in self.common.routes.items()})
         return assemble(
             place.route, options, source=source, step=step, dead_sink=dead,
             store=lambda: place.store, changes_store=changes_store, business_key=key,
             outline=place.part, watch=place.watch, clock=place.clock, recorder=recorder,
+            limiter=policies.limiter, cache=policies.cache,
         )  # fmt: skip
+
+    def _answers(self, options: RouteOptions, source: Source, place: Builder) -> None:
+        """Whether the answers of a route can be kept."""
+        assert options.cache is not None
+        if not source.waits or options.accept:
+            place.problem(
+                "nobody waits for an answer that could be kept", "cache", key=True,
+                hint="beside a `call` it keeps the answers of that",
+            )  # fmt: skip
+        for part in place.part.parts:
+            if part.kind == "steps":
+                place.all_keyed(options.cache, part)
 
     def _continue(self, more: Continuation) -> None:
         """A route for what a step put aside: with the policies of the route that the step is in,

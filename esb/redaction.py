@@ -19,6 +19,8 @@ REDACTED: Final = "***"
 CREDENTIAL_HEADERS: Final = frozenset(
     {"authorization", "proxy-authorization", "cookie", "set-cookie", "authentication-info"}
 )
+OUTSIDE: Final = ("file:", "k8s:", "vault:")
+"""How references begin to what is kept elsewhere because it is a secret."""
 _WORD: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 _WORDS: Final = frozenset(
     {
@@ -150,10 +152,11 @@ def _element(found: re.Match[str]) -> tuple[int, int, str, str]:
 
 def secret_values(resolved: Mapping[str, str]) -> set[str]:
     """Which of the references of route files, by the text between their braces, are secrets: what
-    stands in files, what has a name that says so, and passwords in URLs."""
+    lies in files, Secrets of Kubernetes or a vault, what has a name that says so, and passwords in
+    URLs."""
     found: set[str] = set()
     for reference, value in resolved.items():
-        if reference.startswith("file:") or is_secret_name(reference.partition(":-")[0]):
+        if reference.startswith(OUTSIDE) or is_secret_name(reference.partition(":-")[0]):
             found.add(value)
         elif "@" in value and "://" in value:
             try:

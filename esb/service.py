@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import gc
 import getpass
+import os
 import signal
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import asdict
@@ -17,7 +18,7 @@ from typing import Any, Final, TypeVar
 from esb.api import AdminServer
 from esb.build import Stores
 from esb.bus import Bus, Shared
-from esb.config import Project, load, route_files_in
+from esb.config import LIVE, Project, load, route_files_in
 from esb.control import NotThere, Refused
 from esb.errors import EsbError
 from esb.inside import Inside, View
@@ -25,6 +26,7 @@ from esb.logs import log
 from esb.metrics import Counter, Gauge
 from esb.mistakes import did_you_mean, shown_path
 from esb.route import Called
+from esb.secrets import References
 from esb.versions import Cause, Version, Versions, put
 
 T = TypeVar("T")
@@ -101,6 +103,7 @@ class Service:
             root=self.root,
             profile=self.profile,
             stores=self.stores,
+            environ=References(os.environ, asks=True),
         )
 
     # --- its life
@@ -144,9 +147,13 @@ class Service:
             self.up.set()
             if self.leads:
                 await self._tell(f"{options.host}:{self.admin.port}" if serves else "")
-            watcher = asyncio.create_task(self._watch()) if self.watch and self.leads else None
+            watchers = []
+            if self.leads:
+                watchers.append(asyncio.create_task(self._look_at_secrets()))
+                if self.watch:
+                    watchers.append(asyncio.create_task(self._watch()))
             await self.stopping.wait()
-            if watcher is not None:
+            for watcher in watchers:
                 watcher.cancel()
             log.info("stopping", grace=self.bus.grace, hint="a second signal hurries")
             await self._drain(hurry)
@@ -291,7 +298,10 @@ class Service:
     def _fixed(self, project: Project) -> list[str]:
         """What a running bus cannot change: where it listens, and where its messages lie."""
         before = self.project.settings
-        changed = [n for n, value in project.settings.items() if before.get(n, value) != value]
+        changed = [
+            name for name, value in project.settings.items()
+            if name not in LIVE and before.get(name, value) != value
+        ]  # fmt: skip
         return [f"'{name}' changed: that takes a restart" for name in changed]
 
     # --- single routes
@@ -392,6 +402,23 @@ class Service:
 
     # --- watching
 
+    async def _look_at_secrets(self) -> None:
+        """Reload when a secret is another one than it was."""
+        while (every := self.project.settings["secrets"].refresh) != "never":
+            await asyncio.sleep(every)
+            references = self._found.references
+            if not references.changing:
+                continue
+            try:
+                changed = await asyncio.to_thread(references.changed)
+                if changed:
+                    log.info("secrets are others", references=changed)
+                    await self.reload(cause="secret")
+            except ValueError as e:
+                log.warning("secrets cannot be looked at: those that were read stay", why=str(e))
+            except Exception:  # noqa: BLE001 - it runs on as it is
+                log.exception("not reloaded")
+
     async def _watch(self) -> None:
         import watchfiles
 
@@ -419,6 +446,8 @@ class Service:
     def _folders(self) -> list[Path]:
         """Where the files lie that routes are made from, and where others may come."""
         found = {path.parent for path in self._found.sources}
+        # Kubernetes renews secrets by swapping a link beside them.
+        found |= {file.absolute().parent for file in self._found.references.files}
         for path in (*self.paths, self.root / "transforms"):
             if path.is_dir():
                 found.update(one.resolve() for one in (path, *path.rglob("*")) if one.is_dir())

@@ -2,8 +2,8 @@
 
 The YAML 1.2 core schema decides types, so `on` and `no` are words. Aliases, anchors, tags,
 duplicate keys and several documents are errors. Parse events are read one by one: depth and size
-are bounded, whatever the file holds. `${NAME}`, `${NAME:-default}` and `${file:path}` in a value
-are references, resolved here; `$${` is a literal `${`.
+are bounded, whatever the file holds. `${...}` in a value is a reference (see esb.secrets), resolved
+here; `$${` is a literal `${`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import yaml
 from esb.codecs.yaml import MAX_BYTES, MAX_DEPTH, bracketed, events, plain_scalar
 from esb.errors import Diagnostic
 from esb.indentation import culprit
+from esb.secrets import ENV_NAME, References
 
 READING = frozenset({"yaml", "reference", "duplicate-key"})
 """The codes of mistakes that are found here."""
@@ -27,7 +28,6 @@ YamlPath = tuple[str | int, ...]
 
 REFERENCE = re.compile(r"\$(\$)?\{([^{}]*)\}")
 _HALF_A_REFERENCE = re.compile(r"\$\{|\$[A-Za-z_]\w*:-[^{}]*\}")
-_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
 _UNCLOSED = re.compile(r"did not find expected ',' or '(.)'|found unexpected end of stream")
 """What libyaml says where it gave up looking for the end of a bracket or a quote."""
@@ -51,8 +51,9 @@ class Document:
 
     values, keys: marks by path; `texts`: where the text of a scalar on one line begins, so that an
     offset into it is a column; `referenced`: paths whose value came from outside, so that no
-    message ever repeats it. origins: parts of the data that are written elsewhere: in which
-    document, and where in it. note: what to add to a mistake, such as who uses this.
+    message ever repeats it; `open`: those whose value nobody here can say. origins: parts of the
+    data that are written elsewhere: in which document, and where in it. note: what to add to a
+    mistake, such as who uses this.
     """
 
     file: str
@@ -62,6 +63,7 @@ class Document:
     keys: dict[YamlPath, Mark] = field(default_factory=dict)
     texts: dict[YamlPath, Mark] = field(default_factory=dict)
     referenced: set[YamlPath] = field(default_factory=set)
+    open: set[YamlPath] = field(default_factory=set)
     origins: dict[YamlPath, tuple[Document, YamlPath]] = field(default_factory=dict)
     note: str = ""
     diagnostics: list[Diagnostic] = field(default_factory=list)
@@ -102,6 +104,10 @@ class Document:
         """Whether the value at `path` has a reference in it."""
         return self._nearest(path) in self.referenced
 
+    def is_open(self, path: YamlPath) -> bool:
+        """Whether it has one that stands for itself, since nobody here can say its value."""
+        return self._nearest(path) in self.open
+
     def _nearest(self, path: YamlPath) -> YamlPath:
         while path and path not in self.values:  # a shorthand: the text stands one level up
             path = path[:-1]
@@ -113,43 +119,6 @@ class Document:
         self.diagnostics.append(Diagnostic(self.file, line, column, code, message, hint))
 
 
-class References:
-    """Resolves `${...}`. With `environ` None every reference stands for itself (`--no-env`)."""
-
-    def __init__(self, environ: Mapping[str, str] | None) -> None:
-        self.environ = environ
-        self.files: set[Path] = set()  # that were read
-        self.resolved: dict[str, str] = {}  # what came from outside, by what stands in the braces
-
-    def resolve(self, reference: str, folder: Path) -> str:
-        """The value of what stands between the braces. Raises ValueError with what is wrong."""
-        if reference.startswith("file:"):
-            if self.environ is None:
-                return "${" + reference + "}"
-            try:
-                file = folder / reference[5:]
-                text = file.read_text().rstrip("\r\n")
-                self.files.add(file)
-                self.resolved[reference] = text
-                return text
-            except (OSError, UnicodeDecodeError) as e:
-                reason = getattr(e, "strerror", None) or "not readable as text"
-                raise ValueError(f"the file of ${{{reference}}} cannot be read: {reason}") from e
-        name, has_default, default = reference.partition(":-")
-        if not _ENV_NAME.match(name):
-            raise ValueError(f"${{{name}}} names no environment variable")
-        if self.environ is None:
-            return default if has_default else "${" + name + "}"
-        value = self.environ.get(name, "")
-        if value:
-            self.resolved[name] = value
-        if value or has_default:
-            return value or default
-        if name in self.environ:
-            return ""
-        raise ValueError(f"the environment variable {name} is not set")
-
-
 class Environment(Mapping[str, str]):
     """The environment variables, as `${NAME}` would be resolved: what was asked for is remembered
     there, so that secrets among them are known."""
@@ -158,7 +127,7 @@ class Environment(Mapping[str, str]):
         self._references = references
 
     def __getitem__(self, name: str) -> str:
-        if not _ENV_NAME.match(name):
+        if not ENV_NAME.match(name):
             raise KeyError(name)
         try:
             return self._references.resolve(name, Path())
@@ -377,8 +346,11 @@ class _Reader:
             problem("a reference has both its braces", "${NAME}, or $${ for the signs themselves")
         if path and path[0] in self.later:
             return text
-        if any(not match[1] for match in REFERENCE.finditer(text)):
+        found = [match[2] for match in REFERENCE.finditer(text) if not match[1]]
+        if found:
             self.doc.referenced.add(path)
+        if any(map(self.references.is_open, found)):
+            self.doc.open.add(path)
         return resolved(text, self.doc.folder, self.references, problem)
 
 

@@ -29,7 +29,7 @@ class NoSuchVersion(NotThere):
     code = "no-such-version"
 
 
-Cause = Literal["start", "reload", "watch", "roll-back", "found"]
+Cause = Literal["start", "reload", "watch", "secret", "roll-back", "found"]
 """Why a version is kept; "found": its files never ran, and were about to be overwritten."""
 
 

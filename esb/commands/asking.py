@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -177,6 +178,7 @@ async def api(url: str, files: list[Path] | None) -> AsyncIterator[Api]:
     store itself when no bus is. Says which."""
     from esb.bus import Shared
     from esb.config import load
+    from esb.secrets import References
     from esb.store import InUse, open_store
     from esb.store.traces import beside
 
@@ -186,7 +188,8 @@ async def api(url: str, files: list[Path] | None) -> AsyncIterator[Api]:
         yield there
         return
     shared = Shared()
-    project = load(route_files(files), shared=shared).check()
+    references = References(os.environ, asks=True)
+    project = load(route_files(files), shared=shared, environ=references).check()
     traces = shared.objects.get("traces")
     admin, settings = project.settings["admin"], project.settings["store"]
     file = None if settings.url else (Path.cwd() / settings.path)

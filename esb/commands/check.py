@@ -15,6 +15,7 @@ from esb.analysis.guarantees import Guarantee, guarantees
 from esb.commands.asking import AsJson
 from esb.commands.terminal import route_files, show
 from esb.config import Project, load
+from esb.secrets import References
 
 Paths = Annotated[
     list[Path] | None,
@@ -35,6 +36,9 @@ def check(
     no_env: Annotated[
         bool, typer.Option("--no-env", help="Do not resolve ${NAME}: check without the secrets.")
     ] = False,
+    vault: Annotated[
+        bool, typer.Option("--vault", help="Ask the vault for the secrets of ${vault:...}.")
+    ] = False,
     profile: Annotated[
         str | None,
         typer.Option(
@@ -43,8 +47,8 @@ def check(
     ] = None,
 ) -> None:
     """Find what is wrong in the route files, without starting anything."""
-    environ = None if no_env else os.environ
-    project = load(route_files(paths), environ=environ, profile=profile)
+    references = References(None if no_env else os.environ, asks=vault)
+    project = load(route_files(paths), environ=references, profile=profile)
     found = sorted([*project.diagnostics, *project.warnings])
     failed = bool(found if strict else project.diagnostics)
     if promises and not project.diagnostics:

@@ -16,7 +16,8 @@ import typer
 from esb import logs
 from esb.commands.asking import Files, Url, note, running, told
 from esb.commands.terminal import fail, plain, route_files
-from esb.strict_yaml import References
+from esb.redaction import OUTSIDE
+from esb.secrets import References
 
 
 def command(
@@ -67,7 +68,7 @@ def _addresses(files: list[Path]) -> dict[str, str]:
     return {
         name: f"{value.partition('://')[0]}://{name.lower().replace('_', '-')}.example"
         for name, value in references.resolved.items()
-        if "://" in value and not name.startswith("file:")
+        if "://" in value and not name.startswith(OUTSIDE)
     }
 
 

@@ -34,7 +34,7 @@ def _loaded(paths: Sequence[Path] | None) -> tuple[Project, dict[str, str]]:
     """The project, and what its references were resolved to; without the environment's values if
     it lacks some. Ends the command because of any other mistake."""
     from esb.config import load
-    from esb.strict_yaml import References
+    from esb.secrets import References
 
     files = route_files(paths)
     references = References(os.environ)

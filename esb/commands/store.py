@@ -6,6 +6,7 @@ They ask the admin API (see `asking.py`).
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Mapping
@@ -362,8 +363,10 @@ def _file(file: Path | None, project: list[Path] | None) -> Path:
     if file is not None:
         return file
     from esb.config import load
+    from esb.secrets import References
 
-    settings = load(route_files(project)).check().settings["store"]
+    references = References(os.environ, asks=True)
+    settings = load(route_files(project), environ=references).check().settings["store"]
     if settings.url is not None:
         raise EsbError("the store is a PostgreSQL database: use pg_dump and pg_restore, schema esb")
     found: Path = Path.cwd() / settings.path

@@ -26,7 +26,8 @@ from esb.envelope import NO_BODY, Body, Envelope, new_id
 from esb.errors import ConfigError, Diagnostic, EsbError
 from esb.mistakes import did_you_mean, shown_path
 from esb.outline import Part
-from esb.strict_yaml import References, read_yaml
+from esb.secrets import References
+from esb.strict_yaml import read_yaml
 from esb.testing.models import CaseOptions, Given, Reply, SuiteOptions, Written
 from esb.testing.play import Coming, Played, Player, seeded
 from esb.testing.stage import Answering, Endpoint, Mock, Stage, headers_of
@@ -99,7 +100,12 @@ class _References(References):
     """What `${NAME}` stands for in tests: what the file of tests says; else its default, or the
     name itself in the place of an address or a secret that tests do not have."""
 
+    def is_open(self, reference: str) -> bool:
+        return False
+
     def resolve(self, reference: str, folder: Path) -> str:
+        if reference.startswith("vault:"):
+            return reference.partition(":")[2]  # no test asks one
         try:
             return super().resolve(reference, folder)
         except ValueError:
