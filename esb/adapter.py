@@ -271,6 +271,13 @@ class Build(Protocol):
     """Whether it answers once the message is stored, before its steps run."""
 
     @property
+    def asked(self) -> Collection[str]:
+        """What the policies of the route ask of its source, if it can tell: to fill in the params
+        "client" ({"address": ...}) or "http" ({"method": ...}) of its messages; to tell callers
+        what the params "limits" ({"quotas": [...]}, see `esb.errors.Quota`) or "cached" ({"age":
+        ..., "ttl": ..., "private": ...}) of an answer say."""
+
+    @property
     def clock(self) -> Clock:
         """What to tell the time by, and to wait with; not the real one in tests of routes."""
 

@@ -45,6 +45,7 @@ from esb.expressions import (
     compile_text,
 )
 from esb.middleware.breaker import Breaker
+from esb.middleware.cache import CacheOptions
 from esb.middleware.endpoint import EndpointPolicies, Guard, GuardedCaller, GuardedSink
 from esb.middleware.limit import Bulkhead
 from esb.mistakes import (
@@ -57,11 +58,12 @@ from esb.mistakes import (
     shown_path,
 )
 from esb.outline import Channel, Fate, Given, Kind, Origin, Part, Passage, Promise, Spot, Use
+from esb.policies import cached, unkeyed
 from esb.route import OF_CALLERS, RouteOptions, StepPolicies, step_policies, subroute
 from esb.schemas import SchemaError, compile_json_schema, compile_xsd
+from esb.secrets import References
 from esb.step import Step, Watch, identity, in_turn, pipeline
 from esb.steps import STEPS
-from esb.secrets import References
 from esb.store import StoreOptions, open_store
 from esb.store.traces import open_traces
 from esb.strict_yaml import (
@@ -78,7 +80,7 @@ from esb.traces import TraceStore
 T = TypeVar("T")
 
 _FROM_YAML = {"yaml": True}
-_POLICIES = ("retry", "timeout")
+_POLICIES = tuple(StepPolicies.model_fields)
 POLICIES = tuple(EndpointPolicies.model_fields)
 """Keys that may stand among the options of any endpoint of `send` and `call`."""
 
@@ -241,6 +243,7 @@ class Builder:
         self.path = path
         self.route = route
         self.durable = False
+        self.asked: frozenset[str] = frozenset()
         self.fixed = False
         self.files: set[Path] = set()
         self.runs: set[str] = set()  # the sub-routes it calls
@@ -263,7 +266,7 @@ class Builder:
         inner = Builder(
             self.load, self.document, self.path if self.fixed else (*self.path, *path), self.route
         )
-        inner.durable, inner.fixed = self.durable, self.fixed
+        inner.durable, inner.fixed, inner.asked = self.durable, self.fixed, self.asked
         inner.files, inner.runs, inner.connections = self.files, self.runs, self.connections
         inner.counted = self.counted
         inner.endpoints = self.endpoints
@@ -484,7 +487,29 @@ class Builder:
             store = self.store if self.load.store_uses > uses else None
             valid = self.validate(StepPolicies, policies)
             step = step_policies(step, valid, self.route, store, self.clock)
+            if valid.cache is not None:
+                step = self.remembered(step, valid.cache, place)
         return place.where, step
+
+    def remembered(self, step: Step, options: CacheOptions, place: Builder) -> Step:
+        """A `call` whose answers are kept."""
+        if place.part.name != "call":
+            raise self.problem(
+                "only the answers of `call` are kept", "cache", key=True,
+                hint="beside the steps of a route `cache` keeps the answers of the route",
+            )  # fmt: skip
+        self.all_keyed(options, place.part)
+        return cached(self, options, f"{self.route}/{place.where}").around(step)
+
+    def all_keyed(self, options: CacheOptions, part: Part) -> None:
+        """Record a mistake if what the answers of a part depend on is not in their key."""
+        use = unkeyed(options, part.walk())
+        if use is not None:
+            self.problem(
+                f"answers depend on headers, in line {use.spot.line}, that `cache` does not tell "
+                "apart", "cache", key=True,
+                hint="name them: vary: [X-Tenant]; or say with `key` what answers depend on",
+            )  # fmt: skip
 
     def endpoint(self, raw: Any, direction: str, *path: str | int) -> Any:
         """Build the endpoint `{adapter: options}` in a direction: source, sink or caller."""

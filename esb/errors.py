@@ -22,6 +22,7 @@
         ├── Unavailable           the bus itself cannot do its part: its store is away
         ├── TimedOut              no answer in time, and sending again is safe
         └── Overloaded            a limit of the bus or of the far side (429, 503)
+            └── Throttled         the sender asked more often than its route allows
 
 Adapters translate the errors of their client libraries into these at their edge; nothing
 else in the bus ever sees a foreign exception type. `str(error)` is written for the sender
@@ -33,7 +34,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 
 
 class EsbError(Exception):
@@ -268,6 +269,34 @@ class Overloaded(Transient):
     """A limit of the bus or of the far side was reached."""
 
     code = "overloaded"
+
+
+class Quota(NamedTuple):
+    """How much of a limit is left to somebody.
+
+    limit: so many within `window` seconds. left: so many now. reset: seconds until there are more.
+    broken: whether this is what a message was refused for.
+    """
+
+    name: str
+    limit: int
+    window: int
+    left: int
+    reset: float
+    broken: bool = False
+
+
+class Throttled(Overloaded):
+    """The sender asked more often than its route allows. Nothing was tried. `quotas` are all the
+    limits of the route, those it broke marked."""
+
+    code = "throttled"
+
+    def __init__(
+        self, detail: str, *, retry_after: float | None = None, quotas: Sequence[Quota] = ()
+    ) -> None:
+        super().__init__(detail, retry_after=retry_after)
+        self.quotas = tuple(quotas)
 
 
 def _below(kind: type[EsbError]) -> Iterator[type[EsbError]]:

@@ -17,9 +17,11 @@ from esb.errors import EsbError
 from esb.gathering import Gathering
 from esb.middleware.accept import accept_channel, accepted, accepting
 from esb.middleware.business_key import keyed
+from esb.middleware.cache import Cache, Caching
 from esb.middleware.dead_letter import dead_letters
 from esb.middleware.endpoint import EndpointPolicies
-from esb.middleware.limit import limited
+from esb.middleware.limit import Concurrency, limited
+from esb.middleware.rate_limit import Limiter, RateLimits, limiting
 from esb.middleware.retry import RetryOptions, parked, retrying
 from esb.middleware.timeout import timed
 from esb.middleware.trace import traced
@@ -35,6 +37,11 @@ class StepPolicies(Options):
 
     retry: RetryOptions | None = Field(None, description="Try this step again when it fails.")
     timeout: Duration | None = Field(None, description="Longest time for this step.")
+    cache: Caching | None = Field(
+        None,
+        description="Keep the answers of this `call`: `60s`, or with options. What it is called "
+        "with is the key: path, query, body and who asks.",
+    )
 
 
 class _Path(Options):
@@ -71,8 +78,20 @@ class RoutePolicies(Options):
         description="Where a message goes that still fails: one adapter. A route nobody waits for "
         "uses the bus's own store if this is left out.",
     )
-    concurrency: int | None = Field(
-        None, ge=1, description="How many messages may be in the steps at a time; others wait."
+    rate_limit: RateLimits | None = Field(
+        None,
+        description="How often it may be asked: `100/1m`, or with options, or a list of them. Who "
+        "asks more often is told 429; what nobody waits for waits.",
+    )
+    cache: Caching | None = Field(
+        None,
+        description="Keep good answers: `60s`, or with options. The steps run only for what is not "
+        "known. Only where callers wait for the answer.",
+    )
+    concurrency: Concurrency | None = Field(
+        None,
+        description="How many messages may be in the steps at a time; others wait: a number, or "
+        "with how many may wait.",
     )
     endpoints: EndpointPolicies | None = Field(
         None,
@@ -146,10 +165,14 @@ def subroute(
     if options.retry is not None:
         layers.append(retrying(options.retry, route=name, clock=clock))
     if options.concurrency is not None:
-        layers.append(limited(options.concurrency, route=name, clock=clock))
+        layers.append(_limited(options.concurrency, name, clock))
     if store is not None and len(layers) > 1:
         layers.append(transactional(store))
     return wrap(step, *layers)
+
+
+def _limited(options: Concurrency, route: str, clock: Clock) -> Middleware:
+    return limited(options.limit, route=route, waiting=options.waiting, clock=clock)
 
 
 class Called:
@@ -182,6 +205,8 @@ def assemble(
     outline: Part | None = None,
     watch: Watch | None = None,
     recorder: Middleware | None = None,
+    limiter: Limiter | None = None,
+    cache: Cache | None = None,
     clock: Clock = REAL,
 ) -> Route:
     """Put the middleware around a route's steps: the one place that says in which order.
@@ -190,7 +215,8 @@ def assemble(
     as the message is on the disk, and what is stored runs from there. store: called only if the
     route needs one, which one whose callers wait mostly does not. changes_store: whether a step
     may send to it. business_key: compiled from the options. outline, watch: those that came of
-    building the steps. recorder: the layer that may look on at whole runs.
+    building the steps. recorder: the layer that may look on at whole runs. limiter, cache: compiled
+    from the options.
     """
     durable = options.accept == "durable"
     stopping = asyncio.Event()
@@ -199,6 +225,17 @@ def assemble(
     recorded = [recorder] if recorder is not None else []
     layers: list[Middleware] = [*recorded, traced(name)]
     entrance: list[Middleware] = [*recorded, traced(f"{name}.accept")]
+    if limiter is not None:
+        keeper = None if source.waits else store()
+        throttle = limiting(
+            limiter, route=name, waits=source.waits, store=keeper, stopping=stopping, clock=clock
+        )
+        if durable:
+            entrance.append(throttle)  # what was accepted has been allowed
+        elif waits:
+            layers.append(throttle)
+    if cache is not None:
+        layers.append(cache.around)
     if business_key is not None:
         layers.append(keyed(business_key, required=False))
         entrance.append(keyed(business_key))
@@ -207,6 +244,8 @@ def assemble(
         layers.append(
             dead_letters(route=name, sink=dead_sink, store=keep, waits=waits, clock=clock)
         )
+    if limiter is not None and not source.waits and not durable:
+        layers.append(throttle)  # nothing is refused, and what cannot be counted is a dead letter
     if business_key is not None:
         layers.append(keyed(business_key))
     if options.timeout is not None:
@@ -216,7 +255,7 @@ def assemble(
         kept, stops = (None, None) if waits else (store(), stopping)
         layers.append(retrying(retry, route=name, store=kept, stopping=stops, clock=clock))
     if options.concurrency is not None:
-        layers.append(limited(options.concurrency, route=name, clock=clock))
+        layers.append(_limited(options.concurrency, name, clock))
     if changes_store:
         layers.append(transactional(store()))
     if isinstance(source, Admitting):
@@ -227,7 +266,7 @@ def assemble(
     entry = whole
     if durable:
         entry = wrap(accepting(route=name, store=store()), *entrance)
-    at_once = options.concurrency or 10
+    at_once = options.concurrency.limit if options.concurrency else 10
     aside = [make(store(), name, concurrency=at_once, clock=clock) for make in (accepted, parked)]
     sources = [(source, entry), *((one, whole) for one in aside)]
     return Route(name, options, sources, stopping, outline, watch)

@@ -24,6 +24,7 @@ from esb_http.status import ACCEPTED, Monitor
 from esb_web import Request, Response, Site, problem, rehearse, to_envelope, to_response
 from esb_web.messages import Described
 from esb_web.openapi import embedded_schema, operation_of
+from esb_web.policies import asking, telling
 from esb_web.router import parameters
 from esb_web.server import claim_path, web_server
 
@@ -213,6 +214,7 @@ class HttpSource:
         self._status = options.status or 200
         self._cookies = options.cookies
         self._step: Step | None = None
+        self._ask, self._tell = asking(build.asked), telling(build.asked)
         # What this route looks at before its steps, and nothing else.
         looks: list[tuple[bool, Callable[[Envelope], Envelope]]] = [
             (options.cloudevents, self._event),
@@ -305,6 +307,8 @@ class HttpSource:
 
     async def _handle(self, request: Request) -> Response:
         envelope = to_envelope(request, source=self._source, type="http.request")
+        if self._ask is not None:
+            envelope = self._ask(request, envelope)
         try:
             for look in self._looks:
                 envelope = look(envelope)
@@ -334,6 +338,8 @@ class HttpSource:
         )
         for name, text in self._headers:
             response.headers.append((name, text(answer)))
+        if self._tell is not None:
+            response = self._tell(request, answer, response)
         return response
 
     def _event(self, envelope: Envelope) -> Envelope:

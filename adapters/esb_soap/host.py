@@ -33,6 +33,7 @@ from esb.errors import (
     NoSuchOperation,
     OutcomeUnknown,
     RouteFailure,
+    Throttled,
     Transient,
     UnsupportedMedia,
 )
@@ -95,6 +96,7 @@ from esb_web import (
     web_client,
     web_server,
 )
+from esb_web.policies import asking, limit_headers, seconds, telling
 from esb_web.server import claim_path
 
 log = structlog.get_logger("esb.soap")
@@ -274,6 +276,7 @@ class SoapHost:
             nonces = Nonces(build.store, f"soap nonces of {build.route}")
             self._guard = Guard(options.security, nonces)
         self._step: Step | None = None
+        self._ask, self._tell = asking(build.asked), telling(build.asked)
         self._site = Site(
             path=options.path,
             methods=("POST", "GET"),
@@ -341,6 +344,8 @@ class SoapHost:
                 params={**envelope.params, "soap": facts},
                 principal=user or envelope.principal,
             )
+            if self._ask is not None:
+                envelope = self._ask(request, envelope)
             assert self._step is not None
             answer = await self._step(envelope)
             if operation.one_way or operation.output is None:
@@ -354,7 +359,8 @@ class SoapHost:
         except Exception:
             log.exception("handler failed", path=request.path)
             return await self._refuse(EsbError(""), known, request.deadline)
-        return Response(200, [("content-type", content_type(known.version))], raw)
+        response = Response(200, [("content-type", content_type(known.version))], raw)
+        return response if self._tell is None else self._tell(request, answer, response)
 
     async def _refuse(self, error: EsbError, known: _Exchange, deadline: float | None) -> Response:
         """Tell an error where that is wanted; to whoever asked, if it cannot be told there."""
@@ -586,7 +592,9 @@ class SoapHost:
         )  # fmt: skip
         headers = [("content-type", content_type(version))]
         if isinstance(error, Transient) and error.retry_after is not None:
-            headers.append(("retry-after", str(max(1, round(error.retry_after)))))
+            headers.append(("retry-after", seconds(error.retry_after)))
+        if isinstance(error, Throttled):
+            headers += limit_headers(error.quotas)
         return Response(status, headers, raw)
 
     def _refused(self, error: EsbError, headers: Headers) -> Response:

@@ -25,6 +25,7 @@ from esb.errors import (
     Overloaded,
     Rejected,
     RouteFailure,
+    Throttled,
     TimedOut,
     TooLarge,
     Transient,
@@ -33,6 +34,7 @@ from esb.errors import (
     UnsupportedMedia,
 )
 from esb_web.messages import Headerlist, Response
+from esb_web.policies import limit_headers, seconds
 
 _JSON: Final = msgspec.json.Encoder(decimal_format="number", enc_hook=str)
 
@@ -64,6 +66,7 @@ _STATUS: Final[tuple[tuple[type[EsbError], int, str], ...]] = (
     (TimedOut, 504, "The service did not answer in time"),
     (Unavailable, 503, "Not available now"),
     (InProgress, 409, "The same is being worked on"),
+    (Throttled, 429, "Too many requests"),
     (Overloaded, 503, "Overloaded"),
     (Transient, 502, "The service failed"),
 )
@@ -130,7 +133,11 @@ def problem(
         if error.status is not None:
             members["upstream_status"] = error.status
     elif isinstance(error, Transient) and error.retry_after is not None:
-        headers.append(("retry-after", str(max(1, round(error.retry_after)))))
+        headers.append(("retry-after", seconds(error.retry_after)))
+    if isinstance(error, Throttled):
+        headers += limit_headers(error.quotas)
+        broken = [quota.name for quota in error.quotas if quota.broken]
+        members["violated-policies"] = broken
     return _written(status, members, headers, message_id)
 
 

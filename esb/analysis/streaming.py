@@ -14,6 +14,7 @@ from jinja2 import nodes
 from esb.expressions.compiler import QUERIES, syntax
 from esb.outline import Part, Use
 
+_KEEPING: Final = frozenset(("retry", "cache"))
 _READING: Final = frozenset(("body", "text", *QUERIES))
 
 
@@ -86,9 +87,10 @@ class _Flow:
             return self.steps(part, held)
         if part.kind == "subroute":
             return self._subroute(part.name, held)
-        if not part.fates or "retry" in part.policies or _read(part.uses):
+        keeps = not part.fates or bool(_KEEPING & part.policies.keys())
+        if keeps or _read(part.uses):
             self.read(held)
-        if not part.fates or "retry" in part.policies:
+        if keeps:
             return _NONE
         behind = _NONE
         if "kept" in part.fates:

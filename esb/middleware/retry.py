@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime
 from random import random
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import structlog
 from pydantic import AfterValidator, Field, WithJsonSchema
@@ -127,25 +127,12 @@ def retrying(
             return asked + options.backoff.delay(1, random)
         return max(options.backoff.delay(attempt, random), min(asked, options.retry_after_max))
 
-    async def park(envelope: Envelope, error: EsbError, due: float, since: float) -> bool:
+    async def put_aside(envelope: Envelope, error: EsbError, due: float, since: float) -> bool:
         if store is None:
             return False
         failure = Failure.of(error, route, error.attempts, _date(clock.time()), _date(since))
-        unit = unit_on(store)
-        if unit is not None and unit.in_order:
-            if unit.taken is None or stopping is None or not stopping.is_set():
-                return False
-            due = 0.0  # it keeps its place, and is the first after the start
-        try:
-            if unit is None or unit.taken is None:
-                put = Put(park_channel(route), envelope, due, error.attempts, failure)
-                await change(store, put)
-            else:
-                # In its own channel it keeps its group waiting behind it.
-                key, channel, hold = unit.taken.key, unit.taken.channel, unit.taken.hold
-                unit.settle(Move(key, channel, due, error.attempts, failure, hold=hold))
-        except EsbError as e:
-            log.warning("a message could not be parked", message=envelope.id, error=e.detail)
+        aside = Aside(due, error.attempts, failure)
+        if not await park(store, route, envelope, aside, stopping):
             return False
         on_disk.value += 1
         log.info(
@@ -156,20 +143,6 @@ def retrying(
             seconds=round(max(0.0, due - clock.time()), 1),
         )
         return True
-
-    async def stopped_within(seconds: float) -> bool:
-        """Let the time pass, or return that the route stops meanwhile."""
-        if stopping is None:
-            await clock.sleep(seconds)
-            return False
-        sleeping = asyncio.ensure_future(clock.sleep(seconds))
-        stops = asyncio.ensure_future(stopping.wait())
-        try:
-            await asyncio.wait((sleeping, stops), return_when=asyncio.FIRST_COMPLETED)
-            return not sleeping.done()
-        finally:
-            sleeping.cancel()
-            stops.cancel()
 
     def middleware(step: Step) -> Step:
         async def retry(envelope: Envelope) -> Envelope:
@@ -200,13 +173,13 @@ def retrying(
                         delay, long = patience, False
                     patience -= delay
                     due = clock.time() + delay
-                    if (too_late or long) and await park(envelope, error, due, since):
+                    if (too_late or long) and await put_aside(envelope, error, due, since):
                         return envelope.replace(outcome=Outcome.ACCEPTED)
                     if too_late or (long and refused and store is None):
                         raise
                     log.debug("trying again", attempt=attempt, code=error.code, seconds=delay)
-                    if await stopped_within(delay):
-                        if await park(envelope, error, due, since):
+                    if await stopped_within(delay, stopping, clock):
+                        if await put_aside(envelope, error, due, since):
                             return envelope.replace(outcome=Outcome.ACCEPTED)
                         # As at the end of the grace time, which nothing is left to do in.
                         raise asyncio.CancelledError("given back: the route stops") from None
@@ -218,6 +191,61 @@ def retrying(
         return retry
 
     return middleware
+
+
+class Aside(NamedTuple):
+    """For how long a message is put aside, how often it was tried, and what it failed with."""
+
+    due: float
+    attempts: int
+    failure: Failure | None = None
+
+
+async def stopped_within(seconds: float, stopping: asyncio.Event | None, clock: Clock) -> bool:
+    """Let the time pass, or return that the route stops meanwhile."""
+    if stopping is None:
+        await clock.sleep(seconds)
+        return False
+    sleeping = asyncio.ensure_future(clock.sleep(seconds))
+    stops = asyncio.ensure_future(stopping.wait())
+    try:
+        await asyncio.wait((sleeping, stops), return_when=asyncio.FIRST_COMPLETED)
+        return not sleeping.done()
+    finally:
+        sleeping.cancel()
+        stops.cancel()
+
+
+async def park(
+    store: Store,
+    route: str,
+    envelope: Envelope,
+    aside: Aside,
+    stopping: asyncio.Event | None = None,
+) -> bool:
+    """Put a message of a route nobody waits for aside; it comes back through `parked`, or from the
+    channel of the store that it lies in.
+
+    False if it cannot be stored, or keeps its place in an order: then it is still in hand.
+    stopping: set when the route stops; one that keeps its place is then the first after the start.
+    """
+    due, attempts, failure = aside
+    unit = unit_on(store)
+    if unit is not None and unit.in_order:
+        if unit.taken is None or stopping is None or not stopping.is_set():
+            return False
+        due = 0.0
+    try:
+        if unit is None or unit.taken is None:
+            await change(store, Put(park_channel(route), envelope, due, attempts, failure))
+        else:
+            # In its own channel it keeps its group waiting behind it.
+            key, channel, hold = unit.taken.key, unit.taken.channel, unit.taken.hold
+            unit.settle(Move(key, channel, due, attempts, failure, hold=hold))
+    except EsbError as e:
+        log.warning("a message could not be parked", message=envelope.id, error=e.detail)
+        return False
+    return True
 
 
 def parked(store: Store, route: str, *, concurrency: int = 10, clock: Clock = REAL) -> Consumer:

@@ -8,7 +8,7 @@ from time import perf_counter
 import structlog
 
 from esb.envelope import Envelope, Outcome
-from esb.errors import EsbError, RouteFailure, Transient
+from esb.errors import EsbError, RouteFailure, Throttled, Transient
 from esb.logs import ABOUT
 from esb.metrics import IN_FLIGHT, MESSAGES, SECONDS
 from esb.step import Middleware, Step
@@ -45,6 +45,9 @@ def traced(route: str) -> Middleware:
                     ms = round((perf_counter() - begun) * 1000, 1)
                     tell("message passed", outcome=result.outcome.value, ms=ms)
                 return result
+            except Throttled:
+                ended = refused  # a line for each would be what whoever sends too many wants
+                raise
             except EsbError as e:
                 ended = failed if isinstance(e, Transient) else refused
                 log.warning("message failed", code=e.code, error=e.detail, step=e.step, **notes(e))

@@ -24,6 +24,7 @@ class FakeBuild:
     durable = False
     clock = REAL
     rehearsal = False
+    asked: Collection[str] = ()
 
     def __init__(self, folder: Path | None = None, store: Any = None, **sections: Any) -> None:
         self.folder = folder or Path()

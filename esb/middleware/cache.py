@@ -1,0 +1,585 @@
+"""Answers that are kept for a while, so that the same question is asked once (RFC 9111; RFC 5861
+for answers that are past their time).
+
+What is kept is found by all that may make a difference: what the message was dispatched by, its
+body, and who asks. While a question is on its way, whoever asks the same waits for its answer
+instead of asking, too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from hashlib import blake2b
+from typing import Annotated, Any, Final, Literal
+from weakref import WeakSet
+
+import msgspec
+import structlog
+from pydantic import BeforeValidator, Field, field_validator
+
+from esb.adapter import Expression, Health
+from esb.clock import REAL, Clock
+from esb.durable import at_once
+from esb.envelope import Body, Envelope, Headers, HeaderValue, Outcome, codec_for
+from esb.envelope import parse_content_type as parsed
+from esb.errors import BadReply, EsbError, OutcomeUnknown, TimedOut, Transient, Unavailable
+from esb.metrics import Counter, Gauge, Number
+from esb.options import Duration, Options, Size
+from esb.record import Damaged, decode, encode
+from esb.redis import Redis
+from esb.step import Step
+
+log = structlog.get_logger("esb.cache")
+
+How = Literal["hit", "stale", "joined", "miss", "passed", "evicted", "refreshed", "unrefreshed"]
+CACHE: Final = Counter(
+    "esb_cache_total",
+    "What a cache did: hit, stale (past its time, yet good enough), joined (waited for the answer "
+    "to another), miss, passed (cannot be kept), evicted, refreshed, unrefreshed (that failed).",
+    ("cache", "how"),
+)
+
+_GOOD: Final = frozenset({None, 200, 203, 204})
+"""Statuses of answers that are kept."""
+
+_CREDENTIALS: Final = ("authorization", "cookie")
+_NEGOTIATED: Final = frozenset({"accept", "accept-encoding", *_CREDENTIALS})
+"""Headers that are part of every key, or that the bus answers to itself."""
+
+_REFRESH_WITHIN: Final = 60.0
+"""Seconds that an answer which nobody waits for may take."""
+
+_REST: Final = 1.0
+"""Seconds for which an answer that could not be refreshed, or kept, is not tried again."""
+
+_DIRECTIVE: Final = re.compile(r'\s*([\w-]+)(?:\s*=\s*(?:"([^"]*)"|([^,\s]*)))?\s*(?:,|\Z)')
+_TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
+
+
+class CacheOptions(Options):
+    """Keep good answers for a while, and answer the same question with them."""
+
+    __shorthand__ = "ttl"
+
+    ttl: Duration = Field(
+        description="How long an answer is good. A far side that tells less (`Cache-Control: "
+        "max-age`) is heeded, and so are `no-store`, `no-cache`, `private` and `Vary`."
+    )
+    key: str | None = Field(
+        None,
+        description="An expression that gives what an answer depends on: `path.id`. If left out: "
+        "path, query, method or operation, and the body.",
+    )
+    vary: list[str] = Field(
+        [], description="Headers of the message that an answer depends on as well."
+    )
+    shared: bool = Field(
+        False,
+        description="Who asks makes no difference. Else nobody gets an answer that was made for "
+        "another principal or for other credentials.",
+    )
+    stale: Duration = Field(
+        0.0,
+        description="For so long after `ttl` an answer is still given, at once, while a new one is "
+        "fetched in the background (stale-while-revalidate).",
+    )
+    stale_if_error: Duration = Field(
+        0.0,
+        description="For so long after `ttl` an answer is given if no new one can be had: the far "
+        "side is away, or fails.",
+    )
+    max_entries: int = Field(1000, ge=1, description="How many answers are kept in this process.")
+    max_size: Size = Field(
+        16 * 1024 * 1024,
+        description="How many bytes they may take up; who was not asked for longest goes first.",
+    )
+    where: Literal["memory", "redis"] | None = Field(
+        None, description="Where they are kept: in Redis if the project has one, else in memory."
+    )
+
+    @field_validator("vary")
+    @classmethod
+    def _lower(cls, value: list[str]) -> list[str]:
+        for name in value:
+            if not _TOKEN.match(name):
+                raise ValueError(f"'{name}' is no name of a header")
+        return sorted({name.lower() for name in value})
+
+    @field_validator("ttl")
+    @classmethod
+    def _some(cls, value: float) -> float:
+        if value <= 0:
+            raise ValueError("an answer that is kept is good for longer than that")
+        return value
+
+
+def _ttl(value: Any) -> Any:
+    return value if isinstance(value, Mapping | CacheOptions) else {"ttl": value}
+
+
+Caching = Annotated[CacheOptions, BeforeValidator(_ttl, json_schema_input_type=str | CacheOptions)]
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """An answer. made, fresh, stale, rescue: when it was; until when it is good; is good while
+    another is fetched; is better than none. size: in bytes. ttl: how long it was to be good."""
+
+    body: Body
+    headers: Headers
+    facts: Mapping[str, Any] | None
+    made: float
+    fresh: float
+    stale: float
+    rescue: float
+    size: int
+
+    @property
+    def until(self) -> float:
+        """When nobody wants it any more."""
+        return max(self.fresh, self.stale, self.rescue)
+
+    def answer(self, envelope: Envelope) -> Envelope:
+        """It, as the answer to a message."""
+        if self.facts is None:
+            return envelope.replace(body=self.body, headers=self.headers)
+        return envelope.reply(self.body, self.headers, self.facts)
+
+
+class Memory:
+    """Answers in this process; the least recently used go when there are too many."""
+
+    def __init__(self, most: int, max_size: int, evicted: Number) -> None:
+        self._most, self._max_size, self._evicted = most, max_size, evicted
+        self._kept: OrderedDict[bytes, Entry] = OrderedDict()
+        self.size = 0
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    async def get(self, key: bytes, now: float) -> Entry | None:
+        """What is kept under a key."""
+        entry = self._kept.get(key)
+        if entry is None:
+            return None
+        if entry.until <= now:
+            self._drop(key)
+            return None
+        self._kept.move_to_end(key)
+        return entry
+
+    async def put(self, key: bytes, entry: Entry, now: float) -> None:
+        """Keep an answer, if it is no larger than all may be together."""
+        self._drop(key)
+        if entry.size > self._max_size:
+            return
+        self._kept[key] = entry
+        self.size += entry.size
+        while len(self._kept) > self._most or self.size > self._max_size:
+            self._drop(next(iter(self._kept)))
+            self._evicted.value += 1
+
+    async def purge(self) -> int:
+        """Forget all; how many there were."""
+        count = len(self._kept)
+        self._kept.clear()
+        self.size = 0
+        return count
+
+    def _drop(self, key: bytes) -> None:
+        entry = self._kept.pop(key, None)
+        if entry is not None:
+            self.size -= entry.size
+
+
+class Shared:
+    """Answers in Redis. While that is away they are kept in `memory`."""
+
+    def __init__(self, redis: Redis, scope: str, memory: Memory) -> None:
+        self._redis, self._memory = redis, memory
+        self._start = f"cache:{blake2b(scope.encode(), digest_size=8).hexdigest()}:"
+
+    async def get(self, key: bytes, now: float) -> Entry | None:
+        """See Memory."""
+        try:
+            kept = await self._redis.get(self._start + key.hex())
+        except Unavailable:
+            return await self._memory.get(key, now)
+        if kept is None:
+            return None
+        try:
+            return _read(kept)
+        except (Damaged, EsbError, LookupError, TypeError, ValueError):
+            return None  # of another version of the bus; the next answer takes its place
+
+    async def put(self, key: bytes, entry: Entry, now: float) -> None:
+        """See Memory."""
+        try:
+            written = _written(entry)
+        except EsbError:
+            await self._memory.put(key, entry, now)
+            return
+        try:
+            await self._redis.put(self._start + key.hex(), written, entry.until - now)
+        except Unavailable:
+            await self._memory.put(key, entry, now)
+
+    async def purge(self) -> int:
+        """See Memory. Raises Unavailable."""
+        return await self._memory.purge() + await self._redis.forget(self._start)
+
+
+def _written(entry: Entry) -> bytes:
+    # What nobody has written yet may still be written as whoever asks wants it.
+    is_data = entry.body.is_parsed and not entry.body.is_written
+    times = [entry.made, entry.fresh, entry.stale, entry.rescue]
+    about = {"times": times, "data": is_data, "size": entry.size}
+    params: dict[str, Mapping[str, Any]] = {"kept": about}
+    if entry.facts is not None:
+        params["reply"] = entry.facts
+    body = _copy(entry.body) if is_data else entry.body
+    return encode(Envelope(body=body, headers=entry.headers, params=params))
+
+
+def _read(kept: bytes) -> Entry:
+    envelope = decode(kept)
+    about, body = envelope.params["kept"], envelope.body
+    if about["data"]:
+        kind = body.content_type
+        body = Body.of(codec_for(kind).decode(body.raw, parsed(kind)), kind)
+    facts = envelope.params.get("reply")
+    made, fresh, stale, rescue = about["times"]
+    return Entry(body, envelope.headers, facts, made, fresh, stale, rescue, about["size"])
+
+
+def _copy(body: Body) -> Body:
+    """The same data under the same type, to be written without the other's being written."""
+    return Body.of(body.data, body.content_type)
+
+
+class Cache:
+    """The answers of one route or of one call. A Resource, so that what is fetched in the
+    background ends with it.
+
+    name: for people, metrics and whoever empties it. key: compiled from the options. redis: where
+    answers are kept, else in this process. tells: whether an answer says in its params "cached"
+        how old it is.
+    """
+
+    inside = True
+
+    def __init__(
+        self,
+        name: str,
+        options: CacheOptions,
+        *,
+        key: Expression | None = None,
+        redis: Redis | None = None,
+        tells: bool = False,
+        clock: Clock = REAL,
+    ) -> None:
+        self.name = name
+        self._tells = tells
+        self._options = options
+        self._key = key
+        self._vary = ["accept", *([] if options.shared else _CREDENTIALS), *options.vary]
+        self._clock = clock
+        self._count = {how: CACHE.labels(name, how) for how in How.__args__}  # type: ignore[attr-defined]
+        self.memory = Memory(options.max_entries, options.max_size, self._count["evicted"])
+        self._kept: Memory | Shared = (
+            self.memory if redis is None else Shared(redis, name, self.memory)
+        )
+        self._flights: dict[bytes, asyncio.Future[_Landed]] = {}
+        self._resting: OrderedDict[bytes, float] = OrderedDict()
+        self._fetching: set[asyncio.Task[None]] = set()
+        self._era = 0  # what was asked in another one is not kept
+        _CACHES.add(self)
+
+    # --- the resource
+
+    async def open(self) -> None:
+        """Nothing is to be opened."""
+
+    async def close(self) -> None:
+        """Give up what is fetched in the background."""
+        fetching = list(self._fetching)
+        for task in fetching:
+            task.cancel()
+        await asyncio.gather(*fetching, return_exceptions=True)
+
+    def health(self) -> Health:
+        """It works without."""
+        return Health(True)
+
+    async def purge(self) -> int:
+        """Forget all answers, also those on their way; how many there were. Raises Unavailable."""
+        self._era += 1
+        return await self._kept.purge()
+
+    # --- the middleware
+
+    def around(self, step: Step) -> Step:
+        """`step` behind the cache. It also raises what the question of another failed with."""
+        clock = self._clock
+
+        async def cached(envelope: Envelope) -> Envelope:
+            try:
+                key, private = self._key_of(envelope)
+            except (EsbError, UnicodeError):
+                self._count["passed"].value += 1
+                return await step(envelope)  # which will say what is wrong with it
+            while True:
+                now = clock.time()
+                entry = await self._kept.get(key, now)
+                if entry is not None and now < entry.fresh:
+                    self._count["hit"].value += 1
+                    return self._told(entry.answer(envelope), entry, private)
+                if entry is not None and now < entry.stale:
+                    self._count["stale"].value += 1
+                    self._refresh(key, envelope, step)
+                    return self._told(entry.answer(envelope), entry, private)
+                flight = self._flights.get(key)
+                if flight is None and self._rests(key, now) and entry is None:
+                    self._count["passed"].value += 1
+                    return await step(envelope)
+                try:
+                    if flight is None:
+                        self._count["miss"].value += 1
+                        result, entry = await self._lead(key, envelope, step)
+                        return result if entry is None else self._told(result, entry, private)
+                    landed = await self._join(flight, envelope)
+                except (Transient, OutcomeUnknown, BadReply):
+                    if entry is None or clock.time() >= entry.rescue:
+                        raise
+                    self._count["stale"].value += 1
+                    return self._told(entry.answer(envelope), entry, private)
+                if isinstance(landed, Entry):
+                    self._count["joined"].value += 1
+                    return self._told(landed.answer(envelope), landed, private)
+                if landed is _NOT_KEPT:
+                    self._count["passed"].value += 1
+                    return await step(envelope)
+
+        return cached
+
+    def _told(self, answer: Envelope, entry: Entry, private: bool) -> Envelope:
+        if not self._tells:
+            return answer
+        told = {
+            "age": max(0, int(self._clock.time() - entry.made)),
+            "ttl": max(0, int(entry.fresh - entry.made)),
+            "private": private,
+            "vary": self._vary,
+        }
+        return answer.replace(params={**answer.params, "cached": told})
+
+    async def _lead(
+        self, key: bytes, envelope: Envelope, step: Step
+    ) -> tuple[Envelope, Entry | None]:
+        """Ask, for whoever wants to know the same meanwhile, too. The answer, and what is kept of
+        it."""
+        flight = self._flights[key] = asyncio.get_running_loop().create_future()
+        landed: _Landed = _AGAIN
+        era = self._era
+        try:
+            result = await step(envelope)
+            now = self._clock.time()
+            entry = self._entry(envelope, result, now)
+            if entry is None:
+                landed = _NOT_KEPT
+                self._rest(key)
+                return result, None
+            if era == self._era:
+                await self._kept.put(key, entry, now)
+            landed = entry
+            return result, entry
+        except EsbError as e:
+            late = envelope.deadline is not None and self._clock.monotonic() >= envelope.deadline
+            landed = _AGAIN if late else e  # that this caller has no time left is his alone
+            raise
+        finally:
+            del self._flights[key]
+            flight.set_result(landed)
+
+    async def _join(self, flight: asyncio.Future[_Landed], envelope: Envelope) -> _Landed:
+        """What became of a question that is on its way. Raises what it failed with, TimedOut."""
+        left = None
+        if envelope.deadline is not None:
+            left = max(0.0, envelope.deadline - self._clock.monotonic())
+        done, _ = await asyncio.wait((flight,), timeout=left)
+        if not done:
+            raise TimedOut("no answer came in time to the same question of another")
+        landed = flight.result()
+        if isinstance(landed, EsbError):
+            raise _another(landed)
+        return landed
+
+    def _refresh(self, key: bytes, envelope: Envelope, step: Step) -> None:
+        """Fetch a new answer in the background, if nobody does and the last try was a while ago."""
+        if key in self._flights or self._rests(key, self._clock.time()):
+            return
+        until = self._clock.monotonic() + _REFRESH_WITHIN
+
+        async def fetch() -> None:
+            try:
+                await self._lead(key, envelope.replace(deadline=until), step)
+                self._count["refreshed"].value += 1
+            except EsbError as e:
+                self._rest(key)
+                self._count["unrefreshed"].value += 1
+                log.info("an answer was not refreshed", cache=self.name, error=e.detail)
+
+        with at_once():  # it is no part of the run that asked for it
+            task = asyncio.create_task(fetch(), name=f"cache {self.name}")
+        self._fetching.add(task)
+        task.add_done_callback(self._fetching.discard)
+
+    def _rest(self, key: bytes) -> None:
+        self._resting[key] = self._clock.time() + _REST
+        if len(self._resting) > self._options.max_entries:
+            self._resting.popitem(last=False)
+
+    def _rests(self, key: bytes, now: float) -> bool:
+        return bool(self._resting) and self._resting.get(key, 0.0) > now
+
+    # --- what is kept, and by what it is found
+
+    def _key_of(self, envelope: Envelope) -> tuple[bytes, bool]:
+        """By what an answer is found, and whether it is for this caller alone. Raises EsbError,
+        UnicodeError for a message that has no such thing."""
+        params, headers = envelope.params, envelope.headers
+        if self._key is not None:
+            what: Any = self._key(envelope)
+        else:
+            body = envelope.body
+            method = params.get("http", _NOTHING).get("method", "")
+            what = (
+                "GET" if method == "HEAD" else method,
+                envelope.subject,
+                sorted(params.get("path", _NOTHING).items()),
+                sorted(params.get("query", _NOTHING).items()),
+                None if body.is_empty else (body.content_type, _bytes(body)),
+            )
+        who: Any = None
+        if not self._options.shared:
+            principal = params.get("principal", _NOTHING)
+            if envelope.principal or principal:
+                told = [principal.get(name) for name in ("name", "method", "roles", "scopes")]
+                who = (envelope.principal, told)
+            elif any(name in headers for name in _CREDENTIALS):
+                who = [headers.get_all(name) for name in _CREDENTIALS]
+        varies = [headers.get_all(name) for name in ("accept", *self._options.vary)]
+        written = _KEYS.encode((what, who, varies))
+        return blake2b(written, digest_size=16).digest(), who is not None
+
+    def _entry(self, envelope: Envelope, result: Envelope, now: float) -> Entry | None:
+        """What is kept of an answer; None if it is none that may be."""
+        options, body = self._options, result.body
+        if body.is_stream or result.outcome not in (Outcome.MESSAGE, Outcome.REPLY):
+            return None
+        ttl = options.ttl
+        facts: Mapping[str, Any] | None = None
+        if result.outcome is Outcome.REPLY:
+            facts = result.params.get("reply", _NOTHING)
+            if facts.get("status") not in _GOOD:
+                return None
+            ttl = min(ttl, _allowed(result.headers, options.vary))
+            if ttl <= 0:
+                return None
+            headers = result.headers.keep(lambda name: name != "age")
+        else:
+            # What came with the question is of whoever asked.
+            came = set(map(_pair, envelope.headers))
+            headers = Headers.trusted(one for one in result.headers if _pair(one) not in came)
+        if "set-cookie" in headers:
+            return None
+        try:
+            size = body.size
+            if size is None:
+                size = len(_copy(body).raw)
+        except EsbError:
+            return None  # whoever wants to read it is told why it cannot be
+        size += sum(len(name) + len(str(value)) for name, value in headers)
+        fresh = now + ttl
+        return Entry(
+            body, headers, facts, now, fresh, fresh + options.stale,
+            fresh + options.stale_if_error, size,
+        )  # fmt: skip
+
+
+_AGAIN: Final = "again"
+_NOT_KEPT: Final = "not kept"
+_Landed = Entry | EsbError | Literal["again", "not kept"]
+"""What became of a question: its answer, its error; that it is to be asked again, by the next; that
+its answer is for nobody else."""
+
+_NOTHING: Final[dict[str, Any]] = {}
+_KEYS: Final = msgspec.msgpack.Encoder(enc_hook=repr, decimal_format="string")
+
+
+def _bytes(body: Body) -> bytes:
+    # Not those of the body itself: what is data may still be written in another format.
+    return body.raw if body.is_written or not body.is_parsed else _copy(body).raw
+
+
+def _pair(pair: tuple[str, HeaderValue]) -> tuple[str, str]:
+    return pair[0].lower(), repr(pair[1])
+
+
+def _allowed(headers: Headers, vary: Sequence[str]) -> float:
+    """For how many seconds the far side lets its answer be kept, by what HTTP has to say that
+    (RFC 9111, sections 3 and 4; RFC 9110, section 12.5.5)."""
+    for value in headers.get_all("vary"):
+        names = {name.strip().lower() for name in str(value).split(",")} - {""}
+        if names - _NEGOTIATED - set(vary):
+            return 0.0
+    seconds = float("inf")
+    for value in headers.get_all("cache-control"):
+        told = {n.lower(): quoted or bare for n, quoted, bare in _DIRECTIVE.findall(str(value))}
+        if told.keys() & {"no-store", "no-cache", "private"}:
+            return 0.0
+        age = told.get("s-maxage", told.get("max-age"))
+        if age is not None:
+            seconds = min(seconds, float(age) if age.isascii() and age.isdigit() else 0.0)
+    old = str(headers.get("age", ""))
+    return seconds - (float(old) if old.isascii() and old.isdigit() else 0.0)
+
+
+def _another(error: EsbError) -> EsbError:
+    """The same error for somebody else: on its way each learns where it was."""
+    made = type(error).__new__(type(error), *error.args)
+    made.__dict__.update(error.__dict__)
+    if error.notes:
+        made.__notes__ = list(error.notes)
+    return made
+
+
+# --- what is read from the caches when somebody asks ----------------------------------------------
+
+_CACHES: Final[WeakSet[Cache]] = WeakSet()
+
+
+def _read_off(what: Callable[[Cache], float]) -> Callable[[], dict[tuple[str, ...], float]]:
+    def read() -> dict[tuple[str, ...], float]:
+        found: dict[tuple[str, ...], float] = {}
+        for cache in list(_CACHES):
+            found[cache.name,] = found.get((cache.name,), 0) + what(cache)
+        return found
+
+    return read
+
+
+Gauge(
+    "esb_cache_entries",
+    "Answers that are kept in this process.",
+    ("cache",),
+    _read_off(lambda cache: len(cache.memory)),
+)
+Gauge(
+    "esb_cache_bytes",
+    "What these take up.",
+    ("cache",),
+    _read_off(lambda cache: cache.memory.size),
+)

@@ -1,0 +1,164 @@
+"""Compiling the policies that need more than their options: expressions over the message, and what
+buses share.
+
+What a policy asks of the source of its route is said in `Asked`: what the source then fills in, or
+tells its caller, costs the other routes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final, NamedTuple, TypeVar
+
+from jinja2 import nodes
+
+from esb.adapter import Build, Expression
+from esb.expressions import syntax
+from esb.middleware.cache import Cache, CacheOptions
+from esb.middleware.rate_limit import (
+    Counts,
+    InProcess,
+    InRedis,
+    Limiter,
+    RateLimitOptions,
+    shared_by,
+)
+from esb.outline import Part, Use
+from esb.redis import Redis, RedisOptions
+
+N = TypeVar("N", bound=nodes.Node)
+
+CALLER: Final = ("client", "principal")
+"""Groups of params that only sources fill: the caller's address, and what is known of who calls."""
+
+_ALWAYS: Final = frozenset({"authorization", "cookie"})
+
+
+class Policies(NamedTuple):
+    """What was compiled of a route's. asked: see `Build.asked`."""
+
+    limiter: Limiter | None = None
+    cache: Cache | None = None
+    asked: frozenset[str] = frozenset()
+
+
+def route_policies(
+    build: Build, limits: Sequence[RateLimitOptions] | None, cache: CacheOptions | None
+) -> Policies:
+    """Those of a route, before its source is built."""
+    asked: set[str] = set()
+    limiter = answers = None
+    if limits:
+        limiter = _limiter(build, limits, asked)
+        asked.add("limits")
+    if cache is not None:
+        answers = cached(build, cache, build.route, tells=True)
+        asked |= {"http", "cached", *named([cache.key] if cache.key else [])}
+    return Policies(limiter, answers, frozenset(asked))
+
+
+def _limiter(build: Build, limits: Sequence[RateLimitOptions], asked: set[str]) -> Limiter:
+    keys = []
+    for index, one in enumerate(limits):
+        at = ("rate_limit", index, "per") if len(limits) > 1 else ("rate_limit", "per")
+        if one.per == "address":
+            asked.add("client")
+
+        def compiled(text: str, at: tuple[str | int, ...] = at) -> Expression:
+            return build.expression(text, *at, names=CALLER)
+
+        keys.append(shared_by(one.per, compiled))
+        if one.per not in ("route", "principal", "address"):
+            asked |= named([one.per])
+    redis = _redis(build)
+
+    def counts() -> Counts:
+        return InProcess() if redis is None else InRedis(redis)
+
+    return Limiter(limits, keys, build.shared(("rate limits", build.route, redis is None), counts))
+
+
+def cached(build: Build, options: CacheOptions, name: str, *, tells: bool = False) -> Cache:
+    """The cache of a route or a call; it outlives a reload that does not change it."""
+    redis = _redis(build)
+    if options.where == "redis" and redis is None and not build.rehearsal:
+        build.problem(
+            "there is no Redis to keep answers in", "cache", "where", hint="redis: {url: ...}"
+        )
+    if options.where == "memory":
+        redis = None
+    key = None
+    if options.key is not None:
+        key = build.expression(options.key, "cache", "key", names=CALLER)
+    clock = build.clock
+
+    def make() -> Cache:
+        return Cache(name, options, key=key, redis=redis, tells=tells, clock=clock)
+
+    return build.shared((f"cache {name}", repr(options), redis is None), make)
+
+
+def unkeyed(options: CacheOptions, parts: Iterable[Part]) -> Use | None:
+    """What in these parts reads a header that the key of their answers does not have: two messages
+    that differ in it would get the same answer. None if there is nothing, or the key is said."""
+    if options.key is not None:
+        return None
+    known = {*options.vary, *_ALWAYS}
+    for part in parts:
+        for use in part.uses:
+            if use.what != "template" and not _headers(use) <= known:
+                return use
+    return None
+
+
+def _headers(use: Use) -> set[str]:
+    """The headers that an expression reads; "*" for those that nobody can tell."""
+    found: set[str] = set()
+    told: list[int] = []
+    for tree in syntax(str(use.source), text=use.what == "text"):
+        for read in _all(tree, nodes.Getitem):
+            if _is_headers(read.node) and isinstance(read.arg, nodes.Const):
+                found.add(str(read.arg.value).lower())
+                told.append(id(read.node))
+        for named in _all(tree, nodes.Getattr):
+            if _is_headers(named.node):
+                found.add(named.attr.lower())
+                told.append(id(named.node))
+        if any(_is_headers(name) and id(name) not in told for name in _all(tree, nodes.Name)):
+            found.add("*")
+    return found
+
+
+def _is_headers(node: nodes.Node) -> bool:
+    return isinstance(node, nodes.Name) and node.name == "headers"
+
+
+def _all(tree: nodes.Node, kind: type[N]) -> list[N]:
+    return [*([tree] if isinstance(tree, kind) else []), *tree.find_all(kind)]
+
+
+def named(sources: Iterable[str]) -> set[str]:
+    """What the expressions name of the caller or his request."""
+    found: set[str] = set()
+    for source in sources:
+        for tree in syntax(source):
+            found |= {one.name for one in _all(tree, nodes.Name)}
+    return found & {"client", "http"}
+
+
+def _redis(build: Build) -> Redis | None:
+    """The project's, if it has one; none in tests of routes, which reach nothing outside."""
+    options: RedisOptions = build.section("redis")
+    if options.url is None or build.rehearsal:
+        return None
+    url = options.url.get_secret_value()
+    try:
+        return build.shared(("redis", url), lambda: Redis(url, options))
+    except ImportError:
+        build.problem(
+            "the library for Redis is not installed", hint="pip install 'esb[redis]'", key=True
+        )
+        return None
+
+
+__all__ = ["CALLER", "Policies", "cached", "named", "route_policies", "unkeyed"]
