@@ -13,7 +13,7 @@ from esb.cloudevents import structured as structured_event
 from esb.envelope import NO_BODY, NO_HEADERS, PIECE, Body, Envelope, parse_content_type
 from esb.errors import BadReply, EsbError, Rejected
 from esb.outline import Fate, Passage
-from esb_http.target import QueryValue, make_target
+from esb_http.target import QueryValue, chooses_host, make_target, reach
 from esb_web import (
     ClientOptions,
     ClientReply,
@@ -71,7 +71,15 @@ class SinkOptions(ClientOptions):
         "with the body in one JSON document (structured).",
     )
     allow_hosts: list[str] = Field(
-        [], description="Hosts a message may choose where `{{ }}` is the host; *.example.org too."
+        [],
+        description="Hosts a message may choose where `{{ }}` is the host; *.example.org too, or * "
+        "for any. What they lead to is of the public network, or an address that stands here, or "
+        "of `allow_networks`.",
+    )
+    allow_networks: list[str] = Field(
+        [],
+        description="Networks beside the public one that a host chosen by a message may lie in "
+        "(10.1.0.0/16), and single addresses.",
     )
 
 
@@ -135,7 +143,13 @@ class _Requests:
         )
         self._headers = OutboundHeaders(build, options)
         self._event = options.cloudevents
-        self._client: WebClient = web_client(build, options, accept=accept)
+        free = chooses_host(options.url)
+        self._client: WebClient = web_client(
+            build,
+            options,
+            accept=accept,
+            reach=reach(build, options.allow_hosts, options.allow_networks) if free else None,
+        )
         body = options.body
         self._has_body = body if body is not None else options.method not in _WITHOUT_BODY
         self.fates: tuple[Fate, ...] = ("sent",) if self._has_body else ()

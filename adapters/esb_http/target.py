@@ -1,7 +1,8 @@
 """Where a message goes: a URL with `{{ }}`, each value encoded for the place it stands in.
 
 The host is static. One that a message may choose would let its sender reach whatever the bus can
-reach (CWE-918), so a `{{ }}` in front of the path needs `allow_hosts`.
+reach (CWE-918), so a `{{ }}` in front of the path needs `allow_hosts`, and leads to the public
+network alone (`esb_web.reach`) unless `allow_networks` says more.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ from urllib.parse import quote
 from esb.adapter import Build, Expression
 from esb.envelope import Envelope
 from esb.errors import BadMessage, RouteFailure
+from esb_web.reach import NOT_ALLOWED, Network, Reach, literal, networks
 
 _VALUE: Final = re.compile(r"""\{\{((?:[^'"}]|'[^']*'|"[^"]*"|\}(?!\}))*)\}\}""")
 _UNRESOLVED: Final = re.compile(r"(https?://)?[^/?#$]*(\$\{[^}]*\}[^/?#$]*)+")
 _ORIGIN: Final = re.compile(r"https?://([^/?#\s]+)")
-_AUTHORITY: Final = re.compile(r"([a-z0-9.\-_]+|\[[0-9a-f:.]+\])(?::\d{1,5})?\Z")
+_AUTHORITY: Final = re.compile(r"([a-z0-9.\-_]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?\Z")
 _HALVES: Final = re.compile(r"[\ud800-\udfff]")  # of characters, which JSON can hold
 _STATIC: Final = re.compile(r"[!-~]+\Z")
 
@@ -35,8 +37,8 @@ def make_target(
 ) -> Callable[[Envelope], str]:
     """The function that makes a message's URL from `url`, `path` and `query` of an endpoint.
 
-    It raises RouteFailure for a value that is missing, or a host that is not allowed, BadMessage
-    for a value that would climb out of its path ("..").
+    It raises RouteFailure for a value that is missing, BadMessage for a host that is not allowed
+    and for a value that would climb out of its path ("..").
     """
     where = ("url",)
     if not url:
@@ -48,7 +50,7 @@ def make_target(
         raise build.problem("only {{ }} can be used in a URL", *where, code="expression")
     parts = _VALUE.split(whole)
     origin = _ORIGIN.match(parts[0])
-    free = origin is None or (origin.end() == len(parts[0]) and len(parts) > 1)
+    free = chooses_host(whole)
     if not free and not re.fullmatch(r"[A-Za-z0-9.\-_\[\]:]+", origin[1] if origin else ""):
         raise build.problem(
             "the URL has no plain host", *where, code="url",
@@ -103,6 +105,28 @@ def make_target(
     if static and not query:
         return lambda _envelope: whole
     return target
+
+
+def chooses_host(url: str) -> bool:
+    """Whether a message chooses the host of a URL with `{{ }}`, or a part of it."""
+    first, *values = _VALUE.split(url)
+    origin = _ORIGIN.match(first)
+    return origin is None or (origin.end() == len(first) and bool(values))
+
+
+def reach(build: Build, allow_hosts: Sequence[str], allow_networks: Sequence[str]) -> Reach:
+    """Where messages may lead. Records a problem for what is no network."""
+    named = (_AUTHORITY.match(host.lower()) for host in allow_hosts)
+    hosts = (literal(one[1]) for one in named if one)
+    found: list[Network] = []
+    for index, text in enumerate(allow_networks):
+        try:
+            found += networks([text])
+        except ValueError:
+            build.problem(
+                f"{text} is no network", "allow_networks", index, hint="10.0.0.0/8, or an address"
+            )
+    return Reach(tuple(found), frozenset(host for host in hosts if host is not None))
 
 
 def _query(build: Build, query: dict[str, QueryValue]) -> Callable[[Envelope], str]:
@@ -160,11 +184,11 @@ def _segment(value: Any) -> str:
 
 
 def _allowed(url: str, hosts: Sequence[str]) -> None:
-    origin = _ORIGIN.match(url)
+    origin = _ORIGIN.match(url) if url.isascii() else None
     authority = _AUTHORITY.match(origin[1].lower()) if origin else None
-    if authority is not None:
+    if authority is not None and 0 < int(authority[2] or 80) < 65536:
         whole, name = authority[0], authority[1]
         for host in hosts:
-            if host in (whole, name) or (host.startswith("*.") and name.endswith(host[1:])):
+            if host in ("*", whole, name) or (host.startswith("*.") and name.endswith(host[1:])):
                 return
-    raise RouteFailure("the message asked for a host that the route does not allow")
+    raise BadMessage(NOT_ALLOWED)

@@ -53,6 +53,7 @@ from esb_web.standing import Standing
 
 if TYPE_CHECKING:
     from esb_web.connection import Arriving
+    from esb_web.reach import Reach
     from esb_web.rehearsal import PlayedPool
     from esb_web.transport import Pool
 
@@ -322,16 +323,18 @@ def web_client(
     options: ClientOptions,
     *path: str | int,
     accept: str = "",
+    reach: Reach | None = None,
     played: Callable[[RequestReply], RequestReply] = lambda stand_in: stand_in,
 ) -> WebClient:
     """The client of an endpoint with these options, which lie at `path` in what is being built.
 
     accept: what its requests accept that do not say so.
+    reach: where its requests may go, if messages choose their hosts; None: wherever the URL says.
     played: what speaks HTTP for whoever plays the far side in tests of routes (see
     `Build.stand_in`), where more than HTTP is spoken.
 
-    Endpoints whose TLS, proxy and number of connections are the same share one pool. Records a
-    problem for certificate files that are missing or unusable.
+    Endpoints whose TLS, proxy, number of connections and reach are the same share one pool. Records
+    a problem for certificate files that are missing or unusable.
     """
 
     def client(pool: Pool | PlayedPool) -> WebClient:
@@ -354,7 +357,7 @@ def web_client(
     def make() -> Pool:
         from esb_web.transport import Pool
 
-        return Pool(client_tls(**files) if files else None, through, options.max_connections)
+        return Pool(client_tls(**files) if files else None, through, options.max_connections, reach)
 
     through: Proxies | None = None
     if options.proxy is not None:
@@ -363,7 +366,7 @@ def web_client(
         except ValueError as e:  # in the environment: what is written here is checked already
             raise build.problem(str(e), *path, "proxy", code="url") from e
     renewed = tuple(Path(file).stat().st_mtime_ns for file in files.values())
-    key = ("web client", tuple(files.items()), renewed, through, options.max_connections)
+    key = ("web client", tuple(files.items()), renewed, through, options.max_connections, reach)
     try:
         pool = build.shared(key, make)
     except (ssl.SSLError, ValueError) as e:

@@ -35,6 +35,7 @@ from esb_web.client import ClientReply, client_tls
 from esb_web.connection import Connection
 from esb_web.messages import HOP_BY_HOP, TOKEN, UNSAFE
 from esb_web.proxy import Proxies
+from esb_web.reach import Reach, numeric
 from esb_web.standing import BITS, Standing
 
 _IDLE_FOR: Final = 4.0
@@ -46,12 +47,22 @@ _EYEBALLS: Final = 0.25
 
 
 class Pool:
-    """Connections with the same TLS and limits, shared by all endpoints that want such."""
+    """Connections with the same TLS and limits, shared by all endpoints that want such.
 
-    def __init__(self, tls: ssl.SSLContext | None, proxies: Proxies | None, limit: int) -> None:
+    reach: where they may lead, if messages choose their hosts; None: anywhere.
+    """
+
+    def __init__(
+        self,
+        tls: ssl.SSLContext | None,
+        proxies: Proxies | None,
+        limit: int,
+        reach: Reach | None = None,
+    ) -> None:
         self._tls = tls
         self._proxies = proxies or Proxies()
         self._limit = limit
+        self._reach = reach
         self._origins: dict[str, _Origin] = {}
         self._deadlines: Deadlines | None = None
 
@@ -114,8 +125,9 @@ class Pool:
         if self._deadlines is None or self._deadlines.loop is not loop:
             self._deadlines = Deadlines(loop)
         made = self._origins[target.origin] = _Origin(
-            target, self._trusted, self._proxies, self._limit, self._deadlines, self._origins
-        )
+            target, self._trusted, self._proxies, self._limit, self._deadlines, self._origins,
+            self._reach,
+        )  # fmt: skip
         return made
 
     def _trusted(self) -> ssl.SSLContext:
@@ -192,6 +204,7 @@ class _Origin:
         limit: int,
         deadlines: Deadlines,
         others: dict[str, _Origin],
+        reach: Reach | None,
     ) -> None:
         self.loop = deadlines.loop
         self._target = target
@@ -199,6 +212,7 @@ class _Origin:
         self._limit = limit
         self._deadlines = deadlines
         self._others = others
+        self._allowed = reach
         self._idle: list[Connection] = []
         self._open: set[Connection] = set()
         self._taken = 0  # of the limit: connections that are open, and those that are being made
@@ -345,6 +359,8 @@ class _Origin:
             tls = self._tls() if target.scheme == "https" else None
             connection = await self._reach(target.host, target.port, tls)
         else:
+            if self._allowed is not None and (found := numeric(target.host)):
+                self._allowed.check(target.host, found)  # names are the proxy's to look up
             parts = urlsplit(proxy.url)
             secure = parts.scheme == "https"
             connection = await self._reach(
@@ -364,6 +380,8 @@ class _Origin:
     ) -> Connection:
         try:
             found = await self.loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            if self._allowed is not None and self._proxy is None:
+                self._allowed.check(host, found)
             one = await aiohappyeyeballs.start_connection(found, happy_eyeballs_delay=_EYEBALLS)
             try:
                 _, connection = await self.loop.create_connection(
