@@ -8,7 +8,7 @@ MAKEFLAGS += --no-print-directory
 
 help:
 	@echo "make run     serve routes/ beside a stand-in legacy service; Ctrl-C stops both"
-	@echo "make test    run all tests, on a RabbitMQ and a PostgreSQL of their own"
+	@echo "make test    run all tests, on a RabbitMQ, a PostgreSQL and a Redis of their own"
 	@echo "make faults  make everything fail around the bus, and judge it (one to two hours; see tests/faults/)"
 	@echo "make mutants make every slip a user could make in the examples, and count what esb check finds"
 	@echo "make check   types, lint, formatting, import contracts, generated pages"
@@ -26,6 +26,7 @@ run: setup
 test: setup
 	@$(PYTHON) tools/rabbitmq.py install
 	@$(PYTHON) tools/postgres.py install
+	@$(PYTHON) tools/redis_server.py install
 	@$(BIN)/pytest -n $${TEST_WORKERS:-auto} $(ARGS)
 
 faults: setup

@@ -12,8 +12,10 @@ import structlog
 from hypothesis import settings
 from postgres import Postgres
 from rabbitmq import Broker
+from redis_server import RedisServer
 from support.broker import Rabbit, shared_broker
 from support.broker import rabbit as outside_view
+from support.redis import shared_redis
 from support.stores import Place, Served, database, shared_postgres
 
 # The same examples each time, so that a change is to blame for what fails after it. To look for
@@ -73,6 +75,20 @@ async def database_url(postgres_url: str) -> AsyncIterator[str]:
     """An empty database for one test."""
     async with database(postgres_url) as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    """A Redis that all tests share: use a prefix of your own (`support.redis.section`)."""
+    with shared_redis() as url:
+        yield url
+
+
+@pytest.fixture
+def redis_of_its_own() -> Iterator[RedisServer]:
+    """A Redis for one test, to be stopped, paused and started again."""
+    with RedisServer() as server:
+        yield server
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

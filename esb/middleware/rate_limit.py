@@ -227,7 +227,7 @@ class InProcess:
     async def take(self, asks: Sequence[Ask]) -> tuple[bool, list[tuple[int, int]]]:
         """See Counts."""
         found = [self._look(key, window.number) for key, _, window in asks]
-        told = [(one[1], one[2]) for one in found]
+        told = [(before, count) for _, before, count in found]
         fit = all(
             window.fits(limit, *counted)
             for (_, limit, window), counted in zip(asks, told, strict=True)
@@ -236,6 +236,11 @@ class InProcess:
             for one in found:
                 one[2] += 1
         return fit, told
+
+    def known(self, key: bytes, number: int) -> tuple[int, int]:
+        """What was counted for a key in the window before that of this number, and in that."""
+        _, before, count = self._look(key, number)
+        return before, count
 
     def _look(self, key: bytes, number: int) -> list[int]:
         """Of a key its window, what the one before counted, and what this one did."""

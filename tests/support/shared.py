@@ -1,4 +1,4 @@
-"""One RabbitMQ and one PostgreSQL for all tests that run at the same time.
+"""One RabbitMQ, one PostgreSQL and one Redis for all tests that run at the same time.
 
 A server belongs to nobody: whoever comes first starts a keeper process, and each user holds a
 shared lock on a file. The kernel lets go of a lock when its holder dies, however it dies, so the
@@ -24,7 +24,7 @@ _START_TIMEOUT = 120.0
 
 @contextlib.contextmanager
 def shared(kind: str, answers: Callable[[str], bool]) -> Iterator[str]:
-    """The URL of a server ("rabbitmq" or "postgres") that other test processes use too.
+    """The URL of a server ("rabbitmq", "postgres" or "redis") that other test processes use too.
 
     answers: whether there is one at a URL.
     """
@@ -63,6 +63,10 @@ def _server(kind: str) -> Any:
         from postgres import Postgres
 
         return Postgres(in_memory=True)
+    if kind == "redis":
+        from redis_server import RedisServer
+
+        return RedisServer()
     from rabbitmq import Broker
 
     return Broker()
