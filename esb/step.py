@@ -6,9 +6,11 @@ the message and carries the reply, raising refuses it.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import ContextVar
 from time import perf_counter
+from typing import Final
 
 import msgspec
 
@@ -24,6 +26,28 @@ _STOPPED = (Outcome.FILTERED, Outcome.DEAD)
 async def identity(envelope: Envelope) -> Envelope:
     """The step that does nothing."""
     return envelope
+
+
+LARGE: Final = 256 * 1024
+"""Bytes of a body from which on others need not wait for what is computed from it."""
+
+
+def is_large(envelope: Envelope) -> bool:
+    """Whether to read this body takes long enough to do it beside the event loop."""
+    return (envelope.body.size or 0) >= LARGE
+
+
+def computed(work: Callable[[Envelope], Envelope]) -> Step:
+    """A step that only computes. Beside a large body it does so in a thread: what reads ten
+    megabytes would keep everybody else waiting. `work` runs in the context of the message, and
+    raises as a step does."""
+
+    async def step(envelope: Envelope) -> Envelope:
+        if is_large(envelope):
+            return await asyncio.to_thread(work, envelope)
+        return work(envelope)
+
+    return step
 
 
 class Seen(msgspec.Struct, frozen=True):

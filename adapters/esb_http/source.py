@@ -18,7 +18,7 @@ from esb.envelope import Envelope, parse_content_type
 from esb.errors import EsbError, UnsupportedMedia
 from esb.options import Duration, Options, Size
 from esb.outline import Passage
-from esb.step import Step
+from esb.step import Step, is_large
 from esb_http.idempotency import IdempotencyKey, Once
 from esb_http.status import ACCEPTED, Monitor
 from esb_web import Request, Response, Site, problem, rehearse, to_envelope, to_response
@@ -310,14 +310,21 @@ class HttpSource:
         if self._ask is not None:
             envelope = self._ask(request, envelope)
         try:
-            for look in self._looks:
-                envelope = look(envelope)
+            if self._looks and is_large(envelope):
+                envelope = await asyncio.to_thread(self._looked, envelope)
+            else:
+                envelope = self._looked(envelope)
             if self._once is not None:
                 return await self._once.answer(request, envelope, self._answered, self._refused)
             assert self._step is not None
             return self._response(request, envelope, await self._step(envelope))
         except EsbError as e:
             return self._refused(request, envelope, e)
+
+    def _looked(self, envelope: Envelope) -> Envelope:
+        for look in self._looks:
+            envelope = look(envelope)
+        return envelope
 
     async def _answered(self, request: Request, envelope: Envelope) -> Response:
         assert self._step is not None

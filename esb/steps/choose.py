@@ -11,6 +11,7 @@ For example:
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from pydantic import Field, RootModel, model_validator
@@ -18,7 +19,7 @@ from pydantic import Field, RootModel, model_validator
 from esb.adapter import Build, Expression, Role
 from esb.envelope import Envelope
 from esb.options import Misplaced, Options, RawSteps
-from esb.step import Step
+from esb.step import Step, identity, is_large
 
 
 class Branch(Options):
@@ -59,11 +60,18 @@ def make(options: ChooseOptions, build: Build) -> Step:
     otherwise = bool(branches) and branches[-1][0] is None
     build.body(*(("inside",) if otherwise else ("inside", "kept")))
 
-    async def choose(envelope: Envelope) -> Envelope:
+    def taken(envelope: Envelope) -> Step:
         for when, steps in branches:
             if when is None or when(envelope):
-                return await steps(envelope)
-        return envelope
+                return steps
+        return identity
+
+    async def choose(envelope: Envelope) -> Envelope:
+        if is_large(envelope):
+            steps = await asyncio.to_thread(taken, envelope)
+        else:
+            steps = taken(envelope)
+        return await steps(envelope)
 
     return choose
 

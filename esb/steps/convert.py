@@ -11,20 +11,15 @@ For example:
 
 from __future__ import annotations
 
-import asyncio
-
 from pydantic import Field
 
 from esb.adapter import Build, Role
 from esb.codecs import FORMATS, format_of
-from esb.envelope import Body, Envelope, parse_content_type
+from esb.envelope import Body, parse_content_type
 from esb.errors import UnsupportedMedia
 from esb.options import Options
-from esb.step import Step
+from esb.step import Step, computed
 from esb.steps._formats import READ, FormatChoice, or_name
-
-LARGE = 1024 * 1024
-"""From this size on, in bytes, others need not wait for it."""
 
 
 class ConvertOptions(Options):
@@ -68,13 +63,7 @@ def make(options: ConvertOptions, build: Build) -> Step:
         written = target.written(wanted)
         return Body(writer.encode(data, parse_content_type(written)), written)
 
-    async def convert(envelope: Envelope) -> Envelope:
-        body = envelope.body
-        if (body.size or 0) < LARGE:
-            return envelope.with_body(converted(body))
-        return envelope.with_body(await asyncio.to_thread(converted, body))
-
-    return convert
+    return computed(lambda envelope: envelope.with_body(converted(envelope.body)))
 
 
 step = Role(ConvertOptions, make)

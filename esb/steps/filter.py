@@ -12,7 +12,7 @@ from pydantic import Field
 from esb.adapter import Build, Role
 from esb.envelope import Envelope, Outcome
 from esb.options import Options
-from esb.step import Step
+from esb.step import Step, computed
 
 
 class FilterOptions(Options):
@@ -27,10 +27,10 @@ def make(options: FilterOptions, build: Build) -> Step:
 
     build.body("kept")
 
-    async def filter_(envelope: Envelope) -> Envelope:
+    def filter_(envelope: Envelope) -> Envelope:
         return envelope if when(envelope) else envelope.replace(outcome=Outcome.FILTERED)
 
-    return filter_
+    return computed(filter_)
 
 
 step = Role(FilterOptions, make)

@@ -15,7 +15,7 @@ from pydantic import Field
 from esb.adapter import Build, Role
 from esb.envelope import Envelope
 from esb.options import Options
-from esb.step import Step
+from esb.step import Step, computed
 
 logger = structlog.get_logger("esb.route")
 
@@ -39,11 +39,11 @@ def make(options: LogOptions, build: Build) -> Step:
 
     build.body("kept")
 
-    async def log(envelope: Envelope) -> Envelope:
+    def log(envelope: Envelope) -> Envelope:
         write(text(envelope)[:MAX_LINE], route=route, message_id=envelope.id)
         return envelope
 
-    return log
+    return computed(log)
 
 
 step = Role(LogOptions, make)

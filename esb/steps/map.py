@@ -26,7 +26,7 @@ from esb.envelope import Body, Envelope
 from esb.errors import RouteFailure
 from esb.expressions import Missing
 from esb.expressions.language import kind, truth
-from esb.step import Step
+from esb.step import Step, computed
 from esb.steps._places import EACH, parse_place
 
 _EACH: Final = frozenset({"each", "when", "map"})
@@ -51,10 +51,10 @@ def make(options: MapOptions, build: Build) -> Step:
         raise build.problem("nothing is mapped", hint="map: {id: body.number}")
     value = _value(options.root, build, (), ())
 
-    async def map_(envelope: Envelope) -> Envelope:
+    def map_(envelope: Envelope) -> Envelope:
         return envelope.with_body(_body(value(envelope)))
 
-    return map_
+    return computed(map_)
 
 
 def _body(data: Any) -> Body:

@@ -18,7 +18,7 @@ from esb.adapter import Build, Role
 from esb.envelope import Body, Envelope
 from esb.errors import RouteFailure
 from esb.options import Options
-from esb.step import Step
+from esb.step import Step, computed
 
 
 class SetOptions(Options):
@@ -70,7 +70,7 @@ def make(options: SetOptions, build: Build) -> Step:
     elif not fields and not options.content_type:
         build.body("kept")
 
-    async def set_(envelope: Envelope) -> Envelope:
+    def set_(envelope: Envelope) -> Envelope:
         changes: dict[str, Any] = {name: str(value(envelope)) for name, value in attributes}
         if headers:
             values = {name: _header(value(envelope)) for name, value in headers}
@@ -89,7 +89,7 @@ def make(options: SetOptions, build: Build) -> Step:
             return changed.with_body(envelope.body.typed(options.content_type))
         return changed
 
-    return set_
+    return computed(set_)
 
 
 def _tree(raw: Any, build: Build, *path: str | int) -> Value:

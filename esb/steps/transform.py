@@ -12,7 +12,7 @@ from pydantic import Field
 from esb.adapter import Build, Role
 from esb.envelope import Envelope
 from esb.options import Options
-from esb.step import Step
+from esb.step import Step, computed
 
 _BY_SUFFIX = {"xml": "application/xml", "json": "application/json", "html": "text/html"}
 
@@ -39,10 +39,10 @@ def make(options: TransformOptions, build: Build) -> Step:
     else:
         render = build.xslt(options.xslt or "", options.content_type, "xslt")
 
-    async def transform(envelope: Envelope) -> Envelope:
+    def transform(envelope: Envelope) -> Envelope:
         return envelope.with_body(render(envelope))
 
-    return transform
+    return computed(transform)
 
 
 def _guess(name: str) -> str:

@@ -14,7 +14,7 @@ from pydantic import Field
 from esb.adapter import Build, Role
 from esb.envelope import Envelope
 from esb.options import Options
-from esb.step import Step
+from esb.step import Step, computed
 
 
 class ValidateOptions(Options):
@@ -33,11 +33,11 @@ def make(options: ValidateOptions, build: Build) -> Step:
     else:
         check = build.xml_schema(options.xsd or "", "xsd")
 
-    async def validate(envelope: Envelope) -> Envelope:
+    def validate(envelope: Envelope) -> Envelope:
         check(envelope)
         return envelope
 
-    return validate
+    return computed(validate)
 
 
 step = Role(ValidateOptions, make)

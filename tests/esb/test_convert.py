@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from support.bus import load_text
 
+import esb.step
 from esb.codecs import FORMATS
 from esb.envelope import Body, Envelope
 from esb.errors import BadMessage, EsbError, RouteFailure, UnsupportedMedia
@@ -107,7 +108,7 @@ async def test_what_was_converted_is_read_again_by_its_type(tmp_path: Path) -> N
 async def test_a_large_body_is_converted_beside_the_loop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(convert, "LARGE", 10)
+    monkeypatch.setattr(esb.step, "LARGE", 10)
     file = tmp_path / "rows.csv"
     file.write_bytes(CSV)
     body = Body.from_file(file, 'text/csv; delimiter=";"')

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import textwrap
+import threading
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from support.bus import load_text
 
+from esb import step
 from esb.envelope import Body, Envelope, Headers, Outcome
 from esb.errors import BadMessage, RouteFailure
 from esb.step import Step
@@ -256,3 +258,42 @@ class TestPolicies:
             with pytest.raises(EsbError) as caught:
                 await project.routes[0].step(message({}))
         assert caught.value.code in ("timed-out", "outcome-unknown")
+
+
+LARGE_XML = b"<o>" + b"<line>a</line>" * (step.LARGE // 10) + b"</o>"
+LARGE_JSON = b'{"a": "' + b"a" * step.LARGE + b'"}'
+SHEET = """<xsl:stylesheet version="1.0" xmlns:xsl="http://www.w3.org/1999/XSL/Transform">
+<xsl:template match="/"><n><xsl:value-of select="count(//line)"/></n></xsl:template>
+</xsl:stylesheet>"""
+
+
+@pytest.mark.parametrize(
+    ("steps", "body"),
+    [
+        ("[{set: {body: body.a | length}}]", Body(LARGE_JSON, "application/json")),
+        ("[{map: {n: body.a | length}}]", Body(LARGE_JSON, "application/json")),
+        ("[{filter: body.a != ''}]", Body(LARGE_JSON, "application/json")),
+        ("[{log: '{{ body.a | length }}'}]", Body(LARGE_JSON, "application/json")),
+        ("[{validate: {json_schema: {required: [a]}}}]", Body(LARGE_JSON, "application/json")),
+        ("[{convert: yaml}]", Body(LARGE_JSON, "application/json")),
+        ("[{choose: [{when: body.a == '', steps: []}]}]", Body(LARGE_JSON, "application/json")),
+        ("[{transform: {xslt: sheet.xsl}}]", Body(LARGE_XML, "application/xml")),
+    ],
+)
+async def test_who_reads_a_large_body_keeps_nobody_waiting(
+    steps: str, body: Body, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readers: set[int] = set()
+    data = Body.data.fget
+    assert data is not None
+
+    def seen(self: Body) -> Any:
+        readers.add(threading.get_ident())
+        return data(self)
+
+    (tmp_path / "sheet.xsl").write_text(SHEET)
+    run = route(steps, tmp_path)
+    monkeypatch.setattr(Body, "data", property(seen))
+    await run(Envelope(body=body.typed(body.content_type)))
+    assert readers
+    assert threading.get_ident() not in readers
