@@ -54,10 +54,9 @@ def read_items(
     """The items, each as it was written. Raises BadMessage, naming line and column, where there is
     no such array or it does not end, TooLarge for an item over MAX_PIECE."""
     text = _Text(stream)
-    depth = 0
-    for key in options.at.split(".") if options.at else ():
+    keys = options.at.split(".") if options.at else []
+    for key in keys:
         _enter(text, key, options.at)
-        depth += 1
     if text.peek() != b"[":
         what = f"what is at {shown(options.at)}" if options.at else "it"
         raise text.error(f"{what} is no array")
@@ -73,8 +72,8 @@ def read_items(
                 break
             if found != b",":
                 raise text.error("a comma or the end of the array was expected", back=1)
-    for _ in range(depth):
-        _leave(text)
+    for key in reversed(keys):
+        _leave(text, key)
     if text.peek():
         raise text.error("there is something behind the end")
 
@@ -85,11 +84,7 @@ def _enter(text: _Text, wanted: str, path: str) -> None:
         raise text.error(f"there is no array at {shown(path)}: no object has {shown(wanted)}")
     text.skip(1)
     while text.peek() != b"}":
-        key = text.value()
-        if text.peek() != b":":
-            raise text.error("a key and a colon were expected")
-        text.skip(1)
-        if _text_of(key) == wanted:
+        if _key(text) == wanted:
             return
         text.peek()
         text.value(keep=False)
@@ -100,17 +95,26 @@ def _enter(text: _Text, wanted: str, path: str) -> None:
     raise text.error(f"there is no array at {shown(path)}: {shown(wanted)} is missing")
 
 
-def _leave(text: _Text) -> None:
-    """Go behind the end of the object that we are in."""
-    while (found := text.peek()) != b"}":
-        if found in (b",", b":"):
-            text.skip(1)
-        else:
-            text.value(keep=False)
+def _leave(text: _Text, read: str) -> None:
+    """Go behind the end of the object that we are in, of which the value under a key was read. The
+    same key once more would be the one that other readers take."""
+    while (found := text.peek()) == b",":
+        text.skip(1)
+        if _key(text) == read:
+            raise text.error(f"the key {shown(read)} is there twice")
+        text.value(keep=False)
+    if found != b"}":
+        expected = "a comma or the end of the object was expected"
+        raise text.error(expected if found else "the JSON ends too early")
     text.skip(1)
 
 
-def _text_of(key: bytes) -> str:
+def _key(text: _Text) -> str:
+    """The key that begins here; go behind its colon."""
+    key = text.value()
+    if text.peek() != b":":
+        raise text.error("a key and a colon were expected")
+    text.skip(1)
     try:
         return str(json.loads(key))
     except ValueError:

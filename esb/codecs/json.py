@@ -26,6 +26,10 @@ from esb.errors import BadMessage, RouteFailure, TooLarge
 MAX_DEPTH = 200
 """How deep arrays and objects may nest, read or written."""
 
+MAX_VALUES = 400_000
+"""Values and members of one text: each takes up to a hundred bytes of memory, and a fraction of a
+microsecond in which nobody else runs."""
+
 # A signal instead of a rounded or gigantic number: 1e400000000 is eleven bytes on the wire and
 # 400 MB once somebody writes it out.
 NUMBERS = Context(
@@ -47,11 +51,17 @@ _FOREIGN = (
     (b"\x00", "UTF-16 or UTF-32"),
 )
 _HALF_PAIR = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}\"[\s\]}]*\Z")
+_DIGITS = bytes.maketrans(b"123456789.", b"0" * 10)
+_MANY_DIGITS = b"0" * 500
+_ZEROS = re.compile(rb"0*")
+_BEFORE_A_NUMBER = frozenset((b"", b"[", b":", b",", b"-", b" ", b"\t", b"\r", b"\n"))
+_FEW_BRACKETS = 16 * 1024
 _CONTAINERS = frozenset((dict, list, tuple))
 
 # Of a text that is JSON: its colons and brackets, which are then of one kind. One pass of this is
 # faster than to count one character that occurs often.
 _NO_STRUCTURE = bytes(set(range(256)) - set(b"[]{}:"))
+_NO_BEGINNING = bytes(set(range(256)) - set(b'[{,"'))
 _SAME_BRACKETS = bytes.maketrans(b"{}", b"[]")
 
 
@@ -74,6 +84,8 @@ def loads(raw: bytes, line: int = 1) -> Any:
     """
     if raw.startswith(b"\xef\xbb\xbf"):
         raw = raw[3:]
+    if len(raw) > MAX_VALUES:
+        _check_large(raw)
     try:
         data = _decode(raw)
     except RecursionError as e:
@@ -121,6 +133,27 @@ def dumps(data: Any) -> bytes:
     return raw
 
 
+def _check_large(raw: bytes) -> None:
+    """Refuse what takes far more to read than it takes to send."""
+    if _begun(raw) > MAX_VALUES:
+        bare = raw.replace(b"\\\\", b"").replace(b'\\"', b"").translate(None, _NO_BEGINNING)
+        if _begun(b"".join(bare.split(b'"')[::2])) > MAX_VALUES:
+            raise TooLarge(f"the JSON has more than {MAX_VALUES} values")
+    # To read digits takes time by the square of their number.
+    digits = raw.translate(_DIGITS)
+    at = digits.find(_MANY_DIGITS)
+    while at >= 0:
+        if raw[at - 1 : at] in _BEFORE_A_NUMBER:
+            raise TooLarge("a JSON of this size has a number with more than 500 digits")
+        run = _ZEROS.match(digits, at)
+        at = digits.find(_MANY_DIGITS, run.end() if run else at + 1)
+
+
+def _begun(raw: bytes) -> int:
+    """At most how many values there are: each is the first of its container, or behind a comma."""
+    return raw.count(b",") + raw.count(b"[") + raw.count(b"{")
+
+
 def _explain(raw: bytes, error: Exception, line: int) -> str:
     for mark, name in _FOREIGN:
         if raw.startswith(mark) or (mark == b"\x00" and raw[1:2] == mark):
@@ -157,6 +190,8 @@ def _too_deep() -> TooLarge:
 
 def _may_be_too_deep(structure: bytes, data: Any) -> bool:
     brackets = structure.replace(b":", b"")
+    if len(brackets) > _FEW_BRACKETS:
+        return _is_too_deep(data)
     for _ in range(MAX_DEPTH):
         # The innermost pairs go, one level each time. What does not stood in a text.
         fewer = brackets.replace(b"[]", b"")

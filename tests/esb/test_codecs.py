@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from lxml import etree
 
 from esb.codecs.binary import BinaryCodec
-from esb.codecs.json import MAX_DEPTH, JsonCodec, dumps, loads
+from esb.codecs.json import MAX_DEPTH, MAX_VALUES, JsonCodec, dumps, loads
 from esb.codecs.text import TextCodec
 from esb.codecs.xml import XmlCodec
 from esb.envelope import Body, codec_for, parse_content_type
@@ -342,3 +342,38 @@ def test_codecs_are_found_by_media_type_then_suffix() -> None:
     with pytest.raises(UnsupportedMedia):
         codec_for("weird")
     assert parse_content_type("text/plain").charset == "utf-8"
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"[" + b"1," * MAX_VALUES + b"1]",
+        b"[" + b"[]," * (MAX_VALUES // 2) + b"1]",
+        b"[" + b"{}," * (MAX_VALUES // 2) + b"1]",
+        b"{" + b",".join(b'"%d":1' % i for i in range(MAX_VALUES + 1)) + b"}",
+        b'["\\\\",' + b"1," * MAX_VALUES + b"1]",
+    ],
+)
+def test_json_of_too_many_values_is_not_read(raw: bytes) -> None:
+    with pytest.raises(TooLarge, match="more than 400000 values"):
+        loads(raw)
+
+
+@pytest.mark.parametrize(
+    "text", ["," * 1_000_000, "[{" * 500_000, '",' * 300_000, "\\," * 300_000, "7" * 500_000]
+)
+def test_what_stands_in_a_text_counts_for_no_value(text: str) -> None:
+    data = [1, text]
+    assert loads(dumps(data)) == data
+
+
+@pytest.mark.parametrize("number", ["9" * 501, "-" + "9" * 501, "0." + "9" * 600, "1" * 4000])
+def test_numbers_of_many_digits_are_read_in_small_bodies_only(number: str) -> None:
+    assert loads(f"[{number}]".encode())
+    with pytest.raises(TooLarge, match="500 digits"):
+        loads(f'["{"x" * MAX_VALUES}", "{"7" * 600}", {number}]'.encode())
+
+
+def test_brackets_that_close_in_a_text_are_not_counted_one_by_one() -> None:
+    deep = "[" * 1_000_000 + "]" * 1_000_000
+    assert loads(dumps({"a": deep, "b": [deep]})) == {"a": deep, "b": [deep]}

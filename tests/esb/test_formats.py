@@ -608,6 +608,9 @@ def test_the_items_of_an_array_are_those_the_codec_reads(items: list[Any], rest:
         (b'{"a": [1]}', "a.b", "no array at 'a.b'"),
         (b'{"a": [1]', "a", "ends too early"),
         (b'{"a": [1], "b": [', "a", "ends too early"),
+        (b'{"a": [1], "b": 2, "a": [2]}', "a", "the key 'a' is there twice"),
+        (b'{"b": {"a": [1], "a": 2}}', "b.a", "the key 'a' is there twice"),
+        (b'{"a": [1] 7}', "a", "a comma or the end of the object"),
         ("[1]".encode("utf-16"), "", "UTF-16"),
     ],
 )
