@@ -184,7 +184,7 @@ def _segment(value: Any) -> str:
 
 
 def _allowed(url: str, hosts: Sequence[str]) -> None:
-    origin = _ORIGIN.match(url) if url.isascii() else None
+    origin = _ORIGIN.match(url) if _STATIC.match(url) else None
     authority = _AUTHORITY.match(origin[1].lower()) if origin else None
     if authority is not None and 0 < int(authority[2] or 80) < 65536:
         whole, name = authority[0], authority[1]
