@@ -133,7 +133,7 @@ class _Requests:
     """Makes a message's request and performs it.
 
     fates: what becomes of the message's body, where it is sent or left alone; see `Build.body`.
-    reads: it is read, to be part of an event.
+    reads: it is read, to be part of an event or to be signed.
     """
 
     def __init__(self, options: SinkOptions, build: Build, *, accept: str = "") -> None:
@@ -153,7 +153,9 @@ class _Requests:
         body = options.body
         self._has_body = body if body is not None else options.method not in _WITHOUT_BODY
         self.fates: tuple[Fate, ...] = ("sent",) if self._has_body else ()
-        self.reads = options.cloudevents == "structured"
+        self.reads = options.cloudevents == "structured" or (
+            self._has_body and options.auth is not None and options.auth.reads_body
+        )
         self.idempotent = self._client.is_idempotent(options.method)
         self._client.promise(build, options.method)
 

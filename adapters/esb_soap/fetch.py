@@ -23,7 +23,8 @@ from pydantic import SecretStr
 from esb.errors import BadMessage, EsbError
 from esb.xml import parse_xml
 from esb_soap.documents import CATALOGUE, MAX_BYTES, MAX_FILES
-from esb_web.client import Auth, Basic, ClientOptions, WebClient
+from esb_web.client import ClientOptions, WebClient
+from esb_web.credentials import Auth, Basic
 from esb_web.transport import Pool
 
 MAX_DEPTH: Final = 50

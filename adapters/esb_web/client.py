@@ -14,7 +14,6 @@ Errors of sockets and parsers end here. What is raised tells whether sending aga
 
 from __future__ import annotations
 
-import base64
 import ssl
 from collections.abc import Callable, Coroutine, Iterable, Sequence, Set
 from datetime import UTC, datetime
@@ -39,6 +38,7 @@ from esb.errors import (
 )
 from esb.options import Duration, Options, Size
 from esb.step import turns
+from esb_web.credentials import Auth
 from esb_web.messages import (
     HOP_BY_HOP,
     TOKEN,
@@ -143,34 +143,6 @@ class ClientTls(Options):
         return self
 
 
-class Basic(Options):
-    """A user's name and password (RFC 7617)."""
-
-    username: str = Field(description="The name.")
-    password: SecretStr = Field(description="The password; write ${NAME} or name a secret file.")
-
-
-class Auth(Options):
-    """How the bus shows who it is: one of these."""
-
-    basic: Basic | None = Field(None, description="User name and password.")
-    bearer: SecretStr | None = Field(None, description="A token (RFC 6750).")
-
-    @model_validator(mode="after")
-    def _one(self) -> Auth:
-        if (self.basic is None) == (self.bearer is None):
-            raise ValueError("auth is one of basic or bearer")
-        return self
-
-    def header(self) -> str:
-        """The value of the Authorization header."""
-        if self.bearer is not None:
-            return f"Bearer {self.bearer.get_secret_value()}"
-        assert self.basic is not None
-        pair = f"{self.basic.username}:{self.basic.password.get_secret_value()}"
-        return "Basic " + base64.b64encode(pair.encode()).decode()
-
-
 def _proxy(value: SecretStr) -> SecretStr:
     if value.get_secret_value() != ENVIRONMENT:
         parse_proxy(value.get_secret_value())
@@ -252,8 +224,8 @@ class WebClient:
         self._max_reply = options.max_reply
         self._always_idempotent = options.idempotent or bool(options.idempotency_key)
         headers = [("Accept-Encoding", "gzip, deflate"), ("User-Agent", "esb")]
-        if options.auth:
-            headers.insert(1, ("Authorization", options.auth.header()))
+        if options.auth and (credentials := options.auth.header()):
+            headers.insert(1, credentials)
         if accept:
             headers.insert(0, ("Accept", accept))
         self._standing = Standing(headers, options.connect_timeout, options.read_timeout)
@@ -337,16 +309,20 @@ def web_client(
     a problem for certificate files that are missing or unusable.
     """
 
-    def client(pool: Pool | PlayedPool) -> WebClient:
+    def client(pool: Pool | PlayedPool, unlimited: Callable[[], Pool] | None) -> WebClient:
         try:
-            return WebClient(pool, options, accept=accept)
+            if options.auth is None or options.auth.header() is not None:
+                return WebClient(pool, options, accept=accept)
+            from esb_web.signed import signing_client
+
+            return signing_client(build, pool, options, unlimited, accept)
         except ValueError as e:
             raise build.problem(str(e), *path, code="value") from None
 
     if (stand_in := build.stand_in()) is not None:
         from esb_web.rehearsal import PlayedPool
 
-        return client(PlayedPool(played(stand_in)))
+        return client(PlayedPool(played(stand_in)), None)
     tls = options.tls or ClientTls.model_construct(ca=None, cert=None, key=None)
     files = {
         name: str(build.credential(value, *path, "tls", name))
@@ -354,10 +330,15 @@ def web_client(
         if value is not None
     }
 
-    def make() -> Pool:
-        from esb_web.transport import Pool
+    def pool_within(reach: Reach | None) -> Pool:
+        def make() -> Pool:
+            from esb_web.transport import Pool
 
-        return Pool(client_tls(**files) if files else None, through, options.max_connections, reach)
+            tls = client_tls(**files) if files else None
+            return Pool(tls, through, options.max_connections, reach)
+
+        key = ("web client", tuple(files.items()), renewed, through, options.max_connections, reach)
+        return build.shared(key, make)
 
     through: Proxies | None = None
     if options.proxy is not None:
@@ -366,14 +347,13 @@ def web_client(
         except ValueError as e:  # in the environment: what is written here is checked already
             raise build.problem(str(e), *path, "proxy", code="url") from e
     renewed = tuple(Path(file).stat().st_mtime_ns for file in files.values())
-    key = ("web client", tuple(files.items()), renewed, through, options.max_connections, reach)
     try:
-        pool = build.shared(key, make)
+        pool = pool_within(reach)
     except (ssl.SSLError, ValueError) as e:
         raise build.problem(
             "these files hold no usable certificates and key", *path, "tls", code="tls"
         ) from e
-    return client(pool)
+    return client(pool, lambda: pool_within(None))
 
 
 def client_tls(
@@ -402,7 +382,8 @@ class OutboundHeaders:
         *path: str | int,
         taken: Iterable[str] = (),
     ) -> None:
-        written = {name.lower() for name in taken}
+        credentials = options.auth.writes if options.auth is not None else ()
+        written = {name.lower() for name in (*taken, *credentials)}
         self._own: list[tuple[str, Text]] = []
         for name, value in options.headers.items():
             if name.lower() in _MANAGED or not TOKEN.match(name):

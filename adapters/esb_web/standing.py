@@ -14,8 +14,8 @@ BITS: Final = {"accept": 1, "accept-encoding": 2, "authorization": 4, "user-agen
 class Standing:
     """Headers that a request has unless it brings its own of that name, and how long it waits.
 
-    raw: their lines. connect_timeout, read_timeout: in seconds. Raises ValueError for a value that
-    cannot be written.
+    raw: their lines. A name that has no bit is one that no request brings. connect_timeout,
+    read_timeout: in seconds. Raises ValueError for a value that cannot be written.
     """
 
     __slots__ = ("_lines", "connect_timeout", "headers", "raw", "read_timeout")
@@ -32,7 +32,7 @@ class Standing:
         self.headers = headers
         self.connect_timeout = connect_timeout
         self.read_timeout = read_timeout
-        self._lines = [(BITS[n.lower()], f"{n}: {v}\r\n".encode()) for n, v in headers]
+        self._lines = [(BITS.get(n.lower(), 0), f"{n}: {v}\r\n".encode()) for n, v in headers]
         self.raw = self.without(0)
 
     def without(self, given: int) -> bytes:
