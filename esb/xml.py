@@ -8,19 +8,21 @@ many attributes on one element, is counted here before it is parsed.
 
 from __future__ import annotations
 
+import ctypes
 import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import unquote, urlsplit
+from weakref import WeakSet
 
 from lxml import etree
 
 from esb.errors import BadMessage, TooLarge
 
 MAX_ELEMENTS = 500_000
-"""Elements of one document."""
+"""Elements and attributes of one document, each of which takes a few hundred bytes."""
 
 MAX_ATTRIBUTES = 1_000
 """Attributes and namespace declarations of one element."""
@@ -35,6 +37,9 @@ _SMALL = 64 * 1024  # fewer bytes hold nothing that takes longer than a few mill
 _BYTE_ORDER_MARKS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
 _WINDOW = MAX_ATTRIBUTES * 5 // 2  # the shortest attribute takes five bytes: `a="" `
 _LONGEST_PROLOG = 1024 * 1024
+_FORGET_AFTER = 8 * 1024 * 1024
+_thread_state = ctypes.pythonapi.PyThreadState_GetDict
+_thread_state.restype = ctypes.c_void_p  # what it returns is borrowed, so no py_object
 _QUOTED = re.compile(rb"\"[^\"]*\"|'[^']*'")
 
 
@@ -58,21 +63,47 @@ def parse_xml(raw: bytes, *, what: str = "the body", charset: str | None = None)
         root = etree.fromstring(raw, parser)
     except (etree.XMLSyntaxError, ValueError) as e:
         raise _malformed(e, what) from e
+    finally:
+        _PARSERS.used(len(raw))
     if root is None:
         raise BadMessage(f"{what} is not well-formed XML")
     _refuse_doctype(root, what)
     return root
 
 
+def _names() -> dict[str, Any]:
+    """Where lxml keeps the names of this thread: there is no other way to them."""
+    found: dict[str, Any] = ctypes.cast(_thread_state(), ctypes.py_object).value
+    return found
+
+
 class _Parsers(threading.local):
     """Parsers of a thread: to make one takes as long as to parse a few hundred bytes, and threads
-    that shared one would wait for each other."""
+    that shared one would wait for each other.
+
+    streams: the documents that are being read piece by piece in this thread.
+    """
 
     def __init__(self) -> None:
+        self.streams: WeakSet[StreamedXml] = WeakSet()
+        self._make()
+
+    def _make(self) -> None:
+        self._used = 0
         self._usual = {
             charset: etree.XMLParser(encoding=charset, **_OPTIONS)  # type: ignore[arg-type]
             for charset in (None, "utf-8", "UTF-8")
         }
+
+    def used(self, size: int) -> None:
+        """So many bytes were parsed. lxml keeps every name that a thread has ever read, and whoever
+        sends new ones would fill the memory with them: from time to time they are forgotten. A
+        document holds on to those that it has; one that has not ended must not get others."""
+        self._used += size
+        if self._used > _FORGET_AFTER and not self.streams:
+            _names().pop("_ParserDictionaryContext", None)
+            self._make()
+            etree.fromstring(b"<a/>", self._usual[None])  # its names are the thread's from now on
 
     def of(self, charset: str | None) -> etree.XMLParser | None:
         """The parser for a charset that the transport declared; None for one nobody knows."""
@@ -173,9 +204,14 @@ def _too_many_attributes(what: str) -> TooLarge:
 def _check_counts(raw: bytes, what: str) -> None:
     # Counted on the bytes: no encoding that libxml2 reads writes "<" or "=" without their bytes,
     # save UTF-7, where an element takes so many bytes that the size limit alone bounds them.
-    if raw.count(b"<") - raw.count(b"</") > MAX_ELEMENTS:
-        raise TooLarge(f"{what} has more than {MAX_ELEMENTS} elements")
-    if raw.count(b"=") <= MAX_ATTRIBUTES:
+    attributes = raw.count(b"=")
+    elements = raw.count(b"<") - raw.count(b"</")
+    if elements + attributes > MAX_ELEMENTS:
+        bare = raw.translate(None, b" \t\r\n\0")
+        elements += bare.count(b'="') + bare.count(b"='")
+    if elements > MAX_ELEMENTS:
+        raise TooLarge(f"{what} has more than {MAX_ELEMENTS} elements and attributes")
+    if attributes <= MAX_ATTRIBUTES:
         return
     # A tag with that many attributes is longer than two windows, so one window has no "<" in it.
     position = 0
@@ -210,6 +246,7 @@ class StreamedXml:
         self._what = what
         self._root: etree._Element | None = None
         self._begun: bytes | None = b""  # what came before the root was there
+        _PARSERS.streams.add(self)
         self._parser = self._new()
 
     def feed(self, chunk: bytes) -> Iterator[tuple[str, etree._Element]]:

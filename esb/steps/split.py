@@ -20,7 +20,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from datetime import UTC, datetime
+from functools import partial
 from hashlib import blake2b
 from itertools import islice
 from os import SEEK_END
@@ -247,7 +250,9 @@ class _Parts:
         beside: bool = False,
     ) -> None:
         self._source = source
-        self._beside = beside
+        # One thread for all of it: libxml2's names belong to the thread that began to read, and
+        # a document that ends in another one takes down the process.
+        self._thread = ThreadPoolExecutor(1, "split") if beside else None
         self._broken: EsbError | None = None
         self._skip = 0
         self._parts = _numbered(pieces if group is None else _grouped(pieces, group))
@@ -257,6 +262,8 @@ class _Parts:
 
     def __exit__(self, *_: object) -> None:
         self._parts.close()
+        if self._thread is not None:
+            self._thread.shutdown(wait=False)
         if self._source is not None:
             self._source.close()
 
@@ -269,9 +276,10 @@ class _Parts:
         all that there are. What raises, raises behind the parts before it."""
         if self._broken is not None:
             raise self._broken
-        if not self._beside:
+        if self._thread is None:
             return self._take(most)
-        reading = asyncio.create_task(asyncio.to_thread(self._take, most))
+        take = partial(copy_context().run, self._take, most)
+        reading = asyncio.get_running_loop().run_in_executor(self._thread, take)
         try:
             return await asyncio.shield(reading)
         except asyncio.CancelledError:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from esb.durable import DEAD, Store, Stored
 from esb.envelope import Body, Envelope, Headers, Outcome
 from esb.metrics import DEAD_LETTERS
 from esb.steps import split
+from esb.xml import StreamedXml
 
 PROCESS = Path(__file__).parents[1] / "support" / "crashing_bus.py"
 
@@ -429,3 +433,24 @@ async def test_killed_in_the_middle_each_part_is_sent_once(tmp_path: Path, place
 
 async def _more_than(place: Place, count: int) -> bool:
     return await lying(place, "queue:out") > count
+
+
+async def test_one_thread_reads_a_large_stream_from_its_begin_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What ended in another thread than it began in took down the process: see `StreamedXml`."""
+    readers: set[int] = set()
+    feed = StreamedXml.feed
+
+    def seen(self: StreamedXml, chunk: bytes) -> Any:
+        readers.add(threading.get_ident())
+        return feed(self, chunk)
+
+    monkeypatch.setattr(StreamedXml, "feed", seen)
+    orders = b"<o>" + b"<order><a/></order>" * 40_000 + b"</o>"
+    text = routes("{stream: {xml: order}, commit_every: 4000, steps: [{filter: 'false'}]}")
+    async with running(text, tmp_path) as bus:
+        busy = [asyncio.to_thread(time.sleep, 0.001) for _ in range(10)]
+        await asyncio.gather(send(bus, Body(orders, "application/xml")), *busy)
+    assert len(readers) == 1
+    assert threading.get_ident() not in readers

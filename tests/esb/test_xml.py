@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -275,3 +278,54 @@ def test_a_header_is_that_of_the_whole_document(
     assert tags[:at] in ([], [found.tag])
     expected = children[0] if at else etree.SubElement(root, found.tag)
     assert canonical(found) == canonical(expected)
+
+
+NAMES = """
+import re, sys
+from pathlib import Path
+from esb.xml import StreamedXml, parse_xml
+
+def memory():
+    return int(re.search(r"VmRSS:\\s*(\\d+)", Path("/proc/self/status").read_text())[1]) // 1024
+
+number = 0
+def document():
+    global number
+    number += 8_000
+    names = (f"n{i:040d}" for i in range(number, number + 8_000))
+    return ("<o><k>a</k>" + "".join(f"<{name}/>" for name in names) + "</o>").encode()
+
+open_stream = StreamedXml("k") if "stream" in sys.argv else None
+list(open_stream.feed(b"<o><k>") if open_stream else ())
+kept = [parse_xml(document()) for _ in range(3)]
+before = memory()
+for _ in range(250):
+    assert parse_xml(document()).findtext("k") == "a"
+if open_stream:
+    assert [event for event, _ in open_stream.feed(b"</k></o>")] == ["end"]
+    list(open_stream.feed(b""))
+    for _ in range(50):
+        parse_xml(document())
+assert [root.findtext("k") for root in kept] == ["a"] * 3
+print(memory() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is told by /proc")
+def test_names_that_nobody_sends_again_are_forgotten() -> None:
+    found = subprocess.run([sys.executable, "-c", NAMES], capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    assert int(found.stdout) < 60, "of 90 MB of names"
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is told by /proc")
+def test_names_are_kept_while_a_document_is_read_piece_by_piece() -> None:
+    found = subprocess.run([sys.executable, "-c", NAMES, "stream"], capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+
+
+def test_attributes_count_as_elements_do() -> None:
+    attributes = " ".join(f'a{i}=""' for i in range(900))
+    tag = f"<a {attributes}/>"
+    with pytest.raises(TooLarge, match="elements and attributes"):
+        parse_xml(f"<o>{tag * 600}</o>".encode())
