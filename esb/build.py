@@ -57,6 +57,7 @@ from esb.mistakes import (
     option_names,
     shown_path,
 )
+from esb.options import secrets_of
 from esb.outline import Channel, Fate, Given, Kind, Origin, Part, Passage, Promise, Spot, Use
 from esb.policies import cached, unkeyed
 from esb.route import OF_CALLERS, RouteOptions, StepPolicies, step_policies, subroute
@@ -156,6 +157,7 @@ class Load:
         self.connections: dict[str, tuple[str, dict[str, Any]]] = {}
         self.policies: dict[str, EndpointPolicies] = {}  # of connections, by their names
         self.claims: dict[str, str] = {}
+        self.secrets: set[str] = set()  # in options, as they are
         self.unread = False  # whether there is a file, or part of one, that could not be read
         self.store_uses = 0  # how often a part asked for the store
         self.routes: dict[str, Builder] = {}  # every route's place, also before it is built
@@ -388,7 +390,9 @@ class Builder:
             raw = {}
         try:
             context = None if self.fixed else _FROM_YAML  # what a section made is no YAML any more
-            return TypeAdapter(model).validate_python(raw, context=context)
+            valid = TypeAdapter(model).validate_python(raw, context=context)
+            self.load.secrets.update(secrets_of(valid))
+            return valid
         except ValidationError as e:
             failed = False
             for error in e.errors(include_url=False):

@@ -37,7 +37,7 @@ from esb.mistakes import did_you_mean, option_names, shown_path
 from esb.options import Options
 from esb.policies import route_policies
 from esb.projects import LATER, SHARED, Projects
-from esb.redaction import secret_values
+from esb.redaction import known_secrets, secret_values
 from esb.redis import RedisOptions
 from esb.route import Called, Route, RouteOptions, assemble
 from esb.secrets import References, SecretsOptions
@@ -300,8 +300,10 @@ class _Loader:
         self._fingerprints()
         for file in self.common.references.files:
             self.common.remember(file, secret=True)
+        secrets = secret_values(self.common.references.resolved, self.common.secrets)
+        known_secrets(secrets)
         if self.project.routes:
-            self._tracing().secrets |= secret_values(self.common.references.resolved)
+            self._tracing().secrets |= secrets
         self._analyse()
         self.project.diagnostics.sort()
         return self.project

@@ -36,6 +36,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Self
 
+from esb.redaction import shown
+
 
 class EsbError(Exception):
     """Root of the tree.
@@ -64,8 +66,8 @@ class EsbError(Exception):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was noted."""
-        return tuple(getattr(self, "__notes__", ()))
+        """What was noted, without the secrets that the bus knows of."""
+        return tuple(map(shown, getattr(self, "__notes__", ())))
 
 
 @dataclass(frozen=True, slots=True, order=True)

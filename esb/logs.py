@@ -16,6 +16,8 @@ _modules: dict[str, Any] = sys.modules
 _modules.setdefault("rich", None)
 import structlog  # noqa: E402
 
+from esb.redaction import shown  # noqa: E402
+
 if _modules["rich"] is None:
     del _modules["rich"]  # the command line's help is made with it
 
@@ -37,17 +39,21 @@ def configure(*, json: bool, level: str = "info") -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         _hide_passwords,
     ]
-    renderer: Any
+    written: Any
     if json:
         shared.append(structlog.processors.format_exc_info)
-        renderer = structlog.processors.JSONRenderer(default=str)
+        written = structlog.processors.JSONRenderer(default=str)
     else:
-        renderer = structlog.dev.ConsoleRenderer(
+        written = structlog.dev.ConsoleRenderer(
             colors=sys.stderr.isatty(),
             pad_event_to=30,
             # The default prints the local variables too, and with them whatever was secret.
             exception_formatter=structlog.dev.plain_traceback,
         )
+
+    def renderer(logger: Any, method: str, event: MutableMapping[str, Any]) -> str:
+        return shown(written(logger, method, event))  # also what stands in a traceback
+
     structlog.configure(
         processors=[
             *shared,

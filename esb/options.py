@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from random import random
 from typing import Annotated, Any, Final
 
@@ -19,6 +19,7 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    SecretStr,
     ValidationInfo,
     WithJsonSchema,
 )
@@ -159,6 +160,21 @@ Backoff = Annotated[
     BeforeValidator(parse_backoff),
     WithJsonSchema({"type": "string", "examples": ["1s..60s"]}),
 ]
+
+
+def secrets_of(value: Any) -> Iterator[str]:
+    """The secrets in a model, or in whatever a model holds."""
+    if isinstance(value, SecretStr):
+        yield value.get_secret_value()
+    elif isinstance(value, BaseModel):
+        for _, one in value:
+            yield from secrets_of(one)
+    elif isinstance(value, Mapping):
+        for one in value.values():
+            yield from secrets_of(one)
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from secrets_of(one)
 
 
 def unknown(what: str, word: str, names: Iterable[str]) -> ValueError:

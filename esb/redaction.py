@@ -1,18 +1,24 @@
 """Keeps secrets out of what is kept and shown of messages: traces, stories, recorded tests.
 
 Three things give a secret away: the header that carries it, the name of the field it is in, and
-its value, if a route file got it from the environment or a file. What is none of these, such as a
-password in the running text of a mail, cannot be known.
+its value, if a route file got it from the environment or a file, or has it where a secret belongs.
+What is none of these, such as a password in the running text of a mail, cannot be known.
+
+What a process knows to be secret is left out of all its logs and of all notes on errors (`shown`):
+a far side that is not well may answer with the very request it got.
 """
 
 from __future__ import annotations
 
+import base64
+import html
+import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any, Final
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, quote_plus, unquote, urlsplit
 
 REDACTED: Final = "***"
 
@@ -82,8 +88,7 @@ class Redactor:
         values = frozenset(self._values())
         if values != self._known:
             self._known = values
-            # A password may stand in a URL, where it is spelled otherwise.
-            spelled = {*values, *(quote(value, safe="") for value in values)}
+            spelled = {form for value in values for form in _spelled(value)}
             ordered = sorted(spelled, key=len, reverse=True)
             self._pattern = re.compile("|".join(map(re.escape, ordered))) if ordered else None
             self.longest = max(map(len, ordered), default=0)
@@ -150,21 +155,75 @@ def _element(found: re.Match[str]) -> tuple[int, int, str, str]:
     return found.end(), end if end >= 0 else len(found.string), found[2], REDACTED
 
 
-def secret_values(resolved: Mapping[str, str]) -> set[str]:
+def _spelled(value: str) -> set[str]:
+    """How it may be written: as it is, in a URL, a form, JSON, XML, and as base64."""
+    forms = {value, quote(value, safe=""), quote_plus(value)}
+    forms |= {json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1]}
+    forms |= {html.escape(value, quote=False), html.escape(value)}
+    raw = value.encode("utf-8", "surrogateescape")
+    for before in range(3):  # it may begin anywhere in the three bytes of a group
+        whole = base64.b64encode(b"\0" * before + raw).decode()
+        part = whole[(0, 2, 3)[before] : (before + len(raw)) * 8 // 6]
+        if len(part) >= SHORTEST_SHOWN:
+            forms |= {part, part.translate(_URL_SAFE)}
+    return forms
+
+
+_URL_SAFE: Final = str.maketrans("+/", "-_")
+
+SHORTEST_SHOWN: Final = 8
+"""A shorter value may be a part of words that people write in logs."""
+
+_known: frozenset[str] = frozenset()
+
+
+def known_secrets(values: Iterable[str]) -> None:
+    """These are secrets, for as long as the process lives."""
+    global _known
+    _known |= {value for value in values if len(value) >= SHORTEST_SHOWN}
+
+
+_of_this_process: Final = Redactor(values=lambda: _known)
+
+
+def shown(text: str) -> str:
+    """A text for those who run the bus, without the secrets that are known."""
+    return _of_this_process.value(text)
+
+
+def holds_secret(raw: bytes) -> bool:
+    """Whether there is one of them in these bytes."""
+    text = raw.decode("utf-8", "replace")
+    return shown(text) != text
+
+
+def secret_values(resolved: Mapping[str, str], given: Iterable[str] = ()) -> set[str]:
     """Which of the references of route files, by the text between their braces, are secrets: what
     lies in files, Secrets of Kubernetes or a vault, what has a name that says so, and passwords in
-    URLs."""
+    URLs. given: what options have where a secret belongs."""
     found: set[str] = set()
     for reference, value in resolved.items():
         if reference.startswith(OUTSIDE) or is_secret_name(reference.partition(":-")[0]):
             found.add(value)
-        elif "@" in value and "://" in value:
-            try:
-                password = urlsplit(value).password
-            except ValueError:
-                continue
-            found |= {password, unquote(password)} if password else set()
+        else:
+            found |= _passwords(value)
+    for value in given:
+        if "://" in value:  # of which all else may be told
+            found |= _passwords(value)
+        elif len(value) >= SHORTEST_SHOWN:
+            found.add(value)
     return {value for value in found if len(value) >= SHORTEST}
+
+
+def _passwords(value: str) -> set[str]:
+    """Those in a URL."""
+    if "@" not in value or "://" not in value:
+        return set()
+    try:
+        password = urlsplit(value).password
+    except ValueError:
+        return set()
+    return {password, unquote(password)} if password else set()
 
 
 _PASSWORD: Final = re.compile(r"(://[^/@\s:]*):[^/@\s]*@")

@@ -13,6 +13,7 @@ from esb.cloudevents import structured as structured_event
 from esb.envelope import NO_BODY, NO_HEADERS, PIECE, Body, Envelope, parse_content_type
 from esb.errors import BadReply, EsbError, Rejected
 from esb.outline import Fate, Passage
+from esb.redaction import holds_secret
 from esb_http.target import QueryValue, chooses_host, make_target, reach
 from esb_web import (
     ClientOptions,
@@ -250,8 +251,8 @@ class HttpCaller:
         if not isinstance(error, Rejected) or not passes:
             return error
         content_type = reply.content_type
-        if _is_page(content_type):
-            # Its status is worth passing, an HTML page is not.
+        if _is_page(content_type) or holds_secret(reply.body):
+            # Its status is worth passing; an HTML page is not, nor what repeats our credentials.
             error.reply = Response(
                 status, [("content-type", "application/problem+json")], _REFUSED % status
             )

@@ -34,6 +34,7 @@ from esb.errors import (
     UnsupportedMedia,
 )
 from esb.options import Duration
+from esb.redaction import shown
 from esb.xml import parse_xml
 from esb_soap.addressing import WSA, Addressing, check_related, is_addressing, request_headers
 from esb_soap.bind import Binder, HeaderBinder, InputFields
@@ -488,7 +489,7 @@ class SoapCaller:
         refused = refused_credentials(fault.code, *fault.subcodes)
         if refused and forwarded:
             denied = Denied("the service refused the WS-Security header of the message")
-            denied.add_note(serialize(element)[:2000].decode("utf-8", "replace"))
+            denied.add_note(shown(serialize(element).decode("utf-8", "replace"))[:2000])
             return denied
         name, type_, data = "", "", None
         for detail in fault.detail:
@@ -510,13 +511,13 @@ class SoapCaller:
             for declared in self._operation.faults.values():
                 if declared.name in names and not fault.detail:
                     name, type_ = declared.name, fault_type(declared.element)
-            shown = [
+            told = [
                 d
                 for d in fault.detail
                 if not str(d.tag).startswith(_TRACES) and d.tag not in self._faults
             ]
-            if shown and not name:
-                data = {etree.QName(d).localname: generic(d) for d in shown}
+            if told and not name:
+                data = {etree.QName(d).localname: generic(d) for d in told}
         soap = {
             "version": message.version,
             "code": fault.code,
@@ -527,14 +528,15 @@ class SoapCaller:
         error = Fault(
             "the service refused the WS-Security header of the bus"
             if refused  # what it says may name the bus's user
-            else fault.reason[:1000] or f"the service answered with a fault {fault.code}".rstrip(),
+            else shown(fault.reason)[:1000]
+            or f"the service answered with a fault {fault.code}".rstrip(),
             name=name,
             party="receiver" if refused else fault.party,
             type=type_,
             data=data,
             info={"soap": {k: v for k, v in soap.items() if v}, "upstream_status": status},
         )
-        error.add_note(serialize(element)[:2000].decode("utf-8", "replace"))
+        error.add_note(shown(serialize(element).decode("utf-8", "replace"))[:2000])
         return error
 
 
@@ -617,7 +619,8 @@ def _bad(text: str, reply: ClientReply | None = None) -> BadReply:
     error = BadReply(text)
     if reply is not None:
         # For operators: what the far side said, cut and on one line.
-        error.add_note(" ".join(reply.body[:500].decode("utf-8", "replace").split()))
+        told = shown(reply.body[:2000].decode("utf-8", "replace"))
+        error.add_note(" ".join(told[:500].split()))
     return error
 
 

@@ -37,6 +37,7 @@ from esb.errors import (
     Transient,
 )
 from esb.options import Duration, Options, Size
+from esb.redaction import shown
 from esb.step import turns
 from esb_web.credentials import Auth
 from esb_web.messages import (
@@ -513,8 +514,9 @@ def error_of(reply: ClientReply, *, idempotent: bool) -> EsbError | None:
         error = Rejected(f"the service refused the message (status {status})")
     error.status = status
     if reply.body:
-        # For operators: what the far side said, cut and on one line.
-        error.add_note(" ".join(reply.body[:500].decode("utf-8", "replace").split()))
+        # For operators: what the far side said, which may be what it got; cut and on one line.
+        told = shown(reply.body[:2000].decode("utf-8", "replace"))
+        error.add_note(" ".join(told[:500].split()))
     return error
 
 

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import base64
+import html
 import json
 import time
+from urllib.parse import quote, quote_plus
 
 import pytest
+import structlog
+from pydantic import SecretStr
 
-from esb.redaction import REDACTED, Redactor, is_secret_name, secret_values
+from esb import logs
+from esb.errors import EsbError
+from esb.options import Options, secrets_of
+from esb.redaction import (
+    REDACTED,
+    Redactor,
+    is_secret_name,
+    known_secrets,
+    secret_values,
+    shown,
+)
 
 SECRET = "hunter2-is-secret"
 
@@ -108,3 +123,56 @@ def test_hostile_texts_take_no_time(text: str) -> None:
     begun = time.process_time()
     Redactor().text(text)
     assert time.process_time() - begun < 2
+
+
+SPECIAL = 's3cr"t&+/<é of ours'
+
+
+@pytest.mark.parametrize("before", ["", "u:", "us:", "use:"])
+def test_secrets_however_they_are_written(before: str) -> None:
+    redactor = Redactor(values=lambda: [SPECIAL])
+    whole = base64.b64encode(f"{before}{SPECIAL}".encode()).decode()
+    for text in (
+        SPECIAL, quote(SPECIAL, safe=""), quote_plus(SPECIAL), json.dumps(SPECIAL)[1:-1],
+        json.dumps(SPECIAL, ensure_ascii=False)[1:-1], html.escape(SPECIAL),
+        html.escape(SPECIAL, quote=False),
+    ):  # fmt: skip
+        assert redactor.value(f"a {text} b") == f"a {REDACTED} b"
+    shown = redactor.value(f"Basic {whole}")
+    assert REDACTED in shown
+    assert len(shown) < len("Basic ") + 12  # what is left tells nothing
+
+
+def test_what_a_process_knows_is_in_no_note_and_no_log(capsys: pytest.CaptureFixture[str]) -> None:
+    secret = "known-to-this-process"
+    known_secrets([secret, "short"])
+    assert "known-to" not in str(EsbError("no").noted(f"it said {secret}").notes)
+    assert shown("short words stay") == "short words stay"
+    for as_json in (True, False):
+        logs.configure(json=as_json)
+        try:
+            raise ValueError(f"it was {secret}")
+        except ValueError:
+            structlog.get_logger("esb").exception("failed", why=[secret], text=quote(secret))
+        told = capsys.readouterr().err
+        assert "ValueError" in told
+        assert secret not in told
+
+
+def test_secrets_of_options_are_known() -> None:
+    class Inner(Options):
+        key: SecretStr
+
+    class Outer(Options):
+        inner: list[Inner]
+        users: dict[str, SecretStr]
+        url: SecretStr
+        name: str
+
+    outer = Outer.model_validate({
+        "inner": [{"key": "the-inner-key"}], "users": {"ann": "password-of-ann"},
+        "url": "amqp://bus:the-url-password@host/", "name": "no-secret-at-all",
+    })  # fmt: skip
+    assert secret_values({}, secrets_of(outer)) == {
+        "the-inner-key", "password-of-ann", "the-url-password",
+    }  # fmt: skip
