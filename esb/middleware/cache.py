@@ -308,6 +308,10 @@ class Cache:
         for task in fetching:
             task.cancel()
         await asyncio.gather(*fetching, return_exceptions=True)
+        for flight in self._flights.values():  # of those that had not begun
+            if not flight.done():
+                flight.set_result(_AGAIN)
+        self._flights.clear()
 
     def health(self) -> Health:
         """It works without."""
@@ -347,7 +351,7 @@ class Cache:
                 try:
                     if flight is None:
                         self._count["miss"].value += 1
-                        result, entry = await self._lead(key, envelope, step)
+                        result, entry = await self._lead(key, self._take_off(key), envelope, step)
                         return result if entry is None else self._told(result, entry, private)
                     landed = await self._join(flight, envelope)
                 except (Transient, OutcomeUnknown, BadReply):
@@ -375,12 +379,16 @@ class Cache:
         }
         return answer.replace(params={**answer.params, "cached": told})
 
+    def _take_off(self, key: bytes) -> asyncio.Future[_Landed]:
+        """From now on who asks the same joins."""
+        flight = self._flights[key] = asyncio.get_running_loop().create_future()
+        return flight
+
     async def _lead(
-        self, key: bytes, envelope: Envelope, step: Step
+        self, key: bytes, flight: asyncio.Future[_Landed], envelope: Envelope, step: Step
     ) -> tuple[Envelope, Entry | None]:
         """Ask, for whoever wants to know the same meanwhile, too. The answer, and what is kept of
         it."""
-        flight = self._flights[key] = asyncio.get_running_loop().create_future()
         landed: _Landed = _AGAIN
         era = self._era
         try:
@@ -400,8 +408,9 @@ class Cache:
             landed = _AGAIN if late else e  # that this caller has no time left is his alone
             raise
         finally:
-            del self._flights[key]
-            flight.set_result(landed)
+            self._flights.pop(key, None)
+            if not flight.done():
+                flight.set_result(landed)
 
     async def _join(self, flight: asyncio.Future[_Landed], envelope: Envelope) -> _Landed:
         """What became of a question that is on its way. Raises what it failed with, TimedOut."""
@@ -421,15 +430,19 @@ class Cache:
         if key in self._flights or self._rests(key, self._clock.time()):
             return
         until = self._clock.monotonic() + _REFRESH_WITHIN
+        flight = self._take_off(key)
 
         async def fetch() -> None:
             try:
-                await self._lead(key, envelope.replace(deadline=until), step)
+                await self._lead(key, flight, envelope.replace(deadline=until), step)
                 self._count["refreshed"].value += 1
             except EsbError as e:
                 self._rest(key)
                 self._count["unrefreshed"].value += 1
                 log.info("an answer was not refreshed", cache=self.name, error=e.detail)
+            except Exception as e:
+                self._rest(key)
+                log.error("an answer was not refreshed", cache=self.name, exc_info=e)
 
         with at_once():  # it is no part of the run that asked for it
             task = asyncio.create_task(fetch(), name=f"cache {self.name}")

@@ -130,8 +130,7 @@ class RateLimitOptions(Options):
 
 def _listed(value: Any) -> Any:
     given = value if isinstance(value, list | tuple) else [value]
-    plain = Mapping | RateLimitOptions
-    return [one if isinstance(one, plain) else {"limit": one} for one in given]
+    return [one if isinstance(one, Mapping | RateLimitOptions) else {"limit": one} for one in given]
 
 
 RateLimits = Annotated[
