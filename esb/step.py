@@ -7,10 +7,13 @@ the message and carries the reply, raising refuses it.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 from collections.abc import Awaitable, Callable, Sequence
-from contextvars import ContextVar
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar, copy_context
+from functools import partial
 from time import perf_counter
-from typing import Final
+from typing import Final, ParamSpec, TypeVar
 
 import msgspec
 
@@ -19,6 +22,9 @@ from esb.errors import EsbError
 
 Step = Callable[[Envelope], Awaitable[Envelope]]
 Middleware = Callable[[Step], Step]
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _STOPPED = (Outcome.FILTERED, Outcome.DEAD)
 
@@ -32,9 +38,41 @@ LARGE: Final = 256 * 1024
 """Bytes of a body from which on others need not wait for what is computed from it."""
 
 
+_AFTER: Final = 0.2
+
+
 def is_large(envelope: Envelope) -> bool:
     """Whether to read this body takes long enough to do it beside the event loop."""
     return (envelope.body.size or 0) >= LARGE
+
+
+_BESIDE: Final = ThreadPoolExecutor(2, "large")
+"""For what is large: few at a time, because each takes many times its size in memory."""
+
+
+async def beside(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """What `work` gives, done in a thread and in the context of whoever asks. Many ask at the same
+    time only where there is memory for all of them; others wait for their turn."""
+    loop = asyncio.get_running_loop()
+    bound = partial(copy_context().run, work, *args, **kwargs)
+    try:
+        return await loop.run_in_executor(_BESIDE, bound)
+    finally:
+        give_back()
+
+
+_trimming: list[asyncio.TimerHandle] = []
+_trim: Final[Callable[[int], int] | None] = getattr(ctypes.CDLL(None), "malloc_trim", None)
+
+
+def give_back() -> None:
+    """Give memory back to the system a while after the last large body: glibc keeps for each thread
+    what that once needed, which is a hundred megabytes after one large document."""
+    while _trimming:
+        _trimming.pop().cancel()
+    if _trim is not None:
+        loop = asyncio.get_running_loop()
+        _trimming.append(loop.call_later(_AFTER, _BESIDE.submit, _trim, 0))
 
 
 def computed(work: Callable[[Envelope], Envelope]) -> Step:
@@ -44,7 +82,7 @@ def computed(work: Callable[[Envelope], Envelope]) -> Step:
 
     async def step(envelope: Envelope) -> Envelope:
         if is_large(envelope):
-            return await asyncio.to_thread(work, envelope)
+            return await beside(work, envelope)
         return work(envelope)
 
     return step

@@ -18,7 +18,7 @@ from esb.envelope import Envelope, parse_content_type
 from esb.errors import EsbError, UnsupportedMedia
 from esb.options import Duration, Options, Size
 from esb.outline import Passage
-from esb.step import Step, is_large
+from esb.step import Step, beside, is_large
 from esb_http.idempotency import IdempotencyKey, Once
 from esb_http.status import ACCEPTED, Monitor
 from esb_web import Request, Response, Site, problem, rehearse, to_envelope, to_response
@@ -311,7 +311,7 @@ class HttpSource:
             envelope = self._ask(request, envelope)
         try:
             if self._looks and is_large(envelope):
-                envelope = await asyncio.to_thread(self._looked, envelope)
+                envelope = await beside(self._looked, envelope)
             else:
                 envelope = self._looked(envelope)
             if self._once is not None:

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, NamedTuple, ParamSpec, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, ParamSpec, TypeVar
 
 from pydantic import AfterValidator, Field
 
 from esb.adapter import Build
 from esb.errors import RouteFailure
 from esb.options import Options
+from esb.step import LARGE, beside
 from esb_soap.documents import check_repairs
 from esb_soap.repairs import REPAIRS
 from esb_soap.wsdl import Operation, Port, Service, Wsdl, WsdlError, load_wsdl
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-_LARGE: Final = 1024 * 1024
 
 
 def _repairs(value: list[str]) -> list[str]:
@@ -245,6 +243,6 @@ class usable:  # noqa: N801 - reads like a verb; a class, since a generator woul
 async def offload(size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Do work on `size` bytes of XML; much of it in a thread, where lxml lets go of the
     interpreter, so that other messages do not wait."""
-    if size > _LARGE:
-        return await asyncio.to_thread(work, *args, **kwargs)
+    if size > LARGE:
+        return await beside(work, *args, **kwargs)
     return work(*args, **kwargs)

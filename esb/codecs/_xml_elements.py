@@ -13,7 +13,7 @@ from esb.codecs._format import MAX_PIECE, Piece, shown
 from esb.envelope import Body, ContentType
 from esb.errors import TooLarge
 from esb.options import Options
-from esb.xml import StreamedXml
+from esb.xml import MAX_ELEMENTS, StreamedXml
 
 _CHUNK: Final = 64 * 1024
 _NAMES = re.compile(r"(?:\{[^{}]*\})?[^/{}]+")
@@ -41,14 +41,15 @@ def read_elements(
     names = _NAMES.findall(options.element)
     document = StreamedXml(names[-1].rpartition("}")[2], content_type.params.get("charset"))
     whole = options.element.startswith("/")
+    name = shown(options.element)
     inside: etree._Element | None = None
-    begun = position = 0
+    begun = position = elements = 0
     while True:
         chunk = stream.read(_CHUNK)
         for event, element in document.feed(chunk):
             if inside is None:
                 if event == "start" and _matches(element, names, whole):
-                    inside, begun = element, position
+                    inside, begun, elements = element, position, 0
             elif event == "end" and element is inside:
                 inside = None
                 raw = etree.tostring(element, encoding="utf-8", with_tail=False)
@@ -56,8 +57,12 @@ def read_elements(
                 yield Piece(Body(raw, "application/xml; charset=utf-8"))
         document.forget(but=inside)
         position += len(chunk)
-        if inside is not None and position - begun > MAX_PIECE + _CHUNK:
-            raise TooLarge(f"an element {shown(options.element)} is over {MAX_PIECE} bytes")
+        if inside is not None:
+            elements += chunk.count(b"<") - chunk.count(b"</")
+            if position - begun > MAX_PIECE + _CHUNK:
+                raise TooLarge(f"an element {name} is over {MAX_PIECE} bytes")
+            if elements > MAX_ELEMENTS:
+                raise TooLarge(f"an element {name} holds over {MAX_ELEMENTS} others")
         if not chunk:
             return
 

@@ -11,7 +11,6 @@ For example:
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from pydantic import Field, RootModel, model_validator
@@ -19,7 +18,7 @@ from pydantic import Field, RootModel, model_validator
 from esb.adapter import Build, Expression, Role
 from esb.envelope import Envelope
 from esb.options import Misplaced, Options, RawSteps
-from esb.step import Step, identity, is_large
+from esb.step import Step, beside, identity, is_large
 
 
 class Branch(Options):
@@ -68,7 +67,7 @@ def make(options: ChooseOptions, build: Build) -> Step:
 
     async def choose(envelope: Envelope) -> Envelope:
         if is_large(envelope):
-            steps = await asyncio.to_thread(taken, envelope)
+            steps = await beside(taken, envelope)
         else:
             steps = taken(envelope)
         return await steps(envelope)

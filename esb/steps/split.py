@@ -42,7 +42,7 @@ from esb.errors import BadMessage, EsbError, Permanent, RouteFailure
 from esb.logs import ABOUT
 from esb.metrics import DEAD_LETTERS
 from esb.options import Name, Options, RawSteps
-from esb.step import Step
+from esb.step import Step, give_back
 from esb.steps._formats import STREAMED, StreamChoice, or_name
 from esb.steps._parallel import Copy, copies, run_all
 
@@ -264,6 +264,7 @@ class _Parts:
         self._parts.close()
         if self._thread is not None:
             self._thread.shutdown(wait=False)
+            give_back()
         if self._source is not None:
             self._source.close()
 

@@ -16,8 +16,10 @@ from lxml import etree
 
 from esb.codecs import FORMATS, MAX_PIECE, format_of
 from esb.codecs._format import Piece
+from esb.codecs._xml_elements import ElementsOptions, read_elements
 from esb.envelope import Body, codec_for, parse_content_type
 from esb.errors import BadMessage, RouteFailure, TooLarge
+from esb.xml import MAX_ELEMENTS
 
 FEWER = settings(max_examples=50)
 text = st.text(st.characters(exclude_categories=["Cs"]))
@@ -700,3 +702,9 @@ def test_a_large_value_that_is_not_wanted_is_passed_over() -> None:
         + b'"x"], "a": [1]}'
     )
     assert data_of(pieces("json", raw, at="a")) == [1]
+
+
+def test_an_element_of_a_stream_holds_so_many_at_most() -> None:
+    raw = io.BytesIO(b"<o><order>" + b"<a/>" * (MAX_ELEMENTS + 100_000) + b"</order></o>")
+    with pytest.raises(TooLarge, match="'order' holds over 420000 others"):
+        list(read_elements(raw, ElementsOptions(element="order"), parse_content_type("")))
