@@ -7,10 +7,10 @@ else of the engine: the store, expressions, validators and what is shared come t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 from pydantic import BaseModel
 
@@ -332,6 +332,18 @@ class Build(Protocol):
 
     def xslt(self, name: str, content_type: str, *path: str | int) -> Renderer:
         """Compile an XSLT file."""
+
+    def aside(
+        self,
+        kind: Literal["xslt", "xsd"],
+        name: str,
+        content_type: str,
+        limits: tuple[float, int],
+        *path: str | int,
+    ) -> Callable[[Envelope], Awaitable[Body]]:
+        """Compile a file that nobody vouches for. It runs in a process of its own, with so many
+        seconds a message and bytes of memory; what it made of the body comes back, or the body if
+        it only checks. Raises as a `Renderer` or `Validator` does."""
 
     def steps(self, raw: Sequence[Any], *path: str | int) -> Step:
         """Compile inner steps."""

@@ -7,7 +7,7 @@ import difflib
 import hashlib
 import typing
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
@@ -35,7 +35,7 @@ from esb.adapter import (
 from esb.bus import Shared
 from esb.clock import REAL, Clock
 from esb.durable import Store
-from esb.envelope import Envelope
+from esb.envelope import Body, Envelope
 from esb.errors import Diagnostic, RouteFailure
 from esb.expressions import (
     PARAMS,
@@ -905,6 +905,24 @@ class Builder:
     def xslt(self, name: str, content_type: str, *path: str | int) -> Renderer:
         file = self.file(name, *path)
         return self._compiled(path, lambda: compile_xslt(file, content_type, folder=file.parent))
+
+    def aside(
+        self,
+        kind: Literal["xslt", "xsd"],
+        name: str,
+        content_type: str,
+        limits: tuple[float, int],
+        *path: str | int,
+    ) -> Callable[[Envelope], Awaitable[Body]]:
+        from esb.aside import Pool, compile_aside
+
+        file, (seconds, memory) = self.file(name, *path), limits
+        work = self._compiled(
+            path, lambda: compile_aside(kind, file, content_type, file.parent, seconds, memory)
+        )
+        if not self.rehearsal:
+            work.pool = self.shared(("aside", memory), lambda: Pool(memory))
+        return work
 
     def _compiled(self, path: YamlPath, compile_: Callable[[], T]) -> T:
         try:

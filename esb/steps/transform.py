@@ -3,6 +3,7 @@
 For example:
 
     transform: {jinja: claim.xml.j2}
+    transform: {xslt: of-a-partner.xsl, untrusted: true, timeout: 1s}
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ from pydantic import Field
 
 from esb.adapter import Build, Role
 from esb.envelope import Envelope
-from esb.options import Options
 from esb.step import Step, computed
+from esb.steps._untrusted import Untrusted
 
 _BY_SUFFIX = {"xml": "application/xml", "json": "application/json", "html": "text/html"}
 
 
-class TransformOptions(Options):
+class TransformOptions(Untrusted):
     jinja: str | None = Field(
         None, description="A Jinja2 template: a file, or the text itself if it has a line break."
     )
@@ -33,9 +34,17 @@ def make(options: TransformOptions, build: Build) -> Step:
     """Headers stay; the body and its content type are new."""
     if (options.jinja is None) == (options.xslt is None):
         raise build.problem("transform takes one of 'jinja' and 'xslt'")
+    options.check(build, options.xslt is not None, "a stylesheet (XSLT)")
     if options.jinja is not None:
         content_type = options.content_type or _guess(options.jinja)
         render = build.jinja(options.jinja, content_type, "jinja")
+    elif options.untrusted:
+        work = build.aside("xslt", options.xslt or "", options.content_type, options.limits, "xslt")
+
+        async def aside(envelope: Envelope) -> Envelope:
+            return envelope.with_body(await work(envelope))
+
+        return aside
     else:
         render = build.xslt(options.xslt or "", options.content_type, "xslt")
 

@@ -13,11 +13,11 @@ from pydantic import Field
 
 from esb.adapter import Build, Role
 from esb.envelope import Envelope
-from esb.options import Options
 from esb.step import Step, computed
+from esb.steps._untrusted import Untrusted
 
 
-class ValidateOptions(Options):
+class ValidateOptions(Untrusted):
     json_schema: str | dict[str, Any] | None = Field(
         None, description="A JSON Schema (2020-12): a file, or the schema itself."
     )
@@ -28,8 +28,17 @@ def make(options: ValidateOptions, build: Build) -> Step:
     """Raises BadMessage that lists what is wrong and where."""
     if (options.json_schema is None) == (options.xsd is None):
         raise build.problem("validate takes one of 'json_schema' and 'xsd'")
+    options.check(build, options.xsd is not None, "an XML Schema")
     if options.json_schema is not None:
         check = build.json_schema(options.json_schema, "json_schema")
+    elif options.untrusted:
+        work = build.aside("xsd", options.xsd or "", "", options.limits, "xsd")
+
+        async def aside(envelope: Envelope) -> Envelope:
+            await work(envelope)
+            return envelope
+
+        return aside
     else:
         check = build.xml_schema(options.xsd or "", "xsd")
 
