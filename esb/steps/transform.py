@@ -3,7 +3,6 @@
 For example:
 
     transform: {jinja: claim.xml.j2}
-    transform: {xslt: of-a-partner.xsl, untrusted: true, timeout: 1s}
 """
 
 from __future__ import annotations
@@ -12,13 +11,14 @@ from pydantic import Field
 
 from esb.adapter import Build, Role
 from esb.envelope import Envelope
+from esb.options import Duration, Options, Size
 from esb.step import Step, computed
-from esb.steps._untrusted import Untrusted
+from esb.steps._untrusted import MEMORY, TIMEOUT, UNTRUSTED, check_untrusted, limits
 
 _BY_SUFFIX = {"xml": "application/xml", "json": "application/json", "html": "text/html"}
 
 
-class TransformOptions(Untrusted):
+class TransformOptions(Options):
     jinja: str | None = Field(
         None, description="A Jinja2 template: a file, or the text itself if it has a line break."
     )
@@ -28,18 +28,23 @@ class TransformOptions(Untrusted):
         description="Of the new body. Left out, `claim.xml.j2` says application/xml, "
         "`.json.j2` application/json; other templates make text/plain; XSLT says it itself.",
     )
+    untrusted: bool = UNTRUSTED
+    timeout: Duration | None = TIMEOUT
+    memory: Size | None = MEMORY
 
 
 def make(options: TransformOptions, build: Build) -> Step:
     """Headers stay; the body and its content type are new."""
     if (options.jinja is None) == (options.xslt is None):
         raise build.problem("transform takes one of 'jinja' and 'xslt'")
-    options.check(build, options.xslt is not None, "a stylesheet (XSLT)")
+    check_untrusted(options, build, options.xslt is not None, "a stylesheet (XSLT)")
     if options.jinja is not None:
         content_type = options.content_type or _guess(options.jinja)
         render = build.jinja(options.jinja, content_type, "jinja")
     elif options.untrusted:
-        work = build.aside("xslt", options.xslt or "", options.content_type, options.limits, "xslt")
+        work = build.aside(
+            "xslt", options.xslt or "", options.content_type, limits(options), "xslt"
+        )
 
         async def aside(envelope: Envelope) -> Envelope:
             return envelope.with_body(await work(envelope))
