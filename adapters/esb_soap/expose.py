@@ -61,6 +61,12 @@ class ExposedOperation(SoapRequestOptions):
     """One operation of an API: what is said here counts instead of what the API says."""
 
     at: str = Option("", description="Method and path, GET /:id; POST /<operation> if left out.")
+    cache: str | dict[str, Any] | None = Option(
+        None, description="Keep its good answers, as `cache` of a route does: `60s`."
+    )
+    rate_limit: str | dict[str, Any] | list[str | dict[str, Any]] | None = Option(
+        None, description="How often it may be asked, as `rate_limit` of a route says: `100/1m`."
+    )
 
 
 def _operation(value: Any) -> Any:
@@ -229,7 +235,11 @@ class _Api:
             "operation": described,
             "api": {"path": options.at, "title": self._title, "description": self._about},
         }
-        route = {"from": {"http": http}, "steps": [{"call": {"soap": soap}}]}
+        route: dict[str, Any] = {"from": {"http": http}, "steps": [{"call": {"soap": soap}}]}
+        if listed is not None and listed.cache is not None:
+            route["cache"] = _keyed(listed.cache, described.inputs.headers())
+        if listed is not None and listed.rate_limit is not None:
+            route["rate_limit"] = listed.rate_limit
         return Expanded(f"{self._name}.{key}", route, at)
 
     def _spelled(self, spelled: str, at: tuple[str, ...]) -> tuple[str, str]:
@@ -441,6 +451,13 @@ def _given(options: SoapRequestOptions) -> dict[str, Any]:
         for key in options.model_fields_set
         if key in SoapRequestOptions.model_fields
     }
+
+
+def _keyed(cache: str | dict[str, Any], headers: Iterable[str]) -> dict[str, Any]:
+    """Options of a cache; headers of a request that become part of the input tell it apart."""
+    options = {"ttl": cache} if isinstance(cache, str) else dict(cache)
+    vary = options.get("vary", [])
+    return {**options, "vary": [*vary, *headers]} if isinstance(vary, list) else options
 
 
 def _merged(headers: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str]:
