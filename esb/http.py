@@ -39,6 +39,7 @@ import structlog
 from esb.deadlines import Deadlines
 from esb.envelope import Headers
 from esb.errors import EsbError
+from esb.outbox import Outbox
 
 log = structlog.get_logger("esb.http")
 
@@ -236,10 +237,12 @@ class Exchange:
             head = self._head(status, headers, f"content-length: {len(body)}\r\n")
             if self.method == "HEAD":
                 body = b""
+        connection = self.connection
         if len(body) < _APART:
-            self.connection.transport.write(head + body)
+            connection.outbox.put(connection.transport, head + body)
         else:
-            self.connection.transport.writelines((head, body))
+            connection.outbox.flush()
+            connection.transport.writelines((head, body))
         self._end()
 
     def begin(
@@ -259,6 +262,7 @@ class Exchange:
             self.keep_alive = False
         head = self._head(status, headers, framing)
         self._chunked = size is None and self.connection.speaks_chunks
+        self.connection.outbox.flush()
         self.connection.transport.write(head)
 
     async def write(self, data: bytes) -> None:
@@ -356,11 +360,11 @@ class HttpServer:
         instead, but not before `take`: others may do so. Returns the port. Raises EsbError when the
         address is taken or not ours."""
         loop = asyncio.get_running_loop()
-        deadlines = Deadlines(loop)
+        deadlines, outbox = Deadlines(loop), Outbox(loop)
         where: dict[str, Any] = {"host": host, "port": port} if sock is None else {"sock": sock}
         try:
             self._server = await loop.create_server(
-                lambda: Connection(self, loop, deadlines),
+                lambda: Connection(self, loop, deadlines, outbox),
                 **where,
                 ssl=self._tls,
                 backlog=2048,
@@ -483,6 +487,7 @@ class Connection(asyncio.Protocol):
         "deadlines",
         "due",
         "loop",
+        "outbox",
         "principal",
         "scheme",
         "server",
@@ -492,11 +497,16 @@ class Connection(asyncio.Protocol):
     transport: asyncio.Transport
 
     def __init__(
-        self, server: HttpServer, loop: asyncio.AbstractEventLoop, deadlines: Deadlines
+        self,
+        server: HttpServer,
+        loop: asyncio.AbstractEventLoop,
+        deadlines: Deadlines,
+        outbox: Outbox,
     ) -> None:
         self.server = server
         self.loop = loop
         self.deadlines = deadlines
+        self.outbox = outbox
         self.due = math.inf
         self.client = ""
         self.scheme = "http"
@@ -616,6 +626,7 @@ class Connection(asyncio.Protocol):
             exchange.expects = False
             # Behind a final answer it would be a piece of that (RFC 9110, section 10.1.1).
             if not exchange.answered and not self.transport.is_closing():
+                self.outbox.flush()
                 self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self._resume_reading()
 
@@ -688,6 +699,7 @@ class Connection(asyncio.Protocol):
             self._timed = False
             self._resume_reading()
             if self.transport.can_write_eof():
+                self.outbox.flush()
                 self.transport.write_eof()
             self._arm(_LINGER)
         else:
@@ -696,6 +708,7 @@ class Connection(asyncio.Protocol):
     def abandon(self) -> None:
         """Close as soon as everything is written, or the caller has not read it in time."""
         self._closed = True
+        self.outbox.flush()
         self.transport.close()
         self._arm(self._limits.write_timeout)
 

@@ -22,6 +22,7 @@ from httptools import (
 
 from esb.envelope import PIECE, Body, Headers
 from esb.errors import BadReply, EsbError, Permanent, RouteFailure
+from esb.outbox import Outbox
 from esb_web.client import ClientReply
 from esb_web.messages import HOP_BY_HOP, decoded
 
@@ -89,8 +90,9 @@ class Connection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_answer", "_chunks", "_deadlines", "_discarded", "_fields", "_keep", "_left",
-        "_length", "_limit", "_may_stream", "_method", "_owner", "_parser", "_parser_ended",
+        "_answer", "_chunks", "_deadlines", "_discarded", "_fields", "_held_back", "_keep",
+        "_left", "_length", "_limit", "_may_stream", "_method", "_outbox", "_owner", "_parser",
+        "_parser_ended",
         "_pouring", "_reply_headers", "_reply_type", "_silence", "_state", "_stream",
         "_to_end", "_total", "_unpack", "_unproductive", "_want_body", "_writable", "due", "loop",
         "lost", "status", "transport",
@@ -98,12 +100,13 @@ class Connection(asyncio.Protocol):
 
     transport: asyncio.Transport
 
-    def __init__(self, deadlines: Deadlines, owner: Owner) -> None:
+    def __init__(self, deadlines: Deadlines, outbox: Outbox, owner: Owner) -> None:
         self.loop = deadlines.loop
         self.due = float("inf")
         self.status = 0
         self.lost = False
         self._deadlines = deadlines
+        self._outbox = outbox
         self._owner = owner
         self._state = _IDLE
         self._answer: asyncio.Future[ClientReply] | None = None
@@ -158,13 +161,14 @@ class Connection(asyncio.Protocol):
         self._parser_ended = False
         self.status = 0
         self.due = self._total = due
+        self._held_back = -1
         if body is None:
-            self.transport.write(head)
+            self._held_back = self._outbox.put(self.transport, head)
         elif isinstance(body, Body):
             self.transport.write(head)
             self._pouring = self.loop.create_task(self._pour(body))
         elif len(body) <= _JOINED:
-            self.transport.write(head + body)
+            self._held_back = self._outbox.put(self.transport, head + body)
         else:
             self.transport.writelines((head, body))
         if silence is not None and self._pouring is None:
@@ -404,6 +408,7 @@ class Connection(asyncio.Protocol):
             or self._pouring is not None
             or transport.is_closing()
             or transport.get_write_buffer_size()
+            or self._held_back == self._outbox.flushed  # what was asked has not even left
         ):
             self._hang_up()
         else:

@@ -31,6 +31,7 @@ from esb.errors import (
     Transient,
     Unreachable,
 )
+from esb.outbox import Outbox
 from esb_web.client import ClientReply, client_tls
 from esb_web.connection import Connection
 from esb_web.messages import HOP_BY_HOP, TOKEN, UNSAFE
@@ -65,6 +66,7 @@ class Pool:
         self._reach = reach
         self._origins: dict[str, _Origin] = {}
         self._deadlines: Deadlines | None = None
+        self._outbox: Outbox
 
     async def open(self) -> None:
         """Nothing is needed before the first request."""
@@ -123,10 +125,10 @@ class Pool:
     def _new_origin(self, target: _Target) -> _Origin:
         loop = asyncio.get_running_loop()
         if self._deadlines is None or self._deadlines.loop is not loop:
-            self._deadlines = Deadlines(loop)
+            self._deadlines, self._outbox = Deadlines(loop), Outbox(loop)
         made = self._origins[target.origin] = _Origin(
-            target, self._trusted, self._proxies, self._limit, self._deadlines, self._origins,
-            self._reach,
+            target, self._trusted, self._proxies, self._limit, self._deadlines, self._outbox,
+            self._origins, self._reach,
         )  # fmt: skip
         return made
 
@@ -203,6 +205,7 @@ class _Origin:
         proxies: Proxies,
         limit: int,
         deadlines: Deadlines,
+        outbox: Outbox,
         others: dict[str, _Origin],
         reach: Reach | None,
     ) -> None:
@@ -211,6 +214,7 @@ class _Origin:
         self._tls = tls
         self._limit = limit
         self._deadlines = deadlines
+        self._outbox = outbox
         self._others = others
         self._allowed = reach
         self._idle: list[Connection] = []
@@ -385,7 +389,7 @@ class _Origin:
             one = await aiohappyeyeballs.start_connection(found, happy_eyeballs_delay=_EYEBALLS)
             try:
                 _, connection = await self.loop.create_connection(
-                    lambda: Connection(self._deadlines, self),
+                    lambda: Connection(self._deadlines, self._outbox, self),
                     sock=one,
                     ssl=tls,
                     server_hostname=host.rstrip(".") if tls else None,
