@@ -162,6 +162,16 @@ def admin_api(bus: Bus, live: Live | None, view: View | None = None) -> AsgiApp:
         """Every endpoint that routes send to or call: what is there now, and its circuit."""
         return await seen.endpoints()
 
+    @api.delete("/cache")
+    async def purge_all() -> dict[str, int]:
+        """Forget the answers that routes and calls keep."""
+        return {"forgotten": await seen.purge()}
+
+    @api.delete("/routes/{name:path}/cache")
+    async def purge(name: str) -> dict[str, int]:
+        """Forget the answers that a route and its calls keep."""
+        return {"forgotten": await seen.purge(name)}
+
     @api.get("/channels")
     async def channels() -> dict[str, int]:
         """How many messages lie in each channel of the store."""

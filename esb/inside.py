@@ -16,6 +16,7 @@ from esb.envelope import Envelope
 from esb.errors import EsbError
 from esb.expressions import compile_expression
 from esb.metrics import registry
+from esb.middleware.cache import Cache
 from esb.middleware.endpoint import Guard
 from esb.options import Options, Size
 from esb.recording import Recording
@@ -62,6 +63,11 @@ class View(Protocol):
 
     async def endpoints(self) -> list[dict[str, Any]]:
         """Every endpoint that routes send to or call, by name: see `Guard.status`."""
+        ...
+
+    async def purge(self, route: str = "") -> int:
+        """Forget the answers that a route and its calls keep, or (with "") all do; how many there
+        were. Raises NotThere, Unavailable."""
         ...
 
     def trace(self, route: str, look: Look) -> AsyncIterator[bytes]:
@@ -112,6 +118,17 @@ class Inside:
         """See View."""
         found = [one for one in self._bus.shared.objects.values() if isinstance(one, Guard)]
         return [guard.status() for guard in sorted(found, key=lambda guard: guard.name)]
+
+    async def purge(self, route: str = "") -> int:
+        """See View."""
+        if route and route not in self._bus.routes:
+            raise NotThere(f"there is no route '{route}'")
+        caches = [one for one in self._bus.shared.objects.values() if isinstance(one, Cache)]
+        return sum([
+            await one.purge()
+            for one in caches
+            if not route or one.name == route or one.name.startswith(f"{route}/")
+        ])  # fmt: skip
 
     def trace(self, route: str, look: Look) -> AsyncIterator[bytes]:
         """See View."""

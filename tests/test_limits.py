@@ -22,6 +22,8 @@ from support.redis import section
 from support.soap import GET, S12, Client, soap
 from support.waiting import until
 
+from esb.api import AdminServer
+
 
 @pytest.fixture
 async def http() -> AsyncIterator[aiohttp.ClientSession]:
@@ -380,3 +382,27 @@ async def test_the_answers_of_a_call_are_kept_beside_it(
             bodies = [(await get(http, f"{url(bus)}/order/{n}"))[2] for n in range(3)]
             assert bodies == [b'"0"', b'"1"', b'"2"']
             assert len(far.asked) == 1
+
+
+async def test_answers_are_forgotten_when_an_operator_says_so(
+    tmp_path: Path, http: aiohttp.ClientSession
+) -> None:
+    with rest() as far:
+        async with running(price(far, "1h"), tmp_path) as bus:
+            server = AdminServer(bus, None, "127.0.0.1", 0)
+            await server.open()
+            admin = f"http://127.0.0.1:{server.port}"
+            try:
+                for path, status, told in (
+                    ("/routes/price/cache", 200, {"forgotten": 1}),
+                    ("/cache", 200, {"forgotten": 1}),
+                    ("/cache", 200, {"forgotten": 0}),
+                    ("/routes/prices/cache", 404, {"detail": "there is no route 'prices'"}),
+                ):
+                    if told != {"forgotten": 0}:
+                        await get(http, f"{url(bus)}/price/7")
+                    async with http.delete(admin + path) as answer:
+                        assert (answer.status, await answer.json()) == (status, told)
+                assert len(far.asked) == 3
+            finally:
+                await server.close()

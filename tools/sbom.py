@@ -39,6 +39,7 @@ CLASSIFIED: Final = {
 
 KNOWN: Final = {
     "apsw": "Zlib",  # says "any OSI licence"; its own text is this one
+    "async-timeout": "Apache-2.0",  # for the first Pythons 3.11 only
     "colorama": "BSD-3-Clause",  # Windows only, so not there to be read
     "fastapi-offline": "MIT",
     "uvloop": "MIT OR Apache-2.0",

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterable
 from typing import Any, Final
 
 from esb.bus import Bus, Shared
+from esb.control import NotThere
 from esb.durable import Store
 from esb.errors import EsbError
 from esb.inside import Look, Take, wanted_by
@@ -192,6 +193,12 @@ class _Keeper:
     async def endpoints(self) -> list[dict[str, Any]]:
         """See View."""
         return summing.endpoints(list((await self._ask("endpoints")).values()))
+
+    async def purge(self, route: str = "") -> int:
+        """See View."""
+        if route and route not in self._bus.routes:
+            raise NotThere(f"there is no route '{route}'")
+        return sum(await self.all_do("purge", route))
 
     def trace(self, route: str, look: Look) -> AsyncIterator[bytes]:
         """See View."""

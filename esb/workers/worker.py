@@ -103,6 +103,7 @@ class _Worker:
             "routes": inside.routes,
             "endpoints": inside.endpoints,
             "metrics": metrics,
+            "purge": inside.purge,
             "trace": trace,
             "recording": recording,
             "stop_route": self._bus.stop_route,

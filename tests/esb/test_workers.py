@@ -42,6 +42,10 @@ routes:
   whoever:
     from: {{http: {{path: /whoever, method: GET}}}}
     steps: [{{python: calls:who}}]
+  kept:
+    from: {{http: {{path: /kept, method: GET}}}}
+    cache: 1h
+    steps: [{{python: calls:who}}]
   stored:
     from: {{http: {{path: /stored}}}}
     steps: [{{send: {{queue: {{name: work, key: "{{{{ body.key }}}}"}}}}}}]
@@ -133,6 +137,11 @@ async def test_one_address_and_one_answer_for_all(tmp_path: Path) -> None:
         told = bus.ask("GET", "/metrics").body.decode()
         assert 'esb_messages_total{outcome="message",route="whoever"} 30.0' in told
         assert re.search(r'esb_message_seconds_count\{route="whoever"\} 30\.0', told)
+
+        kept = {request("GET", f"{bus.url}/kept").json["process"] for _ in range(30)}
+        assert bus.ask("DELETE", "/routes/kept/cache").json == {"forgotten": len(kept)}
+        assert bus.ask("DELETE", "/cache").json == {"forgotten": 0}
+        assert bus.ask("DELETE", "/routes/none/cache").status == 404
 
         assert bus.ask("POST", "/routes/hello/stop").json["state"] == "stopped"
         assert {request("GET", f"{bus.url}/hello").status for _ in range(10)} == {503}
