@@ -455,7 +455,7 @@ def _given(options: SoapRequestOptions) -> dict[str, Any]:
 
 def _keyed(cache: str | dict[str, Any], headers: Iterable[str]) -> dict[str, Any]:
     """Options of a cache; headers of a request that become part of the input tell it apart."""
-    options = {"ttl": cache} if isinstance(cache, str) else dict(cache)
+    options: dict[str, Any] = {"ttl": cache} if isinstance(cache, str) else dict(cache)
     vary = options.get("vary", [])
     return {**options, "vary": [*vary, *headers]} if isinstance(vary, list) else options
 
