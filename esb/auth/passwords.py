@@ -1,0 +1,166 @@
+"""Names and passwords (RFC 7617), kept as argon2id hashes (RFC 9106).
+
+A check is meant to cost much: it runs in a thread, few at a time, and who was let in is remembered
+for a short while under a keyed digest that means nothing outside of this process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import hashlib
+import secrets
+from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
+from typing import Annotated, Any, Final
+
+from pydantic import AfterValidator, Field
+
+from esb.auth.files import Table
+from esb.auth.ways import Refused
+from esb.clock import current
+from esb.errors import Overloaded
+from esb.identity import Credentials, Principal
+from esb.options import Duration, Options
+
+_AT_ONCE: Final = 2
+_WAITING: Final = 50
+_REMEMBERED: Final = 1000
+_LONGEST: Final = 1024  # characters of a password: longer ones cost only time
+
+
+def _hash(value: str) -> str:
+    if not value.startswith("$argon2id$"):
+        raise ValueError("a password is an argon2id hash: `esb auth password` prints one")
+    return value
+
+
+class User(Options):
+    """One user."""
+
+    name: str = Field(min_length=1, description="The user's name: `message.principal`.")
+    password: Annotated[str, AfterValidator(_hash)] = Field(
+        description="argon2id hash of the password: `$argon2id$v=19$...`."
+    )
+    roles: list[str] = Field([], description="The user's roles.")
+    scopes: list[str] = Field([], description="The user's scopes.")
+    claims: dict[str, Any] = Field({}, description="What else is known: `principal.claims`.")
+
+
+class UserFile(Options):
+    """A file of users."""
+
+    users: list[User] = Field(description="The users.")
+
+
+class BasicOptions(Options):
+    """HTTP basic: a name and a password, as people have them. The file is read again when it
+    changes. Needs esb[basic]."""
+
+    __shorthand__ = "users"
+    users: str = Field(
+        description="The YAML file of the users: `users: [{name: ..., password: $argon2id$...}]`."
+    )
+    realm: str = Field("esb", pattern=r'^[^"\\\r\n]*$', description="What a browser shows.")
+    remember: Duration = Field(
+        60.0, description="How long a password that was right is not checked again."
+    )
+
+
+def hashed(password: str) -> str:
+    """What a file holds of a password. Raises ImportError without esb[basic]."""
+    from argon2 import PasswordHasher
+
+    return PasswordHasher().hash(password)
+
+
+class Basic:
+    """A Method; see BasicOptions. Raises ImportError without esb[basic]."""
+
+    asks: frozenset[str] = frozenset()
+    conceals: frozenset[str] = frozenset()  # Authorization is forwarded and kept nowhere
+
+    def __init__(self, name: str, options: BasicOptions, table: Table[UserFile]) -> None:
+        from argon2 import PasswordHasher
+
+        self.name = name
+        self._hasher = PasswordHasher()
+        self._table = table
+        self._remember = options.remember
+        self._key = secrets.token_bytes(32)
+        self._known: OrderedDict[bytes, float] = OrderedDict()
+        self._threads = ThreadPoolExecutor(_AT_ONCE, "esb-passwords")
+        self._waiting = 0
+        # For names that nobody has, so that they take as long as a wrong password.
+        self._nobody = self._hasher.hash(secrets.token_hex())
+        self.challenge = f'Basic realm="{options.realm}", charset="UTF-8"'
+        self.scheme = {"type": "http", "scheme": "basic"}
+
+    def shown(self, credentials: Credentials) -> bool:
+        values = credentials.headers.get_all("authorization")
+        return any(str(value)[:6].lower() == "basic " for value in values)
+
+    def user(self, credentials: Credentials) -> str:
+        try:
+            return _given(credentials)[0]
+        except Refused:
+            return ""
+
+    async def verify(self, credentials: Credentials) -> Principal:
+        name, password = _given(credentials)
+        found = next((user for user in self._table.content.users if user.name == name), None)
+        expected = found.password if found is not None else self._nobody
+        if not await self._right(name, password, expected) or found is None:
+            raise Refused("the password is wrong" if found else "the user is not known")
+        return Principal(
+            name=name,
+            method=self.name,
+            roles=tuple(found.roles),
+            scopes=tuple(found.scopes),
+            claims=found.claims,
+        )
+
+    async def _right(self, name: str, password: str, expected: str) -> bool:
+        # With the hash in it: whoever gets another password has the old one no longer.
+        about = "\0".join((name, expected, password)).encode()
+        mark = hashlib.blake2b(about, key=self._key).digest()
+        now = current.get().monotonic()
+        if self._known.get(mark, 0.0) > now:
+            return True
+        if self._waiting >= _WAITING:
+            raise Overloaded("too many passwords are being checked", retry_after=1.0)
+        self._waiting += 1
+        try:
+            loop = asyncio.get_running_loop()
+            right = await loop.run_in_executor(self._threads, self._checked, expected, password)
+        finally:
+            self._waiting -= 1
+        if right:
+            self._known.pop(mark, None)
+            self._known[mark] = now + self._remember
+            while len(self._known) > _REMEMBERED:
+                self._known.popitem(last=False)
+        return right
+
+    def _checked(self, expected: str, password: str) -> bool:
+        from argon2.exceptions import InvalidHashError, VerificationError
+
+        try:
+            return self._hasher.verify(expected, password)
+        except (VerificationError, InvalidHashError):
+            return False
+
+
+def _given(credentials: Credentials) -> tuple[str, str]:
+    values = credentials.headers.get_all("authorization")
+    if len(values) != 1:
+        raise Refused("several credentials were shown")
+    try:
+        text = base64.b64decode(str(values[0])[6:].strip(), validate=True).decode()
+    except (binascii.Error, ValueError):
+        raise Refused("the credentials are malformed") from None
+    name, colon, password = text.partition(":")
+    if not colon or len(password) > _LONGEST:
+        raise Refused("the credentials are malformed")
+    return name, password
