@@ -512,7 +512,7 @@ class Builder:
             self.problem(
                 f"answers depend on headers, in line {use.spot.line}, that `cache` does not tell "
                 "apart", "cache", key=True,
-                hint="name them: vary: [X-Tenant]; or say with `key` what answers depend on",
+                hint="name them: vary: [X-Tenant]",
             )  # fmt: skip
 
     def endpoint(self, raw: Any, direction: str, *path: str | int) -> Any:

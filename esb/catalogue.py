@@ -23,6 +23,7 @@ from esb.adapter import Adapter, Role
 from esb.codecs import FORMATS
 from esb.config import SETTINGS
 from esb.middleware.endpoint import EndpointPolicies
+from esb.middleware.rate_limit import Rate
 from esb.options import Options, Range
 from esb.projects import SHARED, Use
 from esb.route import RouteOptions, StepPolicies
@@ -330,6 +331,8 @@ def spelled(value: Any, kind: str) -> str | None:
     match value:
         case (SecretStr() as only,):
             return json.dumps(only.get_secret_value())  # what everybody has is no secret
+        case Rate():
+            return value.spelled
         case Range():
             first, longest = _seconds(value.first), _seconds(value.longest)
             return first if first == longest else f"{first}..{longest}"

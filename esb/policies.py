@@ -31,7 +31,7 @@ N = TypeVar("N", bound=nodes.Node)
 CALLER: Final = ("client", "principal")
 """Groups of params that only sources fill: the caller's address, and what is known of who calls."""
 
-_ALWAYS: Final = frozenset({"authorization", "cookie"})
+_ALWAYS: Final = frozenset({"accept", "authorization", "cookie"})
 
 
 class Policies(NamedTuple):
@@ -99,10 +99,8 @@ def cached(build: Build, options: CacheOptions, name: str, *, tells: bool = Fals
 
 
 def unkeyed(options: CacheOptions, parts: Iterable[Part]) -> Use | None:
-    """What in these parts reads a header that the key of their answers does not have: two messages
-    that differ in it would get the same answer. None if there is nothing, or the key is said."""
-    if options.key is not None:
-        return None
+    """What in these parts reads a header that is not there, because the key of their answers does
+    not have it. None if there is nothing."""
     known = {*options.vary, *_ALWAYS}
     for part in parts:
         for use in part.uses:

@@ -352,6 +352,21 @@ async def test_an_answer_is_for_who_asked_and_a_denied_one_is_not_kept(
             assert (await get(http, address, Authorization="Bearer bad"))[0] in (401, 403)
 
 
+async def test_what_answers_are_not_told_apart_by_does_not_reach_the_far_side(
+    tmp_path: Path, http: aiohttp.ClientSession
+) -> None:
+    with rest() as far:
+        async with running(price(far, "{ttl: 1h, vary: [X-Tenant]}"), tmp_path) as bus:
+            address = f"{url(bus)}/price/7"
+            for key in ("ann's", "bob's"):
+                await get(http, address, X_API_Key=key, X_Tenant="a")
+            await get(http, address, X_Tenant="b")
+            assert [(one.headers["x-tenant"], one.headers["x-api-key"]) for one in far.asked] == [
+                ("a", None),
+                ("b", None),
+            ]
+
+
 async def test_two_buses_share_answers_through_redis(
     tmp_path: Path, redis_url: str, http: aiohttp.ClientSession
 ) -> None:

@@ -2,8 +2,9 @@
 for answers that are past their time).
 
 What is kept is found by all that may make a difference: what the message was dispatched by, its
-body, and who asks. While a question is on its way, whoever asks the same waits for its answer
-instead of asking, too.
+body, and who asks. Headers that are no part of that are taken off the message, so that no answer
+depends on one of them and is then given to somebody who sent another. While a question is on its
+way, whoever asks the same waits for its answer instead of asking, too.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from hashlib import blake2b
 from typing import Annotated, Any, Final, Literal
 from weakref import WeakSet
@@ -46,9 +47,6 @@ _GOOD: Final = frozenset({None, 200, 203, 204})
 """Statuses of answers that are kept."""
 
 _CREDENTIALS: Final = ("authorization", "cookie")
-_NEGOTIATED: Final = frozenset({"accept", "accept-encoding", *_CREDENTIALS})
-"""Headers that are part of every key, or that the bus answers to itself."""
-
 _REFRESH_WITHIN: Final = 60.0
 """Seconds that an answer which nobody waits for may take."""
 
@@ -66,7 +64,7 @@ class CacheOptions(Options):
 
     ttl: Duration = Field(
         description="How long an answer is good. A far side that tells less (`Cache-Control: "
-        "max-age`) is heeded, and so are `no-store`, `no-cache`, `private` and `Vary`."
+        "max-age`) is heeded, and so are `no-store`, `no-cache`, `private` and `Vary: *`."
     )
     key: str | None = Field(
         None,
@@ -74,7 +72,9 @@ class CacheOptions(Options):
         "path, query, method or operation, and the body.",
     )
     vary: list[str] = Field(
-        [], description="Headers of the message that an answer depends on as well."
+        [],
+        description="Headers of the message that an answer depends on as well. The steps behind "
+        "see none but these, and `Accept`, `Authorization` and `Cookie`.",
     )
     shared: bool = Field(
         False,
@@ -285,6 +285,7 @@ class Cache:
         self._options = options
         self._key = key
         self._vary = ["accept", *([] if options.shared else _CREDENTIALS), *options.vary]
+        self._seen = frozenset(("accept", *_CREDENTIALS, *options.vary))
         self._clock = clock
         self._count = {how: CACHE.labels(name, how) for how in How.__args__}  # type: ignore[attr-defined]
         self.memory = Memory(options.max_entries, options.max_size, self._count["evicted"])
@@ -329,6 +330,7 @@ class Cache:
         clock = self._clock
 
         async def cached(envelope: Envelope) -> Envelope:
+            envelope = envelope.replace(headers=envelope.headers.keep(self._seen.__contains__))
             try:
                 key, private = self._key_of(envelope)
             except (EsbError, UnicodeError):
@@ -498,7 +500,7 @@ class Cache:
             facts = result.params.get("reply", _NOTHING)
             if facts.get("status") not in _GOOD:
                 return None
-            ttl = min(ttl, _allowed(result.headers, options.vary))
+            ttl = min(ttl, _allowed(result.headers))
             if ttl <= 0:
                 return None
             headers = result.headers.keep(lambda name: name != "age")
@@ -541,13 +543,12 @@ def _pair(pair: tuple[str, HeaderValue]) -> tuple[str, str]:
     return pair[0].lower(), repr(pair[1])
 
 
-def _allowed(headers: Headers, vary: Sequence[str]) -> float:
+def _allowed(headers: Headers) -> float:
     """For how many seconds the far side lets its answer be kept, by what HTTP has to say that
-    (RFC 9111, sections 3 and 4; RFC 9110, section 12.5.5)."""
-    for value in headers.get_all("vary"):
-        names = {name.strip().lower() for name in str(value).split(",")} - {""}
-        if names - _NEGOTIATED - set(vary):
-            return 0.0
+    (RFC 9111, sections 3 and 4). Of `Vary` only the asterisk matters: all other headers that the
+    far side was sent are the same for all who have the key."""
+    if any("*" in str(value) for value in headers.get_all("vary")):
+        return 0.0
     seconds = float("inf")
     for value in headers.get_all("cache-control"):
         told = {n.lower(): quoted or bare for n, quoted, bare in _DIRECTIVE.findall(str(value))}

@@ -22,7 +22,7 @@ from hashlib import blake2b
 from typing import Annotated, Any, Final, Literal, NamedTuple, Protocol
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from esb.adapter import Expression
 from esb.clock import REAL, Clock
@@ -54,15 +54,24 @@ Then it is put aside in the store: RabbitMQ closes the channel of who holds a me
 hour."""
 
 _CALENDAR: Final = {"day": 86_400, "month": 2_592_000}
-_RATE: Final = re.compile(r"\s*(\d+)\s*/\s*(?:(day|month)|(\d*(?:\.\d+)?\s*(?:ms|s|m|h|d)))\s*")
+_RATE: Final = re.compile(r"\s*(\d+)\s*/\s*(?:(day|month)|(\d*(?:\.\d+)?\s*(?:s|ms|m|h|d)))\s*")
 
 
-class Rate(NamedTuple):
+class Rate(BaseModel):
     """So many messages in so long: `seconds`, which roll, or those of a day or a month."""
 
+    model_config = ConfigDict(frozen=True)
     amount: int
     seconds: float
     calendar: Literal["", "day", "month"] = ""
+
+    @property
+    def spelled(self) -> str:
+        """As in YAML."""
+        for unit, size in (("d", 86_400), ("h", 3600), ("m", 60)):
+            if self.seconds % size == 0:
+                return f"{self.amount}/{self.calendar or f'{self.seconds / size:g}{unit}'}"
+        return f"{self.amount}/{self.seconds:g}s"
 
 
 def parse_rate(value: Any) -> Rate:
@@ -72,10 +81,11 @@ def parse_rate(value: Any) -> Rate:
     found = _RATE.fullmatch(value) if isinstance(value, str) else None
     if found is not None and int(found[1]) > 0:
         if found[2]:
-            return Rate(int(found[1]), _CALENDAR[found[2]], "day" if found[2] == "day" else "month")
+            calendar: Literal["day", "month"] = "day" if found[2] == "day" else "month"
+            return Rate(amount=int(found[1]), seconds=_CALENDAR[calendar], calendar=calendar)
         spelled = found[3] if found[3][0].isdigit() else f"1{found[3]}"
         if (seconds := parse_duration(spelled)) > 0:
-            return Rate(int(found[1]), seconds)
+            return Rate(amount=int(found[1]), seconds=seconds)
     raise ValueError("a limit is a number and a time: 10/s, 100/1m, 1000/1d, 1000/day, 50000/month")
 
 
@@ -124,8 +134,8 @@ class RateLimitOptions(Options):
     @property
     def label(self) -> str:
         """Its name."""
-        amount, seconds, calendar = self.limit
-        return self.name or f"{amount}-per-{calendar or f'{seconds:g}s'}"
+        rate = self.limit
+        return self.name or f"{rate.amount}-per-{rate.calendar or f'{rate.seconds:g}s'}"
 
 
 def _listed(value: Any) -> Any:

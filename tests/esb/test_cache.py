@@ -189,7 +189,7 @@ def test_only_the_same_question_has_the_same_key(
         [("Cache-Control", "max-age=60"), ("Age", "60")],
         [("Cache-Control", "max-age=60, s-maxage=0")],
         [("Vary", "*")],
-        [("Vary", "Accept, X-Tenant")],
+        [("Vary", "Accept"), ("Vary", "X-Tenant, *")],
         [("Set-Cookie", "s=1")],
     ],
 )
@@ -199,6 +199,19 @@ async def test_what_the_far_side_does_not_want_kept_is_not(
     _, step, far, _ = make()
     far.headers = headers
     assert [await told(step, asks()) for _ in range(3)] == [1, 2, 3]
+
+
+async def test_what_is_not_in_the_key_is_not_in_the_message(make: Any) -> None:
+    cache, _, _, _ = make(vary=["X-Tenant"])
+    seen: list[list[str]] = []
+
+    async def looks(envelope: Envelope) -> Envelope:
+        seen.append(sorted(name for name, _ in envelope.headers))
+        return envelope.reply(Body.of(1))
+
+    given = {"X-Tenant": "a", "X-API-Key": "ann's", "Cookie": "c", "Authorization": "b"}
+    await cache.around(looks)(asks(headers=list(given.items())))
+    assert seen == [["Authorization", "Cookie", "X-Tenant"]]
 
 
 async def test_the_far_side_says_for_how_long_if_that_is_shorter(make: Any) -> None:

@@ -58,19 +58,25 @@ async def passed(step: Step, times: int, envelope: Envelope | None = None) -> in
     return count
 
 
+def rate(amount: int, seconds: float, calendar: Any = "") -> Rate:
+    return Rate(amount=amount, seconds=seconds, calendar=calendar)
+
+
 @pytest.mark.parametrize(
-    ("text", "rate"),
+    ("text", "told", "again"),
     [
-        ("10/s", Rate(10, 1.0)),
-        ("100/1m", Rate(100, 60.0)),
-        ("5/500ms", Rate(5, 0.5)),
-        ("1000/1d", Rate(1000, 86_400.0)),
-        ("1000/day", Rate(1000, 86_400, "day")),
-        (" 7 / month ", Rate(7, 2_592_000, "month")),
+        ("10/s", rate(10, 1.0), "10/1s"),
+        ("100/1m", rate(100, 60.0), "100/1m"),
+        ("5/500ms", rate(5, 0.5), "5/0.5s"),
+        ("1000/1d", rate(1000, 86_400.0), "1000/1d"),
+        ("1000/day", rate(1000, 86_400, "day"), "1000/day"),
+        (" 7 / month ", rate(7, 2_592_000, "month"), "7/month"),
     ],
 )
-def test_rates_are_spelled_so(text: str, rate: Rate) -> None:
-    assert parse_rate(text) == rate
+def test_rates_are_spelled_so(text: str, told: Rate, again: str) -> None:
+    assert parse_rate(text) == told
+    assert told.spelled == again
+    assert parse_rate(again) == told
 
 
 @pytest.mark.parametrize("text", ["0/s", "10", "10/", "10/0s", "-1/s", "1.5/s", "10/week", 10, ""])
@@ -170,17 +176,17 @@ def test_a_wait_is_just_long_enough_and_no_window_has_twice_as_many(
 ) -> None:
     async def run() -> None:
         counts, now = InProcess(), 1.7e9
-        rate = Rate(limit, seconds)
+        every = rate(limit, seconds)
         for gap in gaps:
             now += gap
-            window = Window.at(now, rate)
+            window = Window.at(now, every)
             fit, [(before, count)] = await counts.take([Ask(b"k", limit, window)])
             assert count + fit <= limit
             wait = window.wait(limit, before, count)
             assert (wait == 0) is fit
             assert 0 <= wait <= 2 * seconds
             if not fit:
-                later = Window.at(now + wait + seconds * 1e-6, rate)
+                later = Window.at(now + wait + seconds * 1e-6, every)
                 assert later.fits(limit, *counts.known(b"k", later.number))
             quota = window.quota("q", limit, before, count, broken=not fit)
             assert 0 <= quota.left <= limit
@@ -191,7 +197,7 @@ def test_a_wait_is_just_long_enough_and_no_window_has_twice_as_many(
 
 def test_a_day_and_a_month_begin_at_midnight_of_their_zone() -> None:
     berlin = ZoneInfo("Europe/Berlin")
-    day, month = Rate(1, 86_400, "day"), Rate(1, 2_592_000, "month")
+    day, month = rate(1, 86_400, "day"), rate(1, 2_592_000, "month")
     before = datetime(2026, 3, 28, 22, 59, 59, tzinfo=UTC).timestamp()
     after = before + 1
     assert Window.at(before, day, berlin).left == 1
@@ -293,8 +299,8 @@ async def test_counts_in_redis_are_those_of_the_process(redis_url: str) -> None:
         for number, gap in enumerate([0, 0, 0.1, 0.3, 0.7, 0.2, 0.1, 5, 0.4, 0.1, 0.7, 0.1] * 4):
             now += gap
             asks = [
-                Ask(b"a", 3, Window.at(now, Rate(3, 1.0))),
-                Ask(b"b", 11, Window.at(now, Rate(11, 86_400, "day"), ZoneInfo("UTC"))),
+                Ask(b"a", 3, Window.at(now, rate(3, 1.0))),
+                Ask(b"b", 11, Window.at(now, rate(11, 86_400, "day"), ZoneInfo("UTC"))),
             ]
             assert await here.take(asks) == await there.take(asks), number
     finally:
