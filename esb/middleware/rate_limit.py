@@ -163,25 +163,6 @@ class Window(NamedTuple):
     length: float
     overlap: float
 
-    @classmethod
-    def at(cls, now: float, rate: Rate, zone: ZoneInfo | None = None) -> Window:
-        """That of a moment. zone: of a calendar's."""
-        if not rate.calendar:
-            number = int(now // rate.seconds)
-            left = min(rate.seconds, (number + 1) * rate.seconds - now)
-            return cls(number, left, rate.seconds, left / rate.seconds)
-        here = datetime.fromtimestamp(now, zone)
-        begin = here.replace(hour=0, minute=0, second=0, microsecond=0, fold=0)
-        if rate.calendar == "day":
-            end, number = begin + timedelta(days=1), begin.toordinal()
-        else:
-            begin = begin.replace(day=1)
-            end = (begin + timedelta(days=32)).replace(day=1)
-            number = begin.year * 12 + begin.month
-        # Where clocks change a day has not 24 hours.
-        left = max(0.001, end.timestamp() - now)
-        return cls(number, left, end.timestamp() - begin.timestamp(), 0.0)
-
     def fits(self, limit: int, before: int, count: int) -> bool:
         """Whether one more may pass, where so many did in the window before and in this."""
         return before * self.overlap + count + 1 <= limit
@@ -201,6 +182,41 @@ class Window(NamedTuple):
         left = max(0, math.floor(limit - before * self.overlap - count))
         reset = self.left if left else self.wait(limit, before, count)
         return Quota(name, limit, round(self.length), left, reset, broken)
+
+
+class Windows:
+    """The windows of a limit, one after the other. zone: of a calendar's."""
+
+    def __init__(self, rate: Rate, zone: ZoneInfo | None = None) -> None:
+        self._rate, self._zone = rate, zone
+        self._number, self._begin, self._end = 0, 0.0, 0.0
+
+    def at(self, now: float) -> Window:
+        """That of a moment."""
+        if not self._begin <= now < self._end:
+            self._turn(now)
+        length = self._end - self._begin
+        left = self._end - now
+        return Window(self._number, left, length, 0.0 if self._zone else left / length)
+
+    def _turn(self, now: float) -> None:
+        rate = self._rate
+        if self._zone is None:
+            self._number = int(now // rate.seconds)
+            self._begin = min(self._number * rate.seconds, now)
+            self._end = max((self._number + 1) * rate.seconds, math.nextafter(now, math.inf))
+            return
+        begin = datetime.fromtimestamp(now, self._zone).replace(
+            hour=0, minute=0, second=0, microsecond=0, fold=0
+        )
+        if rate.calendar == "day":
+            self._number, end = begin.toordinal(), begin + timedelta(days=1)
+        else:
+            begin = begin.replace(day=1)
+            self._number = begin.year * 12 + begin.month
+            end = (begin + timedelta(days=32)).replace(day=1)
+        # Where clocks change a day has not 24 hours.
+        self._begin, self._end = begin.timestamp(), end.timestamp()
 
 
 class Ask(NamedTuple):
@@ -332,7 +348,9 @@ def limiting(
         it has longer to wait and needs not keep its place. stopping: set when the route stops.
     """
     options, keys, counts = limiter
-    zones = [ZoneInfo(one.zone) if one.limit.calendar else None for one in options]
+    windows = [
+        Windows(one.limit, ZoneInfo(one.zone) if one.limit.calendar else None) for one in options
+    ]
     # Which limit it is must not change with how high it is, or a reload would start anew.
     scopes = [
         f"{route}\0{n}\0{one.per}\0{one.limit.calendar or one.limit.seconds}\0{one.zone}\0".encode()
@@ -348,10 +366,10 @@ def limiting(
     def ask(envelope: Envelope) -> list[Ask]:
         now = clock.time()
         asks = []
-        for one, zone, scope, key in zip(options, zones, scopes, keys, strict=True):
+        for one, when, scope, key in zip(options, windows, scopes, keys, strict=True):
             whose = b"" if key is None else str(key(envelope)).encode(errors="backslashreplace")
             digest = blake2b(scope + whose, digest_size=16).digest()
-            asks.append(Ask(digest, one.limit.amount, Window.at(now, one.limit, zone)))
+            asks.append(Ask(digest, one.limit.amount, when.at(now)))
         return asks
 
     async def take(envelope: Envelope) -> tuple[bool, list[Quota], float]:
@@ -452,6 +470,7 @@ __all__ = [
     "RateLimitOptions",
     "RateLimits",
     "Window",
+    "Windows",
     "limiting",
     "parse_rate",
     "shared_by",

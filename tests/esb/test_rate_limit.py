@@ -26,7 +26,7 @@ from esb.middleware.rate_limit import (
     Limiter,
     Rate,
     RateLimitOptions,
-    Window,
+    Windows,
     limiting,
     parse_rate,
     shared_by,
@@ -179,14 +179,14 @@ def test_a_wait_is_just_long_enough_and_no_window_has_twice_as_many(
         every = rate(limit, seconds)
         for gap in gaps:
             now += gap
-            window = Window.at(now, every)
+            window = Windows(every).at(now)
             fit, [(before, count)] = await counts.take([Ask(b"k", limit, window)])
             assert count + fit <= limit
             wait = window.wait(limit, before, count)
             assert (wait == 0) is fit
             assert 0 <= wait <= 2 * seconds
             if not fit:
-                later = Window.at(now + wait + seconds * 1e-6, every)
+                later = Windows(every).at(now + wait + seconds * 1e-6)
                 assert later.fits(limit, *counts.known(b"k", later.number))
             quota = window.quota("q", limit, before, count, broken=not fit)
             assert 0 <= quota.left <= limit
@@ -200,15 +200,15 @@ def test_a_day_and_a_month_begin_at_midnight_of_their_zone() -> None:
     day, month = rate(1, 86_400, "day"), rate(1, 2_592_000, "month")
     before = datetime(2026, 3, 28, 22, 59, 59, tzinfo=UTC).timestamp()
     after = before + 1
-    assert Window.at(before, day, berlin).left == 1
-    assert Window.at(before, day, berlin).number + 1 == Window.at(after, day, berlin).number
-    assert Window.at(after, day, berlin).length == 23 * 3600  # the clocks go forward
-    assert Window.at(after, day, ZoneInfo("UTC")).left == 3600
+    assert Windows(day, berlin).at(before).left == 1
+    assert Windows(day, berlin).at(before).number + 1 == Windows(day, berlin).at(after).number
+    assert Windows(day, berlin).at(after).length == 23 * 3600  # the clocks go forward
+    assert Windows(day, ZoneInfo("UTC")).at(after).left == 3600
     december = datetime(2026, 12, 31, 23, 0, 0, tzinfo=berlin).timestamp()
-    assert Window.at(december, month, berlin).left == 3600
-    assert Window.at(december, month, berlin).length == 31 * 86_400
-    assert Window.at(december + 3600, month, berlin).number == (
-        Window.at(december, month, berlin).number + 1
+    assert Windows(month, berlin).at(december).left == 3600
+    assert Windows(month, berlin).at(december).length == 31 * 86_400
+    assert Windows(month, berlin).at(december + 3600).number == (
+        Windows(month, berlin).at(december).number + 1
     )
 
 
@@ -299,8 +299,8 @@ async def test_counts_in_redis_are_those_of_the_process(redis_url: str) -> None:
         for number, gap in enumerate([0, 0, 0.1, 0.3, 0.7, 0.2, 0.1, 5, 0.4, 0.1, 0.7, 0.1] * 4):
             now += gap
             asks = [
-                Ask(b"a", 3, Window.at(now, rate(3, 1.0))),
-                Ask(b"b", 11, Window.at(now, rate(11, 86_400, "day"), ZoneInfo("UTC"))),
+                Ask(b"a", 3, Windows(rate(3, 1.0)).at(now)),
+                Ask(b"b", 11, Windows(rate(11, 86_400, "day"), ZoneInfo("UTC")).at(now)),
             ]
             assert await here.take(asks) == await there.take(asks), number
     finally:
