@@ -53,7 +53,7 @@ from esb.errors import (
 )
 from esb_amqp.frames import Frames, Settlements, publishing
 from esb_amqp.properties import Properties
-from esb_amqp.wire import Address, Wire
+from esb_amqp.wire import FRAME_MAX, Address, Wire
 
 for _name in ("aiormq.connection", "aiormq.channel"):
     # A loss is told by the link, once; they tell it with a traceback for each channel.
@@ -64,9 +64,6 @@ log = structlog.get_logger("esb.amqp")
 RPC_TIMEOUT: Final = 20.0
 CLOSE_TIMEOUT: Final = 3.0
 _LARGE: Final = 65_536
-_FRAME_MAX: Final = 131_072
-"""Where the broker sets no bound."""
-
 _TOO_LARGE: Final = re.compile(r"message size (\d+)")
 _REPLY_CODES: Final = {
     theirs.ChannelAccessRefused: 403,
@@ -212,6 +209,7 @@ class Connection:
         try:
             await _bounded(connection.connect(), wire.closed, timeout)
             opened = cls(wire, connection)
+            wire.frame_max = opened._below.connection_tune.frame_max or 2**32  # 0: no bound
             return opened
         except (EsbError, theirs.AuthenticationError):
             raise
@@ -241,7 +239,7 @@ class Connection:
     @property
     def frame_max(self) -> int:
         """Bytes of the largest frame that the broker takes."""
-        return self._below.connection_tune.frame_max or _FRAME_MAX
+        return self._below.connection_tune.frame_max or FRAME_MAX
 
     @property
     def blocked(self) -> str:

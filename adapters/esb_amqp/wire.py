@@ -31,6 +31,9 @@ _FRAMES: Final = frozenset({FRAME_METHOD, FRAME_HEADER, FRAME_BODY, FRAME_HEARTB
 _HEARTBEAT: Final = pamqp.frame.marshal(Heartbeat(), 0)
 _REFUSALS: Final = frozenset({403, 530})
 
+FRAME_MAX: Final = 131_072
+"""Bytes of a frame, where nobody sets another bound."""
+
 _head: Final = struct.Struct(">BHI")
 
 Take = Callable[[int, bytes, int, int], bool]
@@ -80,6 +83,8 @@ class Wire(TransportFactory):
         """Why the broker takes no messages now, "" while it does."""
         self.refused = ""
         """Why the broker does not let us in."""
+        self.frame_max = FRAME_MAX
+        """Bytes of the largest frame that the broker may send: what was agreed on with it."""
         self.closed: asyncio.Future[str] = self._loop.create_future()
 
     async def create(self, *_: Any, **__: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -160,13 +165,13 @@ class Wire(TransportFactory):
         try:
             if part:
                 part += data
-                if not _is_whole(part):
+                if not self._is_whole(part):
                     return
                 data = bytes(part)
                 part.clear()
             at, end = 0, len(data)
             while end - at >= _head.size:
-                kind, channel, size = _head_of(data, at)
+                kind, channel, size = self._head_of(data, at)
                 payload = at + _head.size
                 last = payload + size
                 if last >= end:
@@ -182,6 +187,17 @@ class Wire(TransportFactory):
             return
         if at < end:
             part += data[at:] if at else data
+
+    def _head_of(self, data: bytes | bytearray, at: int) -> tuple[int, int, int]:
+        """Type, channel and size of the frame that begins there. Raises ValueError if none does, or
+        a larger one than was agreed on: what it says of its size, we would gather."""
+        kind, channel, size = _head.unpack_from(data, at)
+        if kind not in _FRAMES or size > self.frame_max:
+            raise ValueError("no frame of AMQP 0-9-1")
+        return kind, channel, size
+
+    def _is_whole(self, part: bytearray) -> bool:
+        return len(part) >= _head.size and len(part) > _head.size + self._head_of(part, 0)[2]
 
     def _unclaimed(self, kind: int, data: bytes, at: int, end: int) -> bool:
         return False
@@ -257,18 +273,6 @@ class _Protocol(asyncio.StreamReaderProtocol):
     def resume_writing(self) -> None:
         self._wire.paused = False
         super().resume_writing()
-
-
-def _head_of(data: bytes | bytearray, at: int) -> tuple[int, int, int]:
-    """Type, channel and size of the frame that begins there. Raises ValueError if none does."""
-    kind, channel, size = _head.unpack_from(data, at)
-    if kind not in _FRAMES:
-        raise ValueError("no frame of AMQP 0-9-1")
-    return kind, channel, size
-
-
-def _is_whole(part: bytearray) -> bool:
-    return len(part) >= _head.size and len(part) > _head.size + _head_of(part, 0)[2]
 
 
 def _why(error: BaseException) -> str:

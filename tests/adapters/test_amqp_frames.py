@@ -301,6 +301,15 @@ async def test_what_is_no_frame_is_told_at_once(raw: bytes, piece: int) -> None:
     assert "does not speak AMQP 0-9-1 as it should" in wire.closed.result()
 
 
+async def test_no_more_is_gathered_than_a_frame_may_have() -> None:
+    wire = Wire(Address("localhost", 0), None, heartbeat=0)
+    wire.on_bytes(struct.pack(">BHI", 3, CHANNEL, wire.frame_max + 1))
+    assert "does not speak AMQP 0-9-1 as it should" in wire.closed.result()
+    other = Wire(Address("localhost", 0), None, heartbeat=0)
+    other.on_bytes(struct.pack(">BHI", 3, CHANNEL, other.frame_max) + b"begun")
+    assert not other.closed.done()
+
+
 @given(st.binary(max_size=60), st.integers(0, 120), st.sampled_from([1, 2, 3]))
 def test_no_frame_of_any_bytes_breaks_anything(payload: bytes, method: int, kind: int) -> None:
     """Either it is understood, or the connection ends with a reason."""
