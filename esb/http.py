@@ -29,6 +29,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from contextvars import copy_context
 from dataclasses import dataclass
 from email.utils import formatdate
+from functools import partial
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -64,6 +65,10 @@ _LINGER: Final = 2.0
 _DISCARD: Final = 1024**2
 _DISCARD_BODY: Final = 16 * 1024**2
 """Bytes to read on at most; many clients look for an answer only when their body is sent."""
+
+_DOORS: Final = 16
+"""Handles on one listening socket: uvloop takes one connection a turn off each. With a thousand
+callers a turn is long, and through one door the last of them came in after seconds."""
 
 _CATCH_UP: Final = 0.2
 """Seconds at most in which connections that wait to be accepted still are, before a close."""
@@ -352,7 +357,7 @@ class HttpServer:
         self.leaving = False
         self.date = ""
         self._tls = tls
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
         self._tick: asyncio.TimerHandle | None = None
 
     async def open(self, host: str, port: int, sock: socket.socket | None = None) -> int:
@@ -361,31 +366,35 @@ class HttpServer:
         address is taken or not ours."""
         loop = asyncio.get_running_loop()
         deadlines, outbox = Deadlines(loop), Outbox(loop)
-        where: dict[str, Any] = {"host": host, "port": port} if sock is None else {"sock": sock}
+        listen = partial(
+            loop.create_server,
+            lambda: Connection(self, loop, deadlines, outbox),
+            ssl=self._tls,
+            backlog=2048,
+            start_serving=sock is None,
+            ssl_handshake_timeout=self.limits.header_timeout if self._tls else None,
+        )
         try:
-            self._server = await loop.create_server(
-                lambda: Connection(self, loop, deadlines, outbox),
-                **where,
-                ssl=self._tls,
-                backlog=2048,
-                start_serving=sock is None,
-                ssl_handshake_timeout=self.limits.header_timeout if self._tls else None,
-            )
+            server = await (listen(host, port) if sock is None else listen(sock=sock))
         except (OSError, UnicodeError) as e:
             # uvloop's own text repeats the address, so the system's is taken.
             errno = e.errno if isinstance(e, OSError) else None
             reason = os.strerror(errno) if errno and errno > 0 else "no such address"
             raise EsbError(f"cannot listen on {host}:{port}: {reason.lower()}") from e
-        for each in self._server.sockets:
+        self._servers = [server]
+        for each in server.sockets:
             if each.family in (socket.AF_INET, socket.AF_INET6):
                 port = each.getsockname()[1]
+            for _ in range(_DOORS - 1):
+                again = socket.socket(fileno=os.dup(each.fileno()))
+                self._servers.append(await listen(sock=again))
         self._each_second()
         return port
 
     async def take(self) -> None:
         """From now on accept connections on the socket that was handed over."""
-        if self._server is not None:
-            await self._server.start_serving()
+        for server in self._servers:
+            await server.start_serving()
 
     def _each_second(self) -> None:
         self.date = f"date: {formatdate(time.time(), usegmt=True)}\r\n"
@@ -408,10 +417,10 @@ class HttpServer:
         """Stop listening, let answers under way be written, and close every connection."""
         if self._tick is not None:
             self._tick.cancel()
-        if self._server is None:
+        if not self._servers:
             return
         await self._catch_up()
-        self._server.close()
+        self._stop_listening()
         await self._catch_up()
         for connection in list(self.connections):
             connection.shutdown()
@@ -426,12 +435,15 @@ class HttpServer:
         """Stop listening at an address where somebody else goes on: each connection gets the
         answers that it waits for and one more, and is closed then. Returns when none is left, or
         after `grace` seconds."""
-        if self._server is not None:
-            self._server.close()
+        self._stop_listening()
         self.leaving = True
         end = time.monotonic() + grace
         while self.connections and time.monotonic() < end:  # noqa: ASYNC110 - a rare event
             await asyncio.sleep(_LOOK)
+
+    def _stop_listening(self) -> None:
+        for server in self._servers:
+            server.close()
 
     def _tasks(self) -> list[asyncio.Task[None]]:
         return [one.task for one in self.running if one.task is not None]

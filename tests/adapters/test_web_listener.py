@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
 import socket
@@ -11,6 +12,7 @@ import warnings
 from contextvars import ContextVar
 from pathlib import Path
 from random import Random
+from urllib.parse import urlsplit
 
 import pytest
 import trustme
@@ -788,6 +790,20 @@ async def test_what_a_handler_raises() -> None:
         status, headers, _ = await ask(server.url, head.format("/h").encode())
         assert status == 500
         assert headers.get("b") is None
+
+
+async def test_who_comes_with_many_others_is_let_in_with_them() -> None:
+    # uvloop takes one connection a turn off a listening socket; with many callers turns are long.
+    async with serving(site("/in")) as server:
+        where = urlsplit(server.url)
+        with contextlib.ExitStack() as callers:
+            for _ in range(160):
+                callers.enter_context(socket.create_connection((where.hostname, where.port)))
+            turns = 0
+            while server.connections < 160:
+                await asyncio.sleep(0)
+                turns += 1
+            assert turns <= 40
 
 
 async def test_a_caller_who_hangs_up_does_not_stop_the_work() -> None:
