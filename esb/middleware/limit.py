@@ -89,6 +89,9 @@ class Bulkhead:
         if self._inside < self.concurrency:
             self._inside += 1
             return
+        if not self.waiting:
+            # How it was the last time says nothing of this time.
+            self._last, self._between = self._clock.monotonic(), 0.0
         left: float | None = None
         if envelope.deadline is not None:
             left = max(0.0, envelope.deadline - self._clock.monotonic())
@@ -97,9 +100,6 @@ class Bulkhead:
                 raise self._turned_away("full", "there is no room to wait", needed)
             if needed > left:
                 raise self._turned_away("hopeless", "no turn would come in time", needed)
-        if not self.waiting:
-            # How it was the last time says nothing of this time.
-            self._last, self._between = self._clock.monotonic(), 0.0
         self.waiting += 1
         turn = asyncio.get_running_loop().create_future()
         self._turns.append(turn)
