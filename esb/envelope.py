@@ -18,6 +18,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
+from encodings.aliases import aliases
 from enum import Enum
 from functools import lru_cache, partial
 from pathlib import Path
@@ -39,6 +40,7 @@ HeaderValue = str | bytes | int | float | bool | None | datetime | list[Any] | d
 
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
 _UNSAFE = re.compile(r"[\r\n\0]")
+_NO_NAME = re.compile(r"[^a-z0-9]+")
 _QUOTED_PAIR = re.compile(r"\\(.)")
 _PARAMETER = re.compile(r"([^;=]*)(?:=\s*(?:(\"(?:[^\"\\]|\\.)*\")\s*(?=;|\Z)|([^;]*)))?(?:;|\Z)")
 
@@ -51,8 +53,34 @@ class ContentType(msgspec.Struct, frozen=True):
 
     @property
     def charset(self) -> str:
-        """The declared charset, or "utf-8"."""
-        return self.params.get("charset", "utf-8").lower()
+        """The declared charset, or "utf-8". Raises BadMessage for one that is not read here."""
+        name = self.params.get("charset")
+        return "utf-8" if name is None else known_charset(name)
+
+
+_CODECS_READ: Final = frozenset(
+    """
+    ascii latin_1 utf_8 utf_8_sig utf_16 utf_16_le utf_16_be utf_32 utf_32_le utf_32_be iso8859_2
+    iso8859_3 iso8859_4 iso8859_5 iso8859_6 iso8859_7 iso8859_8 iso8859_9 iso8859_10 iso8859_11
+    iso8859_13 iso8859_14 iso8859_15 iso8859_16 cp1250 cp1251 cp1252 cp1253 cp1254 cp1255 cp1256
+    cp1257 cp1258 cp037 cp273 cp437 cp500 cp775 cp850 cp852 cp855 cp857 cp858 cp866 cp874 cp932
+    cp949 cp950 cp1026 cp1140 koi8_r koi8_u mac_roman tis_620 shift_jis euc_jp gb2312 gbk gb18030
+    big5 big5hkscs euc_kr
+    """.split()  # noqa: SIM905 - a list of them would be a page
+)
+_CHARSETS: Final = {alias: name for alias, name in aliases.items() if name in _CODECS_READ} | {
+    name: name for name in _CODECS_READ
+}
+
+
+def known_charset(name: str) -> str:
+    """The same charset, in lower case. Raises BadMessage for one that is none, and for codecs that
+    are more than a table of characters (UTF-7, punycode, escapes): two readers would read two
+    things. Python is never asked for a name from the wire; it would remember each."""
+    name = name.lower()
+    if _NO_NAME.sub("_", name) not in _CHARSETS:
+        raise BadMessage(f"the charset {name[:40]!r} is not read here")
+    return name
 
 
 @lru_cache(maxsize=512)

@@ -19,6 +19,7 @@ from weakref import WeakSet
 
 from lxml import etree
 
+from esb.envelope import known_charset
 from esb.errors import BadMessage, TooLarge
 
 MAX_ELEMENTS = 420_000
@@ -110,8 +111,9 @@ class _Parsers(threading.local):
         parser = self._usual.get(charset)
         if parser is None:
             try:
+                known_charset(charset or "utf-8")
                 parser = etree.XMLParser(encoding=charset, **_OPTIONS)  # type: ignore[arg-type]
-            except LookupError:
+            except (LookupError, BadMessage):
                 return None
         return parser
 
@@ -195,6 +197,8 @@ def _refuse_doctype(element: etree._Element, what: str) -> None:
     docinfo: Any = element.getroottree().docinfo
     if docinfo.doctype:  # internalDTD would copy all that is declared
         raise BadMessage(f"{what} has a DOCTYPE, which is not allowed")
+    if docinfo.encoding not in ("UTF-8", "utf-8", None):
+        known_charset(docinfo.encoding)  # it declares one by itself
 
 
 def _too_many_attributes(what: str) -> TooLarge:
@@ -274,13 +278,14 @@ class StreamedXml:
 
     def _new(self, *tags: str) -> etree.XMLPullParser:
         try:
+            known_charset(self._charset or "utf-8")
             return etree.XMLPullParser(
                 ("start", "end"),
                 tag=tags or None,
                 encoding=self._charset,
                 **_OPTIONS,  # type: ignore[arg-type]
             )
-        except LookupError as e:
+        except (LookupError, BadMessage) as e:
             raise BadMessage(f"{self._what} is in an unknown charset") from e
 
     def _begin(self, chunk: bytes) -> bool:

@@ -9,6 +9,7 @@ from typing import Any, BinaryIO, Final, Generic, NamedTuple, TypeVar
 
 from pydantic import ValidationError
 
+from esb import envelope
 from esb.envelope import Body, Codec, ContentType
 from esb.errors import BadMessage, EsbError, RouteFailure, TooLarge
 from esb.options import Options
@@ -86,10 +87,10 @@ def told(
 
 
 def known_charset(name: str) -> str:
-    """A validator: `name`, if there is such a charset. Raises ValueError."""
+    """A validator: `name`, if it is read here. Raises ValueError."""
     try:
-        " ".encode(name)
-    except (LookupError, UnicodeError) as e:
+        envelope.known_charset(name)
+    except BadMessage as e:
         raise ValueError(f"there is no charset {name!r}") from e
     return name
 

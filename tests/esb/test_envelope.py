@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import encodings
 import subprocess
 import sys
 import time
@@ -210,6 +211,52 @@ def test_text_is_in_the_declared_charset() -> None:
     ):
         with pytest.raises(BadMessage):
             _ = Body(b"\xe9", content_type).text
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "utf-7",
+        "utf_7",
+        "UTF-7",
+        "unicode-1-1-utf-7",
+        "punycode",
+        "idna",
+        "unicode_escape",
+        "raw-unicode-escape",
+        "undefined",
+        "rot13",
+        "base64",
+        "zip",
+        "bz2",
+        "hex",
+        "uu",
+        "quopri",
+        "mbcs",
+        "oem",
+        "hz",
+        "iso-2022-jp",
+        "iso2022_kr",
+        "palmos",
+        "../../etc/passwd",
+        "encodings.utf_8",
+        "x" * 5000,
+        "",
+    ],
+)
+def test_charsets_that_two_would_read_differently_are_not_read(name: str) -> None:
+    before = dict(encodings._cache)
+    for _ in range(2):
+        with pytest.raises(BadMessage, match="is not read here"):
+            _ = Body(b"+ADw-", f"text/plain; charset={name}").text
+    assert encodings._cache == before, "Python remembers every name that it is asked for"
+
+
+@pytest.mark.parametrize(
+    "name", ["UTF8", "latin1", "ISO_8859-15", "windows-1252", "IBM037", "big5", "us-ascii"]
+)
+def test_charsets_that_are_read(name: str) -> None:
+    assert Body("a".encode(name), f"text/plain; charset={name}").text == "a"
 
 
 def test_empty_bodies() -> None:

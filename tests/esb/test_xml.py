@@ -329,3 +329,12 @@ def test_attributes_count_as_elements_do() -> None:
     tag = f"<a {attributes}/>"
     with pytest.raises(TooLarge, match="elements and attributes"):
         parse_xml(f"<o>{tag * 600}</o>".encode())
+
+
+@pytest.mark.parametrize("charset", ["utf-7", "iso-2022-jp", "hz"])
+def test_charsets_of_documents_are_those_of_texts(charset: str) -> None:
+    declared = f'<?xml version="1.0" encoding="{charset}"?>'.encode() + "<a>b</a>".encode(charset)
+    with pytest.raises(BadMessage, match=r"charset|encoding"):
+        parse_xml(declared)
+    with pytest.raises(BadMessage, match="charset"):
+        parse_xml(b"<a>b</a>", charset=charset)
