@@ -287,6 +287,9 @@ class Connection(asyncio.Protocol):
         names = _names
         for name, value in fields:
             text, role = names[name]
+            if role == _LENGTH:
+                length = int(value)
+                continue
             try:
                 said = value.decode().rstrip(" \t")
             except UnicodeDecodeError:
@@ -296,8 +299,6 @@ class Connection(asyncio.Protocol):
             elif role == _TYPE:
                 kind = kind or said
                 pairs.append((text, said))
-            elif role == _LENGTH:
-                length = int(value)
             elif role == _CODING:
                 coding = f"{coding},{said.lower()}" if coding else said.lower()
             elif role == _PACKING:

@@ -220,6 +220,8 @@ def to_envelope(request: Request, *, source: str, type: str) -> Envelope:
 
 def valid_traceparent(value: str) -> bool:
     """Whether `value` is a traceparent that must not be ignored (Trace Context, section 3.2.2)."""
+    if not value:
+        return False
     found = _TRACEPARENT.match(value)
     return (
         found is not None
