@@ -39,7 +39,7 @@ def test_every_example_is_told_of_and_run() -> None:
         assert f"({name}/)" in overview
         assert f"esb run examples/{name}" in (PROJECT / "examples" / name / "README.md").read_text()
         assert f'start("{name}"' in here
-    assert len(EXAMPLES) == 10
+    assert len(EXAMPLES) == 11
 
 
 def test_soap_as_rest(start: Start, legacy: str) -> None:
@@ -73,6 +73,21 @@ def test_soap_as_rest(start: Start, legacy: str) -> None:
     document = bus.get("/partners/openapi.json").json
     assert document["openapi"].startswith("3.1")
     assert set(document["paths"]["/partners"]) >= {"get", "post"}
+
+
+def test_cached_api(start: Start, service: Backend, legacy: str) -> None:
+    bus = start("cached-api", ORDERS_URL=service.url, RATES_URL=service.url, LEGACY_URL=legacy)
+    answers = [bus.get("/orders/1") for _ in range(7)]
+    statuses = [answer.status for answer in answers]
+    assert statuses[:5] == [200] * 5  # the sixth may be in the next second
+    assert len(service.asked) == 1
+    assert answers[1].headers["etag"] == answers[0].headers["etag"]
+    assert answers[0].headers["ratelimit-policy"] == '"5-per-1s";q=5;w=1, "daily";q=1000;w=86400'
+    service.content = ("application/json", b'{"rate": 0.9}')
+    assert [bus.get(f"/total/{n}0/usd").json["euros"] for n in (1, 2)] == [9, 18]
+    assert len(service.asked) == 2
+    partners = [bus.get("/partners/2").json["name"] for _ in range(2)]
+    assert partners == ["Hollis & Sons"] * 2
 
 
 def test_rest_to_soap(start: Start, legacy: str) -> None:
