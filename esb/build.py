@@ -63,7 +63,7 @@ from esb.policies import cached, unkeyed
 from esb.route import OF_CALLERS, RouteOptions, StepPolicies, step_policies, subroute
 from esb.schemas import SchemaError, compile_json_schema, compile_xsd
 from esb.secrets import References
-from esb.step import Step, Watch, identity, in_turn, pipeline
+from esb.step import SpanFacts, Step, Watch, identity, in_turn, pipeline
 from esb.steps import STEPS
 from esb.store import StoreOptions, open_store
 from esb.store.traces import open_traces
@@ -84,6 +84,7 @@ _FROM_YAML = {"yaml": True}
 _POLICIES = tuple(StepPolicies.model_fields)
 POLICIES = tuple(EndpointPolicies.model_fields)
 """Keys that may stand among the options of any endpoint of `send` and `call`."""
+_KINDS = {"source": "consumer", "sink": "client", "caller": "client"}
 
 
 class StandIn(Protocol):
@@ -562,6 +563,7 @@ class Builder:
         connection = str(raw.get("connection")) if isinstance(raw, dict) else ""
         common = self.load.policies.get(connection, EndpointPolicies())
 
+        self.watch.spans[inner.where] = SpanFacts(_KINDS[direction], name)
         def shared(kind: str, make: Callable[[Any, str], T]) -> T | None:
             options, of = getattr(own, kind), name
             if options is None:
@@ -778,6 +780,9 @@ class Builder:
 
     def answer(self) -> Builder:
         inner = self.at()
+    def span(self, facts: SpanFacts) -> None:
+        self.watch.spans[self.where] = facts
+
         inner.about_answer = True
         return inner
 

@@ -34,7 +34,8 @@ from esb.clock import REAL, Clock
 from esb.errors import ConfigError, Diagnostic
 from esb.middleware.endpoint import EndpointPolicies
 from esb.mistakes import did_you_mean, option_names, shown_path
-from esb.options import Options
+from esb.options import Auth, Options
+from esb.otel import Telemetry, TelemetryOptions
 from esb.policies import route_policies
 from esb.projects import LATER, SHARED, Projects
 from esb.redaction import known_secrets, secret_values
@@ -45,6 +46,7 @@ from esb.store import StoreOptions
 from esb.strict_yaml import Document, read_yaml
 from esb.tracing import Sampling, TraceOptions, Tracing
 
+from esb.step import Middleware, Watch
 
 class AdminOptions(Options):
     """The admin listener: health, metrics and what operators need."""
@@ -102,6 +104,7 @@ class Project:
     sources: dict[Path, bytes | None] = field(default_factory=dict)
     references: References = field(default_factory=lambda: References(None))
 
+    "telemetry": TelemetryOptions,
     @property
     def kept(self) -> dict[Path, bytes]:
         """The sources without what is secret."""
@@ -520,6 +523,8 @@ class _Loader:
         if options.business_key is not None:
             key = place.expression(options.business_key, "business_key")
         if source is None or failed:
+                    if (telemetry := self._telemetry()) is not None:
+                        telemetry.watch(place.watch)
             raise failed or BuildFailed
         recorder = self._tracing().recorder(
             place.route, place.watch, self._sampling(options), source.where
@@ -534,7 +539,8 @@ class _Loader:
             place.route, options, source=source, step=step, dead_sink=dead,
             store=lambda: place.store, changes_store=changes_store, business_key=key,
             outline=place.part, watch=place.watch, clock=place.clock, recorder=recorder,
-            limiter=policies.limiter, cache=policies.cache,
+            limiter=policies.limiter, cache=policies.cache, allow=policies.allow,
+            spans=self._spans(place.route, place.watch),
         )  # fmt: skip
 
     def _answers(self, options: RouteOptions, source: Source, place: Builder) -> None:
@@ -599,3 +605,15 @@ class _Loader:
     def _fingerprints(self) -> None:
         for place, route in zip(self.places, self.project.routes, strict=True):
             route.fingerprint = place.fingerprint()
+                spans=self._spans(name, parent.watch),
+    def _telemetry(self) -> Telemetry | None:
+        """What makes spans for OpenTelemetry, if somebody wants them."""
+        options = self.common.settings["telemetry"]
+        if options.otlp is None or self.common.stage is not None:
+            return None
+        return self.common.shared.get("telemetry", lambda: Telemetry(options))
+
+    def _spans(self, route: str, watch: Watch) -> Middleware | None:
+        telemetry = self._telemetry()
+        return telemetry.route(route, watch) if telemetry is not None else None
+

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar, copy_context
 from functools import partial
@@ -104,19 +104,50 @@ class Seen(msgspec.Struct, frozen=True):
     seconds: float
 
 
-class Watch:
-    """Where somebody may look at what the steps of a route do: `observer` is called after each.
+class SpanFacts(msgspec.Struct, frozen=True):
+    """What telemetry tells of an endpoint (OpenTelemetry Semantic Conventions).
 
-    It is called in the run of the message, so that what a run has set in its context is there. It
-    must be quick and must not raise.
+    kind: "server", "client", "producer" or "consumer". name: of its spans, and few; attributes: of
+    all of them. told: which attributes the facts of a reply are ({"status": ...}).
     """
 
-    __slots__ = ("__weakref__", "_observers", "observer", "route")
+    kind: str
+    name: str
+    attributes: Mapping[str, str | int] = {}
+    told: Mapping[str, str] = {}
+
+
+Around = Callable[[str, Step, Envelope], Awaitable[Envelope]]
+"""Runs the step at a place with a message."""
+
+
+def _nobody(seen: Seen) -> None:
+    """What observes where there is only somebody around."""
+
+
+class Watch:
+    """Where somebody may look at what the steps of a route do: `observer` is called after each,
+    `around` runs each. If both are None, nobody does.
+
+    They are called in the run of the message, so that what a run has set in its context is there.
+    They must be quick and must not raise of themselves.
+
+    spans: what is told of the endpoints of the route, by their places.
+    """
+
+    __slots__ = ("__weakref__", "_observers", "around", "observer", "route", "spans")
 
     def __init__(self, route: str = "") -> None:
         self.route = route
+        self.spans: dict[str, SpanFacts] = {}
+        self.around: Around | None = None
         self.observer: Callable[[Seen], None] | None = None
         self._observers: dict[str, Callable[[Seen], None]] = {}
+
+    def surround(self, around: Around | None) -> None:
+        """From now on `around` runs the steps."""
+        self.around = around
+        self.observe("", None)
 
     def observe(self, who: str, observer: Callable[[Seen], None] | None) -> None:
         """From now on `who` looks on, beside others, or (None) no longer does."""
@@ -129,16 +160,19 @@ class Watch:
             for one in observers:
                 one(seen)
 
-        self.observer = tell_all if len(observers) > 1 else next(iter(observers), None)
+        alone = _nobody if self.around is not None else None
+        self.observer = tell_all if len(observers) > 1 else next(iter(observers), alone)
 
     async def step(self, place: str, step: Step, envelope: Envelope) -> Envelope:
         """Run a step, and tell the observer that there was when it began."""
-        observer = self.observer
+        observer, around = self.observer, self.around
+        if observer is _nobody and around is not None:
+            return await around(place, step, envelope)
         after: Envelope | None = None
         error: BaseException | None = None
         begun = perf_counter()
         try:
-            after = await step(envelope)
+            after = await (step(envelope) if around is None else around(place, step, envelope))
             return after
         except BaseException as e:
             error = e

@@ -42,6 +42,7 @@ KNOWN: Final = {
     "async-timeout": "Apache-2.0",  # for the first Pythons 3.11 only
     "colorama": "BSD-3-Clause",  # Windows only, so not there to be read
     "fastapi-offline": "MIT",
+    "protobuf": "BSD-3-Clause",  # says "3-Clause BSD License"
     "uvloop": "MIT OR Apache-2.0",
 }
 """Where the metadata do not say it, or cannot be read here."""

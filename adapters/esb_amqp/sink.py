@@ -14,6 +14,7 @@ from esb.adapter import Build, Text
 from esb.clock import current
 from esb.envelope import Envelope, parse_content_type
 from esb.errors import Fault, OutcomeUnknown, RouteFailure, TimedOut, Unreachable
+from esb.step import SpanFacts
 from esb_amqp.answers import PROBLEM
 from esb_amqp.client import Channel, Delivery, Nacked
 from esb_amqp.events import as_event
@@ -49,10 +50,25 @@ async def declare_queue(channel: Channel, name: str, declaration: QueueDeclarati
         await channel.bind_queue(queue, binding.exchange, binding.routing_key, binding.arguments)
 
 
+def spans(what: str, kind: str, name: str) -> SpanFacts:
+    """What telemetry tells of an endpoint (Semantic Conventions, RabbitMQ). A name that a message
+    makes is none of few, so it is told as its template."""
+    return SpanFacts(
+        kind,
+        f"{what} {name or '(default)'}",
+        {
+            "messaging.system": "rabbitmq",
+            "messaging.operation.name": what,
+            "messaging.operation.type": what,
+            "messaging.destination.name": name,
+        },
+    )
+
+
 class _Target:
     """Where and how an endpoint publishes, compiled from its options."""
 
-    def __init__(self, options: TargetOptions, build: Build) -> None:
+    def __init__(self, options: TargetOptions, build: Build, kind: str) -> None:
         self.options = options
         self.exchange = options.exchange or ""
         by_queue = options.queue is not None
@@ -63,6 +79,7 @@ class _Target:
         )
         where = f"queue {options.queue}" if by_queue else f"exchange {options.exchange}"
         build.channel(f"amqp {where}", outside=True)
+        build.span(spans("send", kind, (options.queue if by_queue else options.exchange) or ""))
         build.promises("repeats", better="`skip_seen` where it is read")
         self._by_queue = by_queue
         self._own: list[tuple[str, Text]] = []
@@ -129,7 +146,7 @@ class AmqpSink:
 
     def __init__(self, options: SinkOptions, build: Build) -> None:
         self._options = options
-        self._target = _Target(options, build)
+        self._target = _Target(options, build, "producer")
         settings, tls = options.settings(build)
         link = shared_link(build, "out", settings, tls)
         far_side = build.stand_in()
@@ -244,7 +261,7 @@ class AmqpCaller:
 
     def __init__(self, options: CallerOptions, build: Build) -> None:
         self._options = options
-        self._target = _Target(options, build)
+        self._target = _Target(options, build, "client")
         far_side = build.stand_in()
         self._played = PlayedBroker(far_side) if far_side is not None else None
         settings, tls = options.settings(build)

@@ -26,7 +26,7 @@ from esb_amqp.link import Backoff, Lane, shared_link
 from esb_amqp.mapping import from_delivery, stream_offset
 from esb_amqp.options import KeyOrder, SourceOptions
 from esb_amqp.position import Position
-from esb_amqp.sink import declare_queue
+from esb_amqp.sink import declare_queue, spans
 from esb_amqp.suspects import Suspects, poison
 
 log = structlog.get_logger("esb.amqp")
@@ -54,6 +54,7 @@ class AmqpSource:
         self._store = build.store
         self.where = f"amqp queue {options.queue}"
         build.channel(self.where, outside=True)
+        build.span(spans("process", "consumer", options.queue))
         if options.rpc:
             build.promises("answered")
         settings, tls = options.settings(build)

@@ -26,6 +26,7 @@ from esb_web import (
     passed_on,
     web_client,
 )
+from esb_web.spans import requested
 
 Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
@@ -139,6 +140,7 @@ class _Requests:
 
     def __init__(self, options: SinkOptions, build: Build, *, accept: str = "") -> None:
         self._method = options.method
+        build.span(requested(options.method, options.url))
         self._target: Callable[[Envelope], str] = make_target(
             build, options.url, options.path, options.query, options.allow_hosts
         )

@@ -18,7 +18,7 @@ from esb.envelope import Envelope, parse_content_type
 from esb.errors import EsbError, UnsupportedMedia
 from esb.options import Duration, Options, Size
 from esb.outline import Passage
-from esb.step import Step, beside, is_large
+from esb.step import SpanFacts, Step, beside, is_large
 from esb_http.idempotency import IdempotencyKey, Once
 from esb_http.status import ACCEPTED, Monitor
 from esb_web import Request, Response, Site, problem, rehearse, to_envelope, to_response
@@ -202,6 +202,8 @@ class HttpSource:
         passage: Passage,
     ) -> None:
         self.where = f"{' '.join(options.method)} {options.path}"
+        one = {"http.request.method": options.method[0]} if len(options.method) == 1 else {}
+        build.span(SpanFacts("server", self.where, {"http.route": options.path, **one}))
         self._server = web_server(build)
         self._source = f"http:{build.route}"
         self._options = options

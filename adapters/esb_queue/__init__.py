@@ -10,14 +10,17 @@ Both are in the bus's store, or on RabbitMQ if the section `queues` says so.
 
 from __future__ import annotations
 
+from typing import Literal
+
 from esb.adapter import Adapter, Build, Role, Sink, Source, keeps_order
+from esb.step import SpanFacts
 from esb_queue import broker, stored
 from esb_queue.options import NAME, Queues, QueueSink, QueueSource, TopicSink, TopicSource, section
 
 
 def queue_source(options: QueueSource, build: Build) -> Source:
     """What takes messages from a queue."""
-    build.channel(f"queue {options.name}")
+    _told(build, "queue", options.name, "process")
     if options.order:
         keeps_order(build, "order")
     queues = _queues(build)
@@ -28,7 +31,7 @@ def queue_source(options: QueueSource, build: Build) -> Source:
 
 def queue_sink(options: QueueSink, build: Build) -> Sink:
     """What puts messages into a queue."""
-    build.channel(f"queue {options.name}")
+    _told(build, "queue", options.name, "send")
     queues = _queues(build)
     if queues.on is None:
         return stored.StoredQueueSink(options, build, queues)
@@ -44,16 +47,29 @@ def topic_source(options: TopicSource, build: Build) -> Source:
         )
     if options.order:
         keeps_order(build, "order")
-    build.channel(f"topic {options.name}")
+    _told(build, "topic", options.name, "process")
     queues = _queues(build)
     if queues.on is None:
         return stored.topic_source(options, name, build)
     return broker.topic_source(options, name, build, queues.on)
 
 
+def _told(build: Build, kind: str, name: str, what: Literal["send", "process"]) -> None:
+    """The channel, for the map of the project and for telemetry."""
+    build.channel(f"{kind} {name}")
+    facts: dict[str, str | int] = {
+        "messaging.system": "esb",
+        "messaging.operation.name": what,
+        "messaging.operation.type": what,
+        "messaging.destination.name": name,
+    }
+    role = "producer" if what == "send" else "consumer"
+    build.span(SpanFacts(role, f"{what} {kind} {name}", facts))
+
+
 def topic_sink(options: TopicSink, build: Build) -> Sink:
     """What publishes messages to a topic."""
-    build.channel(f"topic {options.name}")
+    _told(build, "topic", options.name, "send")
     queues = _queues(build)
     if queues.on is None:
         return stored.StoredTopicSink(options, build)

@@ -59,6 +59,7 @@ from esb_soap.rehearsal import PlayedService
 from esb_soap.security import SECURITY, ClientSecurity, check_reply, refused_credentials
 from esb_soap.wsdl import FaultMessage, WsdlError
 from esb_web import ClientOptions, ClientReply, OutboundHeaders, error_of, web_client
+from esb_web.spans import requested
 
 Form = Literal["data", "xml", "envelope"]
 """How a payload is handed on: as plain data, as the element in the Body, or as it came."""
@@ -208,6 +209,9 @@ class SoapCaller:
                 f"the WSDL gives no HTTP address for '{self._found.port.name}'", "wsdl",
                 code="wsdl", hint="add `url`",
             )  # fmt: skip
+        service, name = self._found.service.name, self._operation.name
+        rpc = {"rpc.system": "soap", "rpc.service": service, "rpc.method": name}
+        build.span(requested("POST", self._url, f"{service}/{name}", rpc))
         self._reply = options.reply if isinstance(options, CallOptions) else None
         self._understood = frozenset(options.understood)
         self._security = options.security

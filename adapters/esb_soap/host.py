@@ -38,7 +38,7 @@ from esb.errors import (
     UnsupportedMedia,
 )
 from esb.options import Duration, Size
-from esb.step import Step
+from esb.step import SpanFacts, Step
 from esb_soap.addressing import (
     NONE,
     WSA,
@@ -254,6 +254,8 @@ class SoapHost:
         served = [port for _, port in candidates]
         self._service = next(iter(services))
         self.where = f"SOAP {options.path}"
+        facts = {"rpc.system": "soap", "rpc.service": self._service, "http.route": options.path}
+        build.span(SpanFacts("server", self.where, facts))
         self._dispatch: dict[Version, Dispatch] = {
             version: Dispatch(port for port in served if port.soap_version == version)
             for version in dict.fromkeys(port.soap_version for port in served)

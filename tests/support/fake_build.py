@@ -12,8 +12,9 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from esb.adapter import BuildFailed
 from esb.clock import REAL
 from esb.envelope import Envelope
+from esb.identity import PUBLIC, Authenticator
 from esb.outline import Passage
-from esb.step import Step, identity
+from esb.step import SpanFacts, Step, identity
 
 
 class FakeBuild:
@@ -46,6 +47,9 @@ class FakeBuild:
 
     def promises(self, promise: str, *, provided: str = "", better: str = "") -> None:
         """What is promised is of no interest here."""
+
+    def span(self, facts: SpanFacts) -> None:
+        """Nor what telemetry would tell."""
 
     def body(self, *fates: str) -> Passage:
         """Bodies are whole, unless a test opens the passage."""
@@ -124,6 +128,12 @@ class FakeBuild:
 
     def section(self, name: str) -> Any:
         return self.sections[name]
+
+    ways: Collection[str] = ()
+
+    def auth(self, names: Sequence[str] | None, *path: str | int) -> Authenticator:
+        """Everybody may call."""
+        return PUBLIC
 
     def claim(self, name: str, *path: str | int) -> None:
         if name in self.claims:
