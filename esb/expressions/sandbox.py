@@ -43,6 +43,9 @@ from esb.expressions.language import kind, reason, to_text
 MAX_STEPS = 200_000
 """How often the loops of one rendering may go round, or four times its macros be called."""
 
+MAX_CHARACTERS = 10_000
+"""Of a text that is given to a filter for lists."""
+
 _JINJA = (LoopContext, Namespace, TemplateModule, TemplateReference, BlockReference)
 
 
@@ -270,10 +273,24 @@ def _settled(function: Callable[..., Any]) -> Callable[..., Any]:
     return filter_
 
 
+def _of_items(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A filter for lists. To it a text is its characters; who sends a long one where the route
+    expects a list would keep it busy for seconds."""
+    place = 1 if hasattr(function, "jinja_pass_arg") else 0  # of the value
+
+    @functools.wraps(function)
+    def filter_(*args: Any, **kwargs: Any) -> Any:
+        if isinstance(args[place], str | bytes) and len(args[place]) > MAX_CHARACTERS:
+            raise RouteFailure(f"{kind(args[place])} of that length is no list")
+        return function(*args, **kwargs)
+
+    return filter_
+
+
 FILTERS: Final[dict[str, Callable[..., Any]]] = {
     "abs": _abs,
     "base64": _base64,
-    "batch": _batch,
+    "batch": _of_items(_batch),
     "capitalize": _of_text(str.capitalize),
     "count": _length,
     "d": filters.do_default,
@@ -282,34 +299,34 @@ FILTERS: Final[dict[str, Callable[..., Any]]] = {
     "dictsort": filters.do_dictsort,
     "first": filters.sync_do_first,
     "fromjson": _fromjson,
-    "groupby": filters.sync_do_groupby,
+    "groupby": _of_items(filters.sync_do_groupby),
     "indent": _indent,
     "int": _int,
     "items": _items,
-    "join": language.join,
+    "join": _of_items(language.join),
     "last": filters.do_last,
     "length": _length,
-    "list": filters.sync_do_list,
+    "list": _of_items(filters.sync_do_list),
     "lower": _of_text(str.lower),
-    "map": _settled(filters.sync_do_map),
-    "max": filters.do_max,
-    "min": filters.do_min,
-    "reject": _settled(filters.sync_do_reject),
-    "rejectattr": _settled(filters.sync_do_rejectattr),
+    "map": _settled(_of_items(filters.sync_do_map)),
+    "max": _of_items(filters.do_max),
+    "min": _of_items(filters.do_min),
+    "reject": _settled(_of_items(filters.sync_do_reject)),
+    "rejectattr": _settled(_of_items(filters.sync_do_rejectattr)),
     "replace": language.replace,
     "reverse": filters.do_reverse,
     "round": _round,
-    "select": _settled(filters.sync_do_select),
-    "selectattr": _settled(filters.sync_do_selectattr),
-    "sort": filters.do_sort,
+    "select": _settled(_of_items(filters.sync_do_select)),
+    "selectattr": _settled(_of_items(filters.sync_do_selectattr)),
+    "sort": _of_items(filters.do_sort),
     "string": to_text,
-    "sum": _sum,
+    "sum": _of_items(_sum),
     "title": _of_text(str.title),
     "tojson": _tojson,
     "trim": _of_text(str.strip),
     "truncate": _truncate,
     "unbase64": _unbase64,
-    "unique": _settled(filters.do_unique),
+    "unique": _settled(_of_items(filters.do_unique)),
     "upper": _of_text(str.upper),
     "urlencode": _urlencode,
     "values": _values,
