@@ -12,7 +12,6 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from esb.adapter import BuildFailed
 from esb.clock import REAL
 from esb.envelope import Envelope
-from esb.identity import PUBLIC, Authenticator
 from esb.outline import Passage
 from esb.step import SpanFacts, Step, identity
 
@@ -48,10 +47,10 @@ class FakeBuild:
     def promises(self, promise: str, *, provided: str = "", better: str = "") -> None:
         """What is promised is of no interest here."""
 
+    def body(self, *fates: str) -> Passage:
     def span(self, facts: SpanFacts) -> None:
         """Nor what telemetry would tell."""
 
-    def body(self, *fates: str) -> Passage:
         """Bodies are whole, unless a test opens the passage."""
         return self.passage
 
@@ -128,12 +127,6 @@ class FakeBuild:
 
     def section(self, name: str) -> Any:
         return self.sections[name]
-
-    ways: Collection[str] = ()
-
-    def auth(self, names: Sequence[str] | None, *path: str | int) -> Authenticator:
-        """Everybody may call."""
-        return PUBLIC
 
     def claim(self, name: str, *path: str | int) -> None:
         if name in self.claims:
