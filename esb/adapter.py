@@ -368,11 +368,11 @@ class Build(Protocol):
         does: a source "again", a sink or caller "repeats". provided: what the promise depends on,
         for people. better: what in its options would promise more."""
 
-    def body(self, *fates: Fate) -> Passage:
-        """Say what may become of a message's body in the step or endpoint being built (see
     def span(self, facts: SpanFacts) -> None:
         """Say what telemetry tells of the endpoint being built, beside its name."""
 
+    def body(self, *fates: Fate) -> Passage:
+        """Say what may become of a message's body in the step or endpoint being built (see
         esb.outline), which is otherwise taken to read it: as many as are possible. A source that
         says "made" gives messages as their bodies arrive, where the answer tells it that it may,
         and one that says "sent" takes answers so.

@@ -82,9 +82,9 @@ T = TypeVar("T")
 
 _FROM_YAML = {"yaml": True}
 _POLICIES = tuple(StepPolicies.model_fields)
+_KINDS = {"source": "consumer", "sink": "client", "caller": "client"}
 POLICIES = tuple(EndpointPolicies.model_fields)
 """Keys that may stand among the options of any endpoint of `send` and `call`."""
-_KINDS = {"source": "consumer", "sink": "client", "caller": "client"}
 
 
 class StandIn(Protocol):
@@ -544,6 +544,7 @@ class Builder:
         inner.part.options = valid = inner.validate(role.options, options, also=also)
         if self.load.stage is not None:
             inner.played = self.load.stage.stand_in(inner, raw[name])
+        self.watch.spans[inner.where] = SpanFacts(_KINDS[direction], name)
         made = role.make(valid, inner)
         if inner.played is not None:
             made = inner.played.instead(made, taken=inner.taken)
@@ -563,7 +564,6 @@ class Builder:
         connection = str(raw.get("connection")) if isinstance(raw, dict) else ""
         common = self.load.policies.get(connection, EndpointPolicies())
 
-        self.watch.spans[inner.where] = SpanFacts(_KINDS[direction], name)
         def shared(kind: str, make: Callable[[Any, str], T]) -> T | None:
             options, of = getattr(own, kind), name
             if options is None:
@@ -761,6 +761,9 @@ class Builder:
         part = self.part
         part.promise, part.provided, part.better = promise, provided, better
 
+    def span(self, facts: SpanFacts) -> None:
+        self.watch.spans[self.where] = facts
+
     def body(self, *fates: Fate) -> Passage:
         self.part.fates = fates
         return self.part.passage
@@ -780,9 +783,6 @@ class Builder:
 
     def answer(self) -> Builder:
         inner = self.at()
-    def span(self, facts: SpanFacts) -> None:
-        self.watch.spans[self.where] = facts
-
         inner.about_answer = True
         return inner
 

@@ -34,7 +34,7 @@ from esb.clock import REAL, Clock
 from esb.errors import ConfigError, Diagnostic
 from esb.middleware.endpoint import EndpointPolicies
 from esb.mistakes import did_you_mean, option_names, shown_path
-from esb.options import Auth, Options
+from esb.options import Options
 from esb.otel import Telemetry, TelemetryOptions
 from esb.policies import route_policies
 from esb.projects import LATER, SHARED, Projects
@@ -42,11 +42,11 @@ from esb.redaction import known_secrets, secret_values
 from esb.redis import RedisOptions
 from esb.route import Called, Route, RouteOptions, assemble
 from esb.secrets import References, SecretsOptions
+from esb.step import Middleware, Watch
 from esb.store import StoreOptions
 from esb.strict_yaml import Document, read_yaml
 from esb.tracing import Sampling, TraceOptions, Tracing
 
-from esb.step import Middleware, Watch
 
 class AdminOptions(Options):
     """The admin listener: health, metrics and what operators need."""
@@ -79,6 +79,7 @@ SETTINGS: dict[str, type[Options]] = {
     "trace": TraceOptions,
     "redis": RedisOptions,
     "secrets": SecretsOptions,
+    "telemetry": TelemetryOptions,
 }
 LIVE: Final = frozenset({"secrets"})
 """Settings that each load goes by anew; the others are those that a bus started with."""
@@ -104,7 +105,6 @@ class Project:
     sources: dict[Path, bytes | None] = field(default_factory=dict)
     references: References = field(default_factory=lambda: References(None))
 
-    "telemetry": TelemetryOptions,
     @property
     def kept(self) -> dict[Path, bytes]:
         """The sources without what is secret."""
@@ -473,6 +473,8 @@ class _Loader:
                 sub = place.built()
                 if sub.options is not None and sub.step is not None:
                     self._tracing().watch(place.watch)
+                    if (telemetry := self._telemetry()) is not None:
+                        telemetry.watch(place.watch)
                     self._add(place, Route(place.route, sub.options, [(Called(), sub.step)],
                                            outline=place.part, watch=place.watch))  # fmt: skip
                 return
@@ -523,8 +525,6 @@ class _Loader:
         if options.business_key is not None:
             key = place.expression(options.business_key, "business_key")
         if source is None or failed:
-                    if (telemetry := self._telemetry()) is not None:
-                        telemetry.watch(place.watch)
             raise failed or BuildFailed
         recorder = self._tracing().recorder(
             place.route, place.watch, self._sampling(options), source.where
@@ -539,7 +539,7 @@ class _Loader:
             place.route, options, source=source, step=step, dead_sink=dead,
             store=lambda: place.store, changes_store=changes_store, business_key=key,
             outline=place.part, watch=place.watch, clock=place.clock, recorder=recorder,
-            limiter=policies.limiter, cache=policies.cache, allow=policies.allow,
+            limiter=policies.limiter, cache=policies.cache,
             spans=self._spans(place.route, place.watch),
         )  # fmt: skip
 
@@ -571,6 +571,7 @@ class _Loader:
                 recorder=self._tracing().recorder(
                     name, parent.watch, self._sampling(options), more.source.where
                 ),
+                spans=self._spans(name, parent.watch),
             ))  # fmt: skip
 
     def _tracing(self) -> Tracing:
@@ -583,6 +584,17 @@ class _Loader:
             return Tracing(kept, traces, clock=common.clock)
 
         return common.shared.get("traces", make)
+
+    def _telemetry(self) -> Telemetry | None:
+        """What makes spans for OpenTelemetry, if somebody wants them."""
+        options = self.common.settings["telemetry"]
+        if options.otlp is None or self.common.stage is not None:
+            return None
+        return self.common.shared.get("telemetry", lambda: Telemetry(options))
+
+    def _spans(self, route: str, watch: Watch) -> Middleware | None:
+        telemetry = self._telemetry()
+        return telemetry.route(route, watch) if telemetry is not None else None
 
     def _sampling(self, options: RouteOptions) -> Sampling | None:
         """Of which messages of a route a trace is kept; none of those of tests."""
@@ -605,15 +617,3 @@ class _Loader:
     def _fingerprints(self) -> None:
         for place, route in zip(self.places, self.project.routes, strict=True):
             route.fingerprint = place.fingerprint()
-                spans=self._spans(name, parent.watch),
-    def _telemetry(self) -> Telemetry | None:
-        """What makes spans for OpenTelemetry, if somebody wants them."""
-        options = self.common.settings["telemetry"]
-        if options.otlp is None or self.common.stage is not None:
-            return None
-        return self.common.shared.get("telemetry", lambda: Telemetry(options))
-
-    def _spans(self, route: str, watch: Watch) -> Middleware | None:
-        telemetry = self._telemetry()
-        return telemetry.route(route, watch) if telemetry is not None else None
-

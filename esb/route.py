@@ -207,6 +207,7 @@ def assemble(
     recorder: Middleware | None = None,
     limiter: Limiter | None = None,
     cache: Cache | None = None,
+    spans: Middleware | None = None,
     clock: Clock = REAL,
 ) -> Route:
     """Put the middleware around a route's steps: the one place that says in which order.
@@ -215,7 +216,6 @@ def assemble(
     as the message is on the disk, and what is stored runs from there. store: called only if the
     route needs one, which one whose callers wait mostly does not. changes_store: whether a step
     may send to it. business_key: compiled from the options. outline, watch: those that came of
-    spans: Middleware | None = None,
     building the steps. recorder: the layer that may look on at whole runs. limiter, cache: compiled
     from the options. spans: the layer that makes spans for OpenTelemetry.
     """

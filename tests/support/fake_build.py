@@ -47,10 +47,10 @@ class FakeBuild:
     def promises(self, promise: str, *, provided: str = "", better: str = "") -> None:
         """What is promised is of no interest here."""
 
-    def body(self, *fates: str) -> Passage:
     def span(self, facts: SpanFacts) -> None:
         """Nor what telemetry would tell."""
 
+    def body(self, *fates: str) -> Passage:
         """Bodies are whole, unless a test opens the passage."""
         return self.passage
 
