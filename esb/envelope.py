@@ -152,12 +152,19 @@ class _File(msgspec.Struct, frozen=True):
     path: Path
     size: int
     max_whole: int
+    which: tuple[int, int]  # device and inode: another may get its name, or a link to another
 
     def open(self) -> BinaryIO:
         try:
-            return self.path.open("rb")
+            # Without O_NONBLOCK a named pipe would keep us waiting for its writer.
+            stream = os.fdopen(os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+            found = os.fstat(stream.fileno())
         except OSError as e:
             raise _unreadable(self.path, e) from e
+        if (found.st_dev, found.st_ino) != self.which:
+            stream.close()
+            raise Permanent("the file with the body is gone").noted(f"{self.path} is another now")
+        return stream
 
     def read(self) -> bytes:
         with self.open() as stream:
@@ -251,15 +258,25 @@ class Body:
         return cls(None, content_type, data)
 
     @classmethod
-    def from_file(cls, path: Path, content_type: str, *, max_whole: int = MAX_WHOLE) -> Body:
+    def from_file(
+        cls,
+        path: Path,
+        content_type: str,
+        *,
+        max_whole: int = MAX_WHOLE,
+        status: os.stat_result | None = None,
+    ) -> Body:
         """A body that lies in a file, which stays there and as it is while the body is in use.
 
-        max_whole: up to this size in bytes it may be read into memory as a whole. Raises Permanent
-        when there is no such file, Unavailable when it cannot be looked at.
+        max_whole: up to this size in bytes it may be read into memory as a whole. status: of the
+        file that is meant, if the path might lead to another meanwhile. Raises Permanent when there
+        is no such file, Unavailable when it cannot be looked at.
         """
         body = cls(None, content_type)
         try:
-            body._source = _File(path, path.stat().st_size, max_whole)
+            found = status or path.stat()
+            which = found.st_dev, found.st_ino
+            body._source = _File(path, found.st_size, max_whole, which)
         except OSError as e:
             raise _unreadable(path, e) from e
         return body

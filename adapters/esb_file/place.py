@@ -74,6 +74,16 @@ def read(folder: Path, name: str, most: int) -> tuple[bytes, os.stat_result]:
         return stream.read(most + 1), os.fstat(stream.fileno())
 
 
+def status(folder: Path, name: str) -> os.stat_result:
+    """What is known of a regular file. Raises RouteFailure, OSError."""
+    with below(folder, name) as (at, last):
+        file = _opened(at, last)
+        try:
+            return os.fstat(file)
+        finally:
+            os.close(file)
+
+
 def _opened(at: int, name: str) -> int:
     # Without O_NONBLOCK a named pipe would keep us waiting for its writer.
     file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=at)
@@ -158,9 +168,11 @@ def _fill(file: int, content: BinaryIO, mode: int | None, end: bytes) -> None:
 
 
 def _append(at: int, last: str, content: BinaryIO, mode: int | None, end: bytes) -> None:
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     file = os.open(last, flags, 0o666, dir_fd=at)
     try:
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            raise OSError(errno.EINVAL, "no regular file", last)
         fcntl.flock(file, fcntl.LOCK_EX)  # until it is closed
         size = os.fstat(file).st_size
         try:
@@ -264,6 +276,7 @@ _MEANS: Final[dict[int, tuple[type[EsbError], str]]] = {
     errno.EEXIST: (Rejected, "there is a file of this name already"),
     errno.EISDIR: (Rejected, "there is a folder of this name"),
     errno.EINVAL: (Rejected, "there can be no file of this name, or what has it is none"),
+    errno.ENXIO: (Rejected, "there can be no file of this name, or what has it is none"),
     errno.ELOOP: (Rejected, "the name leads through a symbolic link"),
     errno.ENOTDIR: (Rejected, "the name leads through what is no folder"),
     errno.ENAMETOOLONG: (Rejected, "no file can have so long a name"),

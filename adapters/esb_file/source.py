@@ -310,17 +310,18 @@ class FileSource(PollingConsumer):
     def _read(self, file: Found) -> Envelope | None:
         """The message of a file; None if it is there no more. Raises OSError, EsbError."""
         kind = content_type(file.path, self._options.content_type, self._options.charset)
-        if file.size > READ_AT_ONCE:
-            if self._folder.again(file) != file:
-                return None
-            body = Body.from_file(self._folder.path / file.path, kind)
-        else:
-            try:
+        try:
+            if file.size > READ_AT_ONCE:
+                raw, status = None, place.status(self._folder.path, file.path)
+            else:
                 raw, status = place.read(self._folder.path, file.path, READ_AT_ONCE)
-            except (FileNotFoundError, NotADirectoryError):
-                return None
-            if self._folder.found(file.path, status) != file:
-                return None
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        if self._folder.found(file.path, status) != file:
+            return None
+        if raw is None:
+            body = Body.from_file(self._folder.path / file.path, kind, status=status)
+        else:
             body = Body(raw, kind)
         params = file.params
         return Envelope(

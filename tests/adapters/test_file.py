@@ -760,3 +760,39 @@ async def test_what_is_put_aside_is_there_once(
     assert store.died
     assert await store.counts() == {channel: 1}
     await store.close()
+
+
+@pytest.mark.parametrize("where", ["the file", "its folder"])
+async def test_a_large_body_is_that_of_the_file_that_was_found(
+    make: Make, inbox: Path, where: str
+) -> None:
+    """A link in its place, to what the bus may read and its sender may not, gives nothing."""
+    secret = inbox.parent / "secret"
+    secret.mkdir()
+    large = b"x" * (source_module.READ_AT_ONCE + 1)
+    (secret / "a.bin").write_bytes(b"secret" + large[6:])
+    (inbox / "deep").mkdir()
+    file = inbox / "deep" / "a.bin"
+    file.write_bytes(large)
+
+    async def reads(envelope: Envelope) -> Envelope:
+        assert envelope.body.size == len(large)
+        if where == "the file":
+            file.unlink()
+            file.symlink_to(secret / "a.bin")
+        else:
+            (inbox / "deep").rename(inbox.parent / "gone")
+            (inbox / "deep").symlink_to(secret)
+        seen.append(await asyncio.to_thread(attempt, envelope))
+        return envelope
+
+    def attempt(envelope: Envelope) -> object:
+        try:
+            return envelope.body.raw[:6]
+        except Permanent as e:
+            return str(e)
+
+    seen: list[object] = []
+    async with started(make(recursive=True, then="keep"), reads):
+        await until(lambda: seen)
+    assert seen == ["the file with the body is gone"]

@@ -88,6 +88,19 @@ def test_no_link_leads_out_of_the_folder(out: Path) -> None:
     assert not (out / "a.txt").is_symlink()
 
 
+def test_nothing_waits_for_who_reads_a_pipe(out: Path) -> None:
+    os.mkfifo(out / "a.txt")
+    with pytest.raises(Rejected):
+        send(out, if_exists="append")
+    reader = os.open(out / "a.txt", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        with pytest.raises(Rejected):
+            send(out, if_exists="append")
+        assert os.read(reader, 10) == b""
+    finally:
+        os.close(reader)
+
+
 def test_what_is_there_is_kept_unless_the_route_says_otherwise(out: Path) -> None:
     (out / "a.txt").write_text("old")
     with pytest.raises(Rejected, match="there is a file of this name already"):
