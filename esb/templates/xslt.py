@@ -1,15 +1,17 @@
 """XSLT 1.0 stylesheets (libxslt), without access to any file or network.
 
 `document()` and `exsl:document` are denied when a stylesheet runs; what it imports or includes is
-read while it is compiled, from its own folder only. `xsl:message terminate="yes"` refuses the
-message with that text.
+read while it is compiled, from its own folder only. Functions that take a text for an XPath
+(`dyn:evaluate`) are refused, since the text may be a message's. `xsl:message terminate="yes"`
+refuses the message with that text.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from lxml import etree
 
@@ -22,6 +24,11 @@ from esb.xml import XmlFileError, parse_file
 
 _DENY_ALL = etree.XSLTAccessControl.DENY_ALL  # type: ignore[attr-defined]
 _XSL = "{http://www.w3.org/1999/XSL/Transform}"
+_EVALUATING: Final = {
+    "http://exslt.org/dynamic": r"[\w-]+",
+    "http://icl.com/saxon": "eval(?:uate)?|expression",
+}
+"""Functions of libxslt that take a text for an XPath, by their namespaces."""
 _BY_METHOD = {"xml": "application/xml", "html": "text/html", "text": "text/plain"}
 
 
@@ -96,12 +103,29 @@ def compile_xslt(
             why = resolver.refused[0]
             raise TemplateError(f"an import fails: {why}", str(path), _line_of(root, why)) from e
         raise _compile_error(e, path) from e
+    for file in (path, *sorted(resolver.files)):
+        _refuse_evaluation(root if file == path else parse_file(file, folder)[0], file)
     return XsltTemplate(
         transform,
         content_type or _declared_type(root),
         dict(params or {}),
         frozenset({path.resolve(), *resolver.files}),
     )
+
+
+def _refuse_evaluation(root: etree._Element, file: Path) -> None:
+    for node in root.iter("*"):
+        for prefix, namespace in node.nsmap.items():
+            if namespace not in _EVALUATING:
+                continue
+            call = re.compile(rf"(?<![\w.-]){prefix}:({_EVALUATING[namespace]})\s*\(")
+            for value in node.attrib.values():
+                if found := call.search(str(value)):
+                    raise TemplateError(
+                        f"{prefix}:{found[1]} makes an XPath of data, which is denied",
+                        str(file),
+                        _line(node),
+                    )
 
 
 def _declared_type(root: etree._Element) -> str:

@@ -515,3 +515,30 @@ def test_templates_name_constants_but_never_all_of_them() -> None:
     ):
         with pytest.raises(TemplateError, match=message):
             compile_jinja(source, "text/plain", folders=[], known=KNOWN)
+
+
+DYNAMIC = (
+    '<xsl:stylesheet version="1.0" xmlns:xsl="http://www.w3.org/1999/XSL/Transform"'
+    ' xmlns:d="http://exslt.org/dynamic" xmlns:s="http://icl.com/saxon">{}'
+    '<xsl:template match="/">\n<o><xsl:value-of select="{}"/></o></xsl:template></xsl:stylesheet>'
+)
+
+
+@pytest.mark.parametrize(
+    "call", ["d:evaluate(/a)", "1 + d:map(/a, 'b')", "s:evaluate (/a)", "s:eval(s:expression(/a))"]
+)
+def test_no_stylesheet_makes_an_xpath_of_data(tmp_path: Path, call: str) -> None:
+    (tmp_path / "a.xsl").write_text(DYNAMIC.format("", call))
+    with pytest.raises(TemplateError, match="makes an XPath of data") as e:
+        compile_xslt(tmp_path / "a.xsl", folder=tmp_path)
+    assert e.value.line == 2
+    (tmp_path / "b.xsl").write_text(DYNAMIC.format('<xsl:import href="a.xsl"/>', "1"))
+    with pytest.raises(TemplateError, match="makes an XPath of data") as e:
+        compile_xslt(tmp_path / "b.xsl", folder=tmp_path)
+    assert e.value.file.endswith("a.xsl")
+
+
+def test_asking_for_a_function_is_none(tmp_path: Path) -> None:
+    (tmp_path / "a.xsl").write_text(DYNAMIC.format("", "function-available('d:evaluate')"))
+    made = compile_xslt(tmp_path / "a.xsl", folder=tmp_path)(XML)
+    assert b"</o>" in made.raw
