@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Final, Generic, NamedTuple, TypeVar
 
@@ -18,6 +18,11 @@ O = TypeVar("O", bound=Options)  # noqa: E741
 
 MAX_PIECE: Final = 16 * 1024 * 1024
 """How long one piece of a stream may be, in bytes (of text, in characters)."""
+
+
+MAX_VALUES: Final = 1_000_000
+"""Of a body that is read as a whole; a record counts for three besides those in it, because it
+takes as much memory. Piece by piece there may be any number."""
 
 
 class NoOptions(Options):
@@ -63,6 +68,29 @@ class Format(Generic[O]):
     types: tuple[str, ...] = ()
     body: Codec | None = None
     stream: Stream[Any] | None = None
+
+
+def gathered(pieces: Iterable[Piece], what: str) -> list[Any]:
+    """The data of all pieces. Raises the error of a piece that has one, TooLarge over
+    MAX_VALUES."""
+    found = []
+    values = 0
+    for piece in pieces:
+        if piece.error is not None:
+            raise piece.error
+        data = piece.body.data
+        values += 1 if isinstance(data, str) else len(data) + 3
+        if values > MAX_VALUES:
+            raise too_many(what)
+        found.append(data)
+    return found
+
+
+def too_many(what: str) -> TooLarge:
+    """The error for a body with more than MAX_VALUES."""
+    return TooLarge(f"{what} has more values than are read as a whole").noted(
+        "a `split` with `stream` reads it piece by piece"
+    )
 
 
 def told(

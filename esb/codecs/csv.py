@@ -15,15 +15,18 @@ from typing import Annotated, Any, BinaryIO, Self
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from esb.codecs._format import (
+    MAX_VALUES,
     Format,
     Piece,
     Stream,
     encoded,
+    gathered,
     known_charset,
     one_character,
     shown,
     text_lines,
     told,
+    too_many,
 )
 from esb.envelope import Body, ContentType
 from esb.errors import BadMessage, EsbError, RouteFailure
@@ -76,13 +79,11 @@ class CsvCodec:
 
     def decode(self, raw: bytes, content_type: ContentType) -> list[Any]:
         """The rows. Raises BadMessage, naming row and line, when one has too few or too many
-        values."""
-        rows = []
-        for piece in read(io.BytesIO(raw), self._options, content_type):
-            if piece.error is not None:
-                raise piece.error
-            rows.append(piece.body.data)
-        return rows
+        values, TooLarge for more than are read as a whole."""
+        # In one line, too, which would be read at once.
+        if raw.count(self._options.delimiter.encode()) > MAX_VALUES:
+            raise too_many("the CSV")
+        return gathered(read(io.BytesIO(raw), self._options, content_type), "the CSV")
 
     def encode(self, data: Any, content_type: ContentType) -> bytes:
         """Write rows; without `columns` they have those of the first one. Raises RouteFailure,
@@ -167,11 +168,13 @@ def _dialect(options: CsvOptions) -> dict[str, Any]:
 
 
 def _names(row: Sequence[str], wanted: Sequence[str]) -> list[str]:
-    twice = next((name for i, name in enumerate(row) if name in row[:i]), None)
-    if twice is not None:
-        raise BadMessage(f"the CSV has the column {shown(twice)} twice")
+    seen: set[str] = set()
+    for name in row:
+        if name in seen:
+            raise BadMessage(f"the CSV has the column {shown(name)} twice")
+        seen.add(name)
     for name in wanted:
-        if name not in row:
+        if name not in seen:
             raise BadMessage(f"the CSV has no column {shown(name)}")
     return list(row)
 

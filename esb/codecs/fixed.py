@@ -19,6 +19,7 @@ from esb.codecs._format import (
     Piece,
     Stream,
     encoded,
+    gathered,
     known_charset,
     one_character,
     shown,
@@ -106,13 +107,9 @@ class FixedCodec:
         self._options = options
 
     def decode(self, raw: bytes, content_type: ContentType) -> list[dict[str, Any]]:
-        """The records. Raises BadMessage, naming record, field and column."""
-        records = []
-        for piece in read(io.BytesIO(raw), self._options, content_type):
-            if piece.error is not None:
-                raise piece.error
-            records.append(piece.body.data)
-        return records
+        """The records. Raises BadMessage, naming record, field and column, TooLarge for more than
+        are read as a whole."""
+        return gathered(read(io.BytesIO(raw), self._options, content_type), "the text")
 
     def encode(self, data: Any, content_type: ContentType) -> bytes:
         """Write records. Raises RouteFailure, naming record and field, for what has no place."""

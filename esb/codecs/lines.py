@@ -6,7 +6,7 @@ import io
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from esb.codecs._format import Format, Piece, Stream, encoded, text_lines, told
+from esb.codecs._format import Format, Piece, Stream, encoded, gathered, text_lines, told
 from esb.codecs.text import TextOptions
 from esb.envelope import Body, ContentType
 from esb.errors import RouteFailure
@@ -19,8 +19,9 @@ class LinesCodec:
         self._options = options
 
     def decode(self, raw: bytes, content_type: ContentType) -> list[str]:
-        """The lines. Raises BadMessage, naming the line, for what is not in the charset."""
-        return [piece.body.data for piece in read(io.BytesIO(raw), self._options, content_type)]
+        """The lines. Raises BadMessage, naming the line, for what is not in the charset, TooLarge
+        for more than are read as a whole."""
+        return gathered(read(io.BytesIO(raw), self._options, content_type), "the text")
 
     def encode(self, data: Any, content_type: ContentType) -> bytes:
         """Write each text as a line. Raises RouteFailure for anything else than a list of texts."""

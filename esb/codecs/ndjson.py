@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from esb.codecs._format import MAX_PIECE, Format, NoOptions, Piece, Stream
+from esb.codecs._format import MAX_PIECE, MAX_VALUES, Format, NoOptions, Piece, Stream, too_many
 from esb.codecs.json import dumps, loads
 from esb.envelope import Body, ContentType
 from esb.errors import RouteFailure, TooLarge
@@ -17,7 +17,10 @@ class NdjsonCodec:
     """Lines of JSON to a list of what they hold, and back."""
 
     def decode(self, raw: bytes, content_type: ContentType) -> list[Any]:
-        """The values. Raises BadMessage, naming line and column."""
+        """The values. Raises BadMessage, naming line and column, TooLarge for more than are read
+        as a whole."""
+        if raw.count(b"\n") + raw.count(b"\r") + raw.count(b",") > MAX_VALUES:
+            raise too_many("the JSON")
         return [
             loads(line, number) for number, line in enumerate(raw.splitlines(), 1) if line.strip()
         ]

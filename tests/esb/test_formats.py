@@ -8,6 +8,7 @@ import json
 import string
 from decimal import Decimal
 from typing import Any
+from urllib.parse import quote_plus
 
 import pytest
 from hypothesis import example, given, settings
@@ -708,3 +709,30 @@ def test_an_element_of_a_stream_holds_so_many_at_most() -> None:
     raw = io.BytesIO(b"<o><order>" + b"<a/>" * (MAX_ELEMENTS + 100_000) + b"</order></o>")
     with pytest.raises(TooLarge, match="'order' holds over 420000 others"):
         list(read_elements(raw, ElementsOptions(element="order"), parse_content_type("")))
+
+
+@pytest.mark.parametrize(
+    ("format", "raw"),
+    [
+        ("csv", b"a\n" + b"1\n" * 300_000),
+        ("csv", b"a,b\n" + b"," * 1_000_001),
+        ("lines", b"\n" * 1_000_001),
+        ("ndjson", b"{}\n" * 1_000_001),
+    ],
+)
+def test_what_is_more_than_fits_is_not_read_as_a_whole(format: str, raw: bytes) -> None:
+    with pytest.raises(TooLarge, match="more values than are read as a whole"):
+        read(format, raw)
+
+
+def test_columns_are_compared_once() -> None:
+    names = ",".join(f"c{i}" for i in range(100_000))
+    with pytest.raises(BadMessage, match="column 'c99999' twice"):
+        read("csv", f"{names},c99999\n".encode())
+
+
+def test_escapes_of_a_large_form_are_read_wherever_they_stand() -> None:
+    text = "".join(f"{'a' * i}ü%" for i in range(1, 600))
+    form = quote_plus(text).encode()
+    assert len(form) > 64 * 1024
+    assert read("form", b"t=" + form + b"&u=%zz%4") == {"t": text, "u": "%zz%4"}
