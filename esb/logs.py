@@ -1,4 +1,9 @@
-"""Logs: one line an event, for people on a terminal, as JSON for programs."""
+"""Logs: one line an event, for people on a terminal, as JSON for programs.
+
+Much of what is logged was sent by somebody. Whatever it holds, it makes no line of its own, moves
+no cursor and turns no text around: what controls a terminal is written as an escape (CWE-117,
+CWE-150).
+"""
 
 from __future__ import annotations
 
@@ -7,7 +12,8 @@ import re
 import sys
 from collections.abc import MutableMapping
 from contextvars import ContextVar
-from typing import Any, Final
+from io import StringIO
+from typing import Any, Final, TextIO
 
 # structlog loads rich where it is installed, for tracebacks that are never printed here: half of
 # what importing `esb.cli` took. To import a module that is None in the module cache fails
@@ -23,8 +29,9 @@ if _modules["rich"] is None:
 
 log = structlog.get_logger("esb")
 
-ABOUT: Final[ContextVar[tuple[str, str]]] = ContextVar("about", default=("", ""))
-"""The route and the id of the message that the run is about: fields of every line it writes."""
+ABOUT: Final[ContextVar[tuple[str, str, str]]] = ContextVar("about", default=("", "", ""))
+"""The route and the id of the message that the run is about, and its traceparent: fields of every
+line it writes."""
 
 _URL_PASSWORD = re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s:/@]*:)[^\s/@]+@", re.IGNORECASE)
 
@@ -44,11 +51,12 @@ def configure(*, json: bool, level: str = "info") -> None:
         shared.append(structlog.processors.format_exc_info)
         written = structlog.processors.JSONRenderer(default=str)
     else:
+        shared.append(_tame)
         written = structlog.dev.ConsoleRenderer(
             colors=sys.stderr.isatty(),
             pad_event_to=30,
             # The default prints the local variables too, and with them whatever was secret.
-            exception_formatter=structlog.dev.plain_traceback,
+            exception_formatter=_traceback,
         )
 
     def renderer(logger: Any, method: str, event: MutableMapping[str, Any]) -> str:
@@ -85,8 +93,46 @@ def configure(*, json: bool, level: str = "info") -> None:
 def _say_about(
     logger: Any, method: str, event: MutableMapping[str, Any]
 ) -> MutableMapping[str, Any]:
-    route, message = ABOUT.get()
-    return {"route": route, "message": message, **event} if route else event
+    route, message, traceparent = ABOUT.get()
+    if not route:
+        return event
+    about = {"route": route, "message": message}
+    if traceparent:
+        _, about["trace_id"], about["span_id"], *_ = f"{traceparent}---".split("-")
+    return {**about, **event}
+
+
+# C0, DEL and C1; what ends a line elsewhere; what turns the direction of a text.
+_CONTROL = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]"
+)
+
+
+def tame(text: str) -> str:
+    """A text in one line, whatever it is."""
+    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def _tame(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """For a terminal. In JSON all of this is escaped anyhow."""
+    return {
+        tame(name): value if name[:1] == "_" or name == "exc_info" else _tamed(value)
+        for name, value in event.items()
+    }
+
+
+def _tamed(value: Any) -> Any:
+    if isinstance(value, str):
+        return tame(value)
+    return value if isinstance(value, int | float | None) else tame(repr(value))
+
+
+def _traceback(out: TextIO, exc_info: Any) -> None:
+    """Each of its lines stands further in than a line of the log begins: what was raised may tell
+    what somebody sent."""
+    told = StringIO()
+    structlog.dev.plain_traceback(told, exc_info)
+    out.writelines(f"  {tame(line)}\n" for line in told.getvalue().split("\n") if line)
 
 
 def _hide_passwords(

@@ -36,7 +36,7 @@ def traced(route: str) -> Middleware:
         async def trace(envelope: Envelope) -> Envelope:
             ended = cancelled
             in_flight.value += 1
-            about = ABOUT.set((route, envelope.id))
+            about = ABOUT.set((route, envelope.id, envelope.traceparent))
             begun = perf_counter()
             try:
                 result = await step(envelope)

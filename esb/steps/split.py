@@ -406,7 +406,7 @@ class _Memory:
         self._run = unit_on(store)
         self._what = f"{channel} {envelope.id}"
         number = 0 if self._run is None else self._run.times(self._what)
-        route, _ = ABOUT.get()
+        route, *_ = ABOUT.get()
         # An id may come from outside and be of any length.
         name = f"{route} {number} {envelope.id}".encode()
         self._group = blake2b(name, digest_size=20).hexdigest()

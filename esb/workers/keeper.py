@@ -10,6 +10,8 @@ import socket
 from collections.abc import AsyncIterator, Iterable
 from typing import Any, Final
 
+import structlog
+
 from esb.bus import Bus, Shared
 from esb.control import NotThere
 from esb.durable import Store
@@ -37,6 +39,7 @@ def keep(
 ) -> None:
     """Run as the keeper of `count` workers, which connect to `hub`, until it is told to stop. told:
     where to say that it has started. Raises EsbError if it cannot start."""
+    structlog.contextvars.bind_contextvars(process="keeper")
     run_loop(_Keeper(service, count).run(hub, supervisor, told))
 
 

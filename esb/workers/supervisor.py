@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
+import structlog
+
 from esb.adapter import Handed
 from esb.clock import Clock
 from esb.durable import Store
@@ -135,6 +137,7 @@ class Supervisor:
 
     def run(self) -> int:
         """Until all is over; the exit status. Raises EsbError if it cannot start."""
+        structlog.contextvars.bind_contextvars(process="supervisor")
         self._bind(self._service)
         self._freeze()
         self._fork_keeper()

@@ -38,7 +38,7 @@ def work(
     for thing in service.shared.objects.values():
         if isinstance(thing, Handed):
             thing.socket = sockets[thing.address]
-    structlog.contextvars.bind_contextvars(worker=slot)
+    structlog.contextvars.bind_contextvars(process="worker", worker=slot)
     run_loop(_Worker(service, line, told).run())
 
 

@@ -315,7 +315,7 @@ async def test_what_is_in_flight_shows() -> None:
 
 
 async def test_logs_know_the_route_and_the_message() -> None:
-    inside: list[tuple[str, str]] = []
+    inside: list[tuple[str, str, str]] = []
 
     async def step(envelope: Envelope) -> Envelope:
         inside.append(ABOUT.get())
@@ -324,8 +324,8 @@ async def test_logs_know_the_route_and_the_message() -> None:
     sent = message()
     with capture_logs() as logs, pytest.raises(Rejected):
         await traced("logged")(step)(sent)
-    assert inside == [("logged", sent.id)]
-    assert ABOUT.get() == ("", "")
+    assert inside == [("logged", sent.id, sent.traceparent)]
+    assert ABOUT.get() == ("", "", "")
     [line] = [log for log in logs if log["log_level"] == "warning"]
     assert line["code"] == "rejected"
     assert "said no" in line["error"]
