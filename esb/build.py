@@ -504,7 +504,8 @@ class Builder:
                 hint="beside the steps of a route `cache` keeps the answers of the route",
             )  # fmt: skip
         self.all_keyed(options, place.part)
-        return cached(self, options, f"{self.route}/{place.where}").around(step)
+        name = f"{self.route}/{place.where}"
+        return cached(self, options, name, version=self.fingerprint()).around(step)
 
     def all_keyed(self, options: CacheOptions, part: Part) -> None:
         """Record a mistake if what the answers of a part depend on is not in their key."""
@@ -976,13 +977,24 @@ class Builder:
             lambda: self.load.stores.store(options, self.load.root, self.clock),
         )
 
+    @property
+    def written(self) -> Any:
+        """What the route at this place is made from: of one that a section made, the whole entry of
+        the section, since what is said there for all of its routes is in each."""
+        if self.given is None:
+            return self.data
+        value = self.document.data
+        for key in self.path[:2]:
+            value = value[key]
+        return value
+
     def fingerprint(self) -> str:
         """Changes when the route, its files, what it runs or what it shares by name changes."""
         parts: list[str] = []
         todo, seen = [self], {self.route}
         while todo:
             place = todo.pop()
-            parts.append(repr((place.data, place.shaped)))
+            parts.append(repr((place.written, place.shaped)))
             parts += [repr(self.load.connections.get(name)) for name in sorted(place.connections)]
             parts += [
                 f"{file}:{self.load.digests.get(file.resolve())}" for file in sorted(place.files)

@@ -32,11 +32,12 @@ from esb.build import (
 from esb.bus import Shared
 from esb.clock import REAL, Clock
 from esb.errors import ConfigError, Diagnostic
+from esb.middleware.cache import Cache, CacheOptions
 from esb.middleware.endpoint import EndpointPolicies
 from esb.mistakes import did_you_mean, option_names, shown_path
 from esb.options import Options
 from esb.otel import Telemetry, TelemetryOptions
-from esb.policies import route_policies
+from esb.policies import cached, route_policies
 from esb.projects import LATER, SHARED, Projects
 from esb.redaction import known_secrets, secret_values
 from esb.redis import RedisOptions
@@ -530,7 +531,8 @@ class _Loader:
             place.route, place.watch, self._sampling(options), source.where
         )
         if options.cache is not None:
-            self._answers(options, source, place)
+            cache = self._answers(options.cache, source, place)
+            policies = policies._replace(cache=cache)
         keeps = options.retry or options.dead_letter or options.accept or options.concurrency
         keeps = keeps or options.cache
         if source.waits and not keeps and not recorder.keeps_bodies and not self.common.stage:
@@ -543,17 +545,17 @@ class _Loader:
             spans=self._spans(place.route, place.watch),
         )  # fmt: skip
 
-    def _answers(self, options: RouteOptions, source: Source, place: Builder) -> None:
-        """Whether the answers of a route can be kept."""
-        assert options.cache is not None
-        if not source.waits or options.accept:
+    def _answers(self, options: CacheOptions, source: Source, place: Builder) -> Cache:
+        """Where the answers of a route are kept."""
+        if not source.waits or place.durable:
             place.problem(
                 "nobody waits for an answer that could be kept", "cache", key=True,
                 hint="beside a `call` it keeps the answers of that",
             )  # fmt: skip
         for part in place.part.parts:
             if part.kind == "steps":
-                place.all_keyed(options.cache, part)
+                place.all_keyed(options, part)
+        return cached(place, options, place.route, version=place.fingerprint(), tells=True)
 
     def _continue(self, more: Continuation) -> None:
         """A route for what a step put aside: with the policies of the route that the step is in,

@@ -52,7 +52,6 @@ def route_policies(
         limiter = _limiter(build, limits, asked)
         asked.add("limits")
     if cache is not None:
-        answers = cached(build, cache, build.route, tells=True)
         asked |= {"http", "cached", *named([cache.key] if cache.key else [])}
     return Policies(limiter, answers, frozenset(asked))
 
@@ -78,8 +77,11 @@ def _limiter(build: Build, limits: Sequence[RateLimitOptions], asked: set[str]) 
     return Limiter(limits, keys, build.shared(("rate limits", build.route, redis is None), counts))
 
 
-def cached(build: Build, options: CacheOptions, name: str, *, tells: bool = False) -> Cache:
-    """The cache of a route or a call; it outlives a reload that does not change it."""
+def cached(
+    build: Build, options: CacheOptions, name: str, *, version: str, tells: bool = False
+) -> Cache:
+    """The cache of a route or a call. version: of what its answers come from; where that is another
+    after a reload, or in another bus, so are the answers."""
     redis = _redis(build)
     if options.where == "redis" and redis is None and not build.rehearsal:
         build.problem(
@@ -93,9 +95,11 @@ def cached(build: Build, options: CacheOptions, name: str, *, tells: bool = Fals
     clock = build.clock
 
     def make() -> Cache:
-        return Cache(name, options, key=key, redis=redis, tells=tells, clock=clock)
+        return Cache(
+            name, options, version=version, key=key, redis=redis, tells=tells, clock=clock
+        )
 
-    return build.shared((f"cache {name}", repr(options), redis is None), make)
+    return build.shared((f"cache {name}", version, redis is None), make)
 
 
 def unkeyed(options: CacheOptions, parts: Iterable[Part]) -> Use | None:

@@ -263,9 +263,10 @@ class Cache:
     """The answers of one route or of one call. A Resource, so that what is fetched in the
     background ends with it.
 
-    name: for people, metrics and whoever empties it. key: compiled from the options. redis: where
+    name: for people, metrics and whoever empties it. version: of what the answers come from, so
+    that buses share no answers of different ones. key: compiled from the options. redis: where
     answers are kept, else in this process. tells: whether an answer says in its params "cached"
-        how old it is.
+    how old it is.
     """
 
     inside = True
@@ -275,6 +276,7 @@ class Cache:
         name: str,
         options: CacheOptions,
         *,
+        version: str = "",
         key: Expression | None = None,
         redis: Redis | None = None,
         tells: bool = False,
@@ -290,7 +292,7 @@ class Cache:
         self._count = {how: CACHE.labels(name, how) for how in How.__args__}  # type: ignore[attr-defined]
         self.memory = Memory(options.max_entries, options.max_size, self._count["evicted"])
         self._kept: Memory | Shared = (
-            self.memory if redis is None else Shared(redis, name, self.memory)
+            self.memory if redis is None else Shared(redis, f"{name}\0{version}", self.memory)
         )
         self._flights: dict[bytes, asyncio.Future[_Landed]] = {}
         self._resting: OrderedDict[bytes, float] = OrderedDict()

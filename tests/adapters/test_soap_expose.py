@@ -60,6 +60,26 @@ def documented(routes: dict[str, Expanded]) -> dict[str, Any]:
     return document(sites, url="/", title="t")
 
 
+def test_what_is_said_for_all_operations_changes_each(tmp_path: Path) -> None:
+    shutil.copy(HERE / "partner.wsdl", tmp_path)
+
+    def fingerprints(url: str) -> dict[str, str]:
+        text = f"""
+            expose:
+              partners:
+                wsdl: partner.wsdl
+                url: {url}
+                at: /partners
+                operations: {{getPartner: "GET /:id"}}
+        """
+        return {route.name: route.fingerprint for route in load_text(text, tmp_path).routes}
+
+    before, after = fingerprints("http://old.example/"), fingerprints("http://new.example/")
+    assert len(before) == 4
+    assert not set(before.values()) & set(after.values())
+    assert fingerprints("http://old.example/") == before
+
+
 def test_every_operation_is_a_route() -> None:
     routes = expanded(operations=OPERATIONS)
     assert {name: (http(r)["method"], http(r)["path"]) for name, r in routes.items()} == {

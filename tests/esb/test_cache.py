@@ -523,3 +523,15 @@ async def test_what_another_version_left_in_redis_is_asked_anew(redis_url: str) 
             assert await told(step, asks()) == 8
     finally:
         await redis.close()
+
+
+async def test_what_was_changed_gives_no_answer_of_before(redis_url: str) -> None:
+    redis = Redis(redis_url, RedisOptions.model_validate({"prefix": unique("versions:")}))
+    await redis.open()
+    try:
+        far = FarSide()
+        for version, number in (("1", 1), ("2", 2), ("1", 1)):
+            cache = Cache("same", CacheOptions(ttl=60.0), version=version, redis=redis)
+            assert await told(cache.around(far), asks()) == number
+    finally:
+        await redis.close()
