@@ -194,7 +194,9 @@ class StoreServer:
 
     async def left(self, who: object) -> None:
         """A process is gone: what it had in hand or was doing is free again."""
-        client = self._clients.pop(who)
+        client = self._clients.pop(who, None)
+        if client is None:  # it went before it had joined
+            return
         held = [(key, hold) for hold, keys in client.taken.items() for key in keys]
         if held or client.claims:
             await self._store.left_behind(held, list(client.claims))

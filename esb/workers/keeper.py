@@ -8,6 +8,7 @@ import json
 import os
 import socket
 from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
 from typing import Any, Final
 
 import structlog
@@ -67,6 +68,7 @@ class _Keeper:
         self._replaced: asyncio.Future[None] | None = None
 
     async def run(self, hub: socket.socket, supervisor: socket.socket, told: int) -> None:
+        self._path = Path(hub.getsockname())
         reader, self._supervisor = await asyncio.open_connection(sock=supervisor)
         hearing = asyncio.create_task(self._listen(reader))
         hub.setblocking(False)
@@ -74,7 +76,6 @@ class _Keeper:
 
         async def up() -> None:
             os.write(told, b"up")
-            os.close(told)
 
         try:
             await self._service.run((STOP,), (), up)
@@ -103,6 +104,9 @@ class _Keeper:
                     else:
                         self._replaced.set_result(None)
         log.error("the process that all others were made by is gone, so this one ends")
+        with contextlib.suppress(OSError):  # nobody else is left to tidy up
+            self._path.unlink()
+            self._path.parent.rmdir()
         os._exit(LOST)
 
     async def replace_workers(self) -> None:

@@ -20,7 +20,6 @@ from typing import Any, Final, NoReturn
 
 import structlog
 
-from esb.adapter import Handed
 from esb.clock import Clock
 from esb.durable import Store
 from esb.errors import EsbError
@@ -31,6 +30,7 @@ from esb.store import StoreOptions, open_store
 from esb.store.remote import RemoteStore, RemoteTraces
 from esb.store.traces import TraceFile, beside, open_traces
 from esb.traces import TraceStore
+from esb.workers.sockets import addresses, bound
 
 STEADY: Final = 10.0
 """Seconds after which a process that has died had not died at once."""
@@ -142,7 +142,7 @@ class Supervisor:
         self._freeze()
         self._fork_keeper()
         while self._children or not self._stopping:
-            soonest = min(self._again.values(), default=None)
+            soonest = min((self._again[slot] for slot in self._startable()), default=None)
             timeout = None if soonest is None else max(0.0, soonest - time.monotonic())
             for key, _ in self._ready.select(timeout):
                 if self._ready.get_map().get(key.fd) is key:  # else one before it has closed it
@@ -159,13 +159,19 @@ class Supervisor:
 
     def _bind(self, service: Service) -> None:
         """Bind a socket for each worker at each address that is new. Raises EsbError."""
-        for address in _addresses(service) - self._sockets.keys():
-            self._sockets[address] = _bound(*address, self._count)
+        for address in addresses(service) - self._sockets.keys():
+            self._sockets[address] = bound(*address, self._count)
 
     def _unbind(self) -> None:
         """Let go of the addresses that nobody needs any more."""
-        for address in self._sockets.keys() - _addresses(self._service):
+        for address in self._sockets.keys() - addresses(self._service):
             for one in self._sockets.pop(address):
+                one.close()
+
+    def _close(self) -> None:
+        """Let go of all: nobody is to wait for who will not come."""
+        for sockets in self._sockets.values():
+            for one in sockets:
                 one.close()
 
     def _freeze(self) -> None:
@@ -182,13 +188,18 @@ class Supervisor:
     def _fork(self, slot: int, run: Callable[[int], None]) -> Child:
         reads, writes = os.pipe()
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # they are meant for us
-        sys.stdout.flush()
-        sys.stderr.flush()
-        pid = os.fork()
-        if not pid:
-            self._become(slot, writes, run, blocked)
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-        os.close(writes)
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            pid = os.fork()
+            if not pid:
+                self._become(slot, writes, run, blocked)
+        except OSError:
+            os.close(reads)
+            raise
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+            os.close(writes)
         os.set_blocking(reads, False)
         child = self._children[pid] = Child(pid, slot, reads, self._service)
         self._ready.register(reads, selectors.EVENT_READ, lambda: self._heard(child))
@@ -214,8 +225,10 @@ class Supervisor:
             run(told)
             status = 0
         except EsbError as e:
-            with contextlib.suppress(OSError):
+            try:
                 os.write(told, e.detail.encode())
+            except OSError:  # it was up, so nobody reads why
+                log.error("a process of the bus failed", why=e.detail)
         except BaseException as e:  # noqa: BLE001 - whatever it is, it ends here
             log.error("a process of the bus failed", exc_info=e)
         finally:
@@ -224,6 +237,14 @@ class Supervisor:
                 sys.stderr.flush()
             os._exit(status)
 
+    def _begin(self, slot: int) -> None:
+        try:
+            self._fork_worker(slot) if slot else self._fork_keeper()
+        except OSError as e:  # no process can be had now, or no file: as if it had died
+            child = Child(0, slot, -1, self._service)
+            self._starting = child if slot else self._starting
+            self._died(child, str(e))
+
     def _fork_keeper(self) -> None:
         from esb.workers.keeper import keep
 
@@ -231,6 +252,7 @@ class Supervisor:
 
         def run(told: int) -> None:
             ours.close()
+            self._close()
             keep(self._service, self._hub, theirs, self._count, told)
 
         self._fork(0, run)
@@ -276,8 +298,10 @@ class Supervisor:
             self._deaf(child)
             return
         child.up = True
+        self._deaf(child)
         if child is self._starting:
             self._starting = None
+            self._again.pop(child.slot, None)
             for old in self._children.values():
                 if old.slot == child.slot and old is not child and not old.leaving:
                     old.leaving = True
@@ -313,16 +337,19 @@ class Supervisor:
     def _replace(self) -> None:
         """New workers, one by one, from what lies in the files now."""
         if self._stopping:
+            self._stop_keeper()
             return
         if any(child.slot for child in self._children.values()):
             gc.unfreeze()
             try:
                 service = self._loaded()
                 self._bind(service)
-            except EsbError as e:
-                log.error("the workers are not replaced", why=e.detail)
+            except Exception as e:  # noqa: BLE001 - whatever it is, what runs goes on
+                known = isinstance(e, EsbError)
+                why = e.detail if isinstance(e, EsbError) else "internal error"
+                log.error("the workers are not replaced", why=why, exc_info=None if known else e)
                 self._unbind()
-                self._replaced(e.detail)
+                self._replaced(why)
                 return
             finally:
                 self._freeze()
@@ -341,7 +368,7 @@ class Supervisor:
             return
         slot = self._due.pop(0)
         self._again.pop(slot, None)
-        self._fork_worker(slot)
+        self._begin(slot)
 
     def _replaced(self, problem: str) -> None:
         self._due.clear()
@@ -375,14 +402,15 @@ class Supervisor:
                 self._ended(child, os.waitstatus_to_exitcode(status))
 
     def _ended(self, child: Child, status: int) -> None:
-        while child.told >= 0 and not child.said.endswith(b"up"):
+        while child.told >= 0:
             before = child.said
             self._heard(child)
             if before == child.said:
                 break
         self._deaf(child)
         if self._stopping:
-            self._status = self._status or abs(status)
+            if child.up:  # else it was to go before it was there
+                self._status = self._status or abs(status)
             self._stop_keeper()
         elif not child.leaving:
             self._died(child, f"signal {-status}" if status < 0 else f"exit status {status}")
@@ -414,20 +442,27 @@ class Supervisor:
             self._go_back()
             self._due.clear()
             self._again.clear()  # the others end as well
+            self._asked = False
         lived = time.monotonic() - child.born
         last = 0.0 if lived > STEADY else self._pauses.get(child.slot, 0.0)
         pause = self._pauses[child.slot] = min(max(last * 2, 0.1), LONGEST_PAUSE)
         log.error(f"{child.name} has died and is started again", how=how, why=why, pause=pause)
         self._again[child.slot] = time.monotonic() + pause
 
+    def _startable(self) -> list[int]:
+        """Slots to be started again: one worker after the other."""
+        return [slot for slot in self._again if not slot or self._starting is None]
+
     def _start_again(self) -> None:
         """Those whose time has come."""
         now = time.monotonic()
-        for slot in [slot for slot, when in self._again.items() if when <= now]:
+        for slot in self._startable():
+            if self._again.get(slot, now + 1) > now:
+                continue
             if not slot:
                 del self._again[slot]
-                self._fork_keeper()
-            elif self._starting is None:  # else when that one is up
+                self._begin(slot)
+            elif self._starting is None:
                 del self._again[slot]
                 self._due.append(slot)
                 self._next()
@@ -439,10 +474,7 @@ class Supervisor:
         self._stopping = True
         self._again.clear()
         self._due.clear()
-        # Nobody is to wait for who will not come.
-        for sockets in self._sockets.values():
-            for one in sockets:
-                one.close()
+        self._close()
         for child in self._children.values():
             if child.slot:
                 os.kill(child.pid, STOP)
@@ -451,40 +483,8 @@ class Supervisor:
     def _stop_keeper(self) -> None:
         """It goes last: the others settle what they have in hand."""
         if not any(child.slot for child in self._children.values()):
+            self._replaced("the bus stops")
             for child in self._children.values():
                 if not child.leaving:
                     child.leaving = True
                     os.kill(child.pid, STOP)
-
-
-def _addresses(service: Service) -> set[tuple[str, int]]:
-    things = service.shared.objects.values()
-    return {thing.address for thing in things if isinstance(thing, Handed)}
-
-
-def _bound(host: str, port: int, count: int) -> list[socket.socket]:
-    """So many sockets at one address, on a free port if that is 0. Raises EsbError."""
-    sockets = []
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, kind, _, _, address = found[0]
-        with socket.socket(family, kind) as first:
-            # Without SO_REUSEPORT, so that an address that another bus has is not shared with it.
-            first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            first.bind(address)
-            address = (address[0], first.getsockname()[1], *address[2:])
-        for _ in range(count):
-            one = socket.socket(family, kind)
-            sockets.append(one)
-            if family == socket.AF_INET6:
-                one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            one.bind(address)
-            one.setblocking(False)
-    except OSError as e:
-        for one in sockets:
-            one.close()
-        reason = (e.strerror or str(e)).lower()
-        raise EsbError(f"cannot listen on {host}:{port}: {reason}") from e
-    return sockets

@@ -64,7 +64,6 @@ class _Worker:
             for name in self._bus.stopped - stopped:
                 await self._bus.start_route(name)
             os.write(self._told, b"up")
-            os.close(self._told)
 
         service.leads = False
         await service.run((STOP,), (), up)
