@@ -473,6 +473,12 @@ class SourceOptions(ConnectionOptions):
         "Whatever the queue, so does a message with which the bus died three times in a row: after "
         "a death what comes again is noted in the store and run one by one.",
     )
+    principal: Literal["user_id"] | None = Field(
+        None,
+        description="`user_id`: who sent a message is what its property of that name says, for "
+        "`allow` and `message.principal`. The broker checks it against the login of the sender "
+        "where one sets it; trust it only where shovels and federation do not pass on others'.",
+    )
     cloudevents: bool = Field(
         False,
         description="A message that is a CloudEvent (binary or structured mode) gives its "
@@ -485,7 +491,7 @@ class SourceOptions(ConnectionOptions):
         "no queue to answer to is refused. (Left out, an answer is given to who asks for one, but "
         "the route retries and puts aside as if nobody waited.)",
     )
-    reply_to: list[str] = Field(
+    reply_to: list[Annotated[str, Field(min_length=1)]] = Field(
         ["amq.rabbitmq.reply-to.", "amq.gen-"],
         description="Queues that a sender may name for the answer, by the beginning of their name; "
         "a sender's other reply_to is ignored.",
