@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from esb.clock import Clock
 from esb.durable import Store
 from esb.envelope import Body, Envelope
+from esb.identity import Authenticator
 from esb.options import Options
 from esb.outline import Fate, Passage, Promise
 from esb.step import SpanFacts, Step
@@ -273,7 +274,8 @@ class Build(Protocol):
     @property
     def asked(self) -> Collection[str]:
         """What the policies of the route ask of its source, if it can tell: to fill in the params
-        "client" ({"address": ...}) or "http" ({"method": ...}) of its messages; to tell callers
+        "client" ({"address": ...}) or "http" ({"method": ...}) of its messages, or to know its
+        callers ("principal"); to tell callers
         what the params "limits" ({"quotas": [...]}, see `esb.errors.Quota`) or "cached" ({"age":
         ..., "ttl": ..., "private": ...}) of an answer say."""
 
@@ -415,6 +417,17 @@ class Build(Protocol):
 
     def section(self, name: str) -> Any:
         """The validated top-level section `name`; its defaults if the project does not have it."""
+
+    @property
+    def ways(self) -> Collection[str]:
+        """The names of the section `auth`; empty if the project has none."""
+
+    def auth(self, names: Sequence[str] | None, *path: str | int) -> Authenticator:
+        """Who may call what is being built: whoever one of the ways of the section `auth` with
+        these names knows. `esb.identity.PUBLIC` for everybody, where the names say "public".
+
+        names: None if nothing is said at `path`. Then it is everybody in a project that has no
+        section `auth`; in any other it is a mistake, and `esb.identity.NOBODY` may call."""
 
     def claim(self, name: str, *path: str | int) -> None:
         """Take a name nobody else may take ("http GET /orders"); a second taker is a problem that

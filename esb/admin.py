@@ -38,6 +38,7 @@ from esb.control import (
 from esb.control import failed as failed_because
 from esb.durable import DEAD, Store, Stored
 from esb.errors import EsbError
+from esb.identity import acting
 from esb.inside import Inside, View
 from esb.options import Options
 from esb.versions import Version, Versions
@@ -122,7 +123,7 @@ def admin_api(bus: Bus, live: Live | None, view: View | None = None) -> AsgiApp:
     @api.post("/reload")
     async def reload_routes(response: Response, who: Who | None = None) -> dict[str, Any]:
         """Read the files again. Mistakes are listed, with 422, and then the old routes run on."""
-        return _loaded(await running().reload(who.by if who else ""), response)
+        return _loaded(await running().reload(_by(who)), response)
 
     @api.get("/versions")
     async def versions() -> list[dict[str, Any]]:
@@ -155,7 +156,7 @@ def admin_api(bus: Bus, live: Live | None, view: View | None = None) -> AsgiApp:
     async def roll_back(number: Key, response: Response, who: Who | None = None) -> dict[str, Any]:
         """Make the project's files what they were in that version, and load them. What lies there
         now is kept as a version. Mistakes are listed, with 422, and nothing changes."""
-        return _loaded(await running().roll_back(number, who.by if who else ""), response)
+        return _loaded(await running().roll_back(number, _by(who)), response)
 
     @api.get("/endpoints")
     async def endpoints() -> list[dict[str, Any]]:
@@ -254,6 +255,11 @@ def admin_api(bus: Bus, live: Live | None, view: View | None = None) -> AsgiApp:
 
     api.include_router(trace_api(bus, seen))
     return api
+
+
+def _by(who: Who | None) -> str:
+    """Who asks: whom the listener knows, or else who he says he is."""
+    return acting.get() or (who.by if who else "")
 
 
 class Who(Options):

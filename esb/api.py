@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import json
-from typing import TYPE_CHECKING, Any, Final
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import unquote
 
 from esb import asgi
 from esb.bus import Bus
 from esb.durable import Store
 from esb.envelope import Headers
-from esb.errors import EsbError
+from esb.errors import Denied, EsbError, Throttled
 from esb.http import App, Exchange, HttpServer, Limits
+from esb.identity import PUBLIC, Authenticator, Credentials, acting
 from esb.inside import Inside, View
 from esb.metrics import Gauge
 
@@ -26,11 +29,31 @@ if TYPE_CHECKING:
 _LIMITS = Limits(max_connections=100)
 
 
-def admin_app(bus: Bus, live: Live | None, hosts: set[str], view: View | None = None) -> App:
+class Operators(NamedTuple):
+    """Who may use the admin API. auth: knows them. readers, operators: roles of those who may look,
+    and of those who may also change."""
+
+    auth: Authenticator = PUBLIC
+    readers: frozenset[str] = frozenset()
+    operators: frozenset[str] = frozenset()
+
+
+EVERYBODY: Final = Operators()
+
+
+def admin_app(
+    bus: Bus,
+    live: Live | None,
+    hosts: set[str],
+    view: View | None = None,
+    operators: Callable[[], Operators] = lambda: EVERYBODY,
+) -> App:
     """What the admin listener serves. `hosts` are the names it may be called by: any other Host is
     refused, so that a page in somebody's browser cannot reach it by rebinding a name of its own.
+    Where callers are known any name will do: a page has nothing to show for itself.
     All of it is below /admin as well, for who puts it behind a proxy beside other things. view:
-    as in `admin_api`."""
+    as in `admin_api`. operators: who may use it by now; probes are for everybody, and then tell no
+    details."""
     seen = view or Inside(bus)
     api: list[asgi.AsgiApp] = []
 
@@ -38,15 +61,21 @@ def admin_app(bus: Bus, live: Live | None, hosts: set[str], view: View | None = 
         path = unquote(exchange.path)
         if path.startswith("/admin/"):
             path = path.removeprefix("/admin")
+        who = operators()
+        known = who.auth is not PUBLIC
         if path in ("/healthz", "/readyz"):
             well, details = bus.healthz() if path == "/healthz" else await seen.readyz()
+            if known:
+                details = {"status": details.get("status", "")}
             _answer(exchange, 200 if well else 503, details)
+        elif known and not await _known(exchange, who):
+            pass  # that is answered
         elif path == "/metrics":
             await _measure(bus.store)
             from prometheus_client import CONTENT_TYPE_LATEST
 
             _send(exchange, 200, CONTENT_TYPE_LATEST, await seen.metrics())
-        elif not _may(exchange.headers, hosts):
+        elif not _may(exchange.headers, None if known else hosts):
             _answer(exchange, 403, {"title": "this name or origin may not use the admin API"})
         else:
             if not api:
@@ -58,20 +87,62 @@ def admin_app(bus: Bus, live: Live | None, hosts: set[str], view: View | None = 
     return app
 
 
-def _may(headers: Headers, hosts: set[str]) -> bool:
+async def _known(exchange: Exchange, who: Operators) -> bool:
+    """Whether whoever asks may; the others have their answer then. His name is `acting`."""
+    connection = exchange.connection
+    try:
+        principal = await who.auth.authenticate(
+            Credentials(
+                headers=exchange.headers,
+                method=exchange.method,
+                target=exchange.path,
+                address=connection.client,
+            )
+        )
+    except EsbError as e:
+        told: Mapping[type[EsbError], int] = {Denied: 401, Throttled: 429}
+        status = next((number for kind, number in told.items() if isinstance(e, kind)), 503)
+        headers = [("www-authenticate", one) for one in getattr(e, "challenge", ())]
+        if (wait := getattr(e, "retry_after", None)) is not None:
+            headers.append(("retry-after", str(math.ceil(wait))))
+        _answer(exchange, status, {"title": "Who are you?", "detail": e.detail}, headers)
+        return False
+    looks = exchange.method in ("GET", "HEAD")
+    roles = who.operators | who.readers if looks else who.operators
+    if roles.isdisjoint(principal.roles):
+        text = f"this takes a role: {' or '.join(sorted(roles))}"
+        _answer(exchange, 403, {"title": text, "detail": text})
+        return False
+    acting.set(principal.name)
+    return True
+
+
+def _may(headers: Headers, hosts: set[str] | None) -> bool:
     host: str = headers.get("host", "")
-    if host.rpartition(":")[0].strip("[]") not in hosts and host not in hosts:
+    if hosts is not None and host.rpartition(":")[0].strip("[]") not in hosts and host not in hosts:
         return False
     origin = headers.get("origin")
     return origin is None or str(origin).split("://")[-1] == host
 
 
-def _answer(exchange: Exchange, status: int, content: dict[str, Any]) -> None:
-    _send(exchange, status, "application/json", json.dumps(content).encode())
+def _answer(
+    exchange: Exchange,
+    status: int,
+    content: dict[str, Any],
+    headers: Sequence[tuple[str, str]] = (),
+) -> None:
+    _send(exchange, status, "application/json", json.dumps(content).encode(), headers)
 
 
-def _send(exchange: Exchange, status: int, content_type: str, body: bytes) -> None:
-    exchange.answer(status, [("content-type", content_type), ("cache-control", "no-store")], body)
+def _send(
+    exchange: Exchange,
+    status: int,
+    content_type: str,
+    body: bytes,
+    headers: Sequence[tuple[str, str]] = (),
+) -> None:
+    own = [("content-type", content_type), ("cache-control", "no-store")]
+    exchange.answer(status, [*own, *headers], body)
 
 
 # --- metrics of the store, read when they are asked for -------------------------------------------
@@ -111,11 +182,12 @@ class AdminServer:
         limits: Limits = _LIMITS,
         *,
         view: View | None = None,
+        operators: Callable[[], Operators] = lambda: EVERYBODY,
     ) -> None:
         self.host = host
         self.port = port
         names = {"localhost", "127.0.0.1", "::1", host}
-        self._server = HttpServer(admin_app(bus, live, names, view), limits)
+        self._server = HttpServer(admin_app(bus, live, names, view, operators), limits)
 
     async def open(self) -> None:
         """Bind and serve. Raises EsbError if the address cannot be had."""

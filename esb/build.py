@@ -32,11 +32,13 @@ from esb.adapter import (
     Text,
     Validator,
 )
+from esb.auth import EVERYBODY, AnyOf, Failures, Method
 from esb.bus import Shared
 from esb.clock import REAL, Clock
 from esb.durable import Store
 from esb.envelope import Body, Envelope
 from esb.errors import Diagnostic, RouteFailure
+from esb.identity import NOBODY, PUBLIC, Authenticator
 from esb.expressions import (
     PARAMS,
     ExpressionError,
@@ -135,6 +137,16 @@ class OwnStores:
         return open_traces(settings, folder, clock)
 
 
+class Way(Protocol):
+    """An entry of the section `auth`."""
+
+    mark: str
+
+    def method(self) -> Method:
+        """What knows callers by it. Raises BuildFailed."""
+        ...
+
+
 class Load:
     """What one load shares between all files: adapters, connections, claims, diagnostics."""
 
@@ -158,6 +170,7 @@ class Load:
         self.connections: dict[str, tuple[str, dict[str, Any]]] = {}
         self.policies: dict[str, EndpointPolicies] = {}  # of connections, by their names
         self.claims: dict[str, str] = {}
+        self.ways: dict[str, Way] = {}  # to prove who one is
         self.secrets: set[str] = set()  # in options, as they are
         self.unread = False  # whether there is a file, or part of one, that could not be read
         self.store_uses = 0  # how often a part asked for the store
@@ -252,6 +265,7 @@ class Builder:
         self.runs: set[str] = set()  # the sub-routes it calls
         self.counted: Counter[str] = Counter()  # see `nth`
         self.connections: set[str] = set()
+        self.callers: set[str] = set()  # the ways by which these are known
         self.endpoints: EndpointPolicies | None = None  # for those that have none of their own
         self.shaped: dict[str, Any] = {}  # what a route that a section made has of the project's
         self.inside: YamlPath = ()  # the place within the route
@@ -271,7 +285,7 @@ class Builder:
         )
         inner.durable, inner.fixed, inner.asked = self.durable, self.fixed, self.asked
         inner.files, inner.runs, inner.connections = self.files, self.runs, self.connections
-        inner.counted = self.counted
+        inner.counted, inner.callers = self.counted, self.callers
         inner.endpoints = self.endpoints
         inner.inside = (*self.inside, *path)
         inner.part, inner.watch = self.part, self.watch
@@ -281,7 +295,7 @@ class Builder:
         """A route begins at this place."""
         self.route, self.inside = route, ()
         self.files, self.connections, self.runs = set(self.files), set(self.connections), set()
-        self.counted = Counter()
+        self.counted, self.callers = Counter(), set()
         self.watch = Watch(route)
         self.part = Part("route", route)
         self.locate(self.part)
@@ -958,6 +972,38 @@ class Builder:
     def section(self, name: str) -> Any:
         return self.load.section_value(name)
 
+    @property
+    def ways(self) -> Collection[str]:
+        return self.load.ways
+
+    def auth(self, names: Sequence[str] | None, *path: str | int) -> Authenticator:
+        ways = self.load.ways
+        if names is None:
+            if not ways:
+                return PUBLIC
+            self.problem(
+                "it is not said who may call", code="auth", key=True,
+                hint=f"auth: {next(iter(ways))}, or `auth: {EVERYBODY}`; for all that says nothing "
+                "itself: listen: {auth: ...}",
+            )  # fmt: skip
+            return NOBODY
+        if EVERYBODY in names:
+            if len(names) > 1:
+                self.problem(f"'{EVERYBODY}' stands alone: everybody may call", *path, code="auth")
+            return PUBLIC
+        methods = []
+        for name in names:
+            if name not in ways:
+                if self.load.unread:
+                    raise BuildFailed("it may be in what could not be read")
+                hint = did_you_mean(name, [*ways, EVERYBODY])
+                raise self.problem(
+                    f"there is no '{name}' in the section 'auth'", *path, code="auth", hint=hint
+                )
+            methods.append(ways[name].method())
+            self.callers.add(name)
+        return AnyOf(methods, self.shared("failed logins", Failures))
+
     def claim(self, name: str, *path: str | int) -> None:
         document, at = self.spot(path, key=self.fixed)
         here = f"'{self.route}' at {document.file}:{at.line}"
@@ -996,6 +1042,7 @@ class Builder:
             place = todo.pop()
             parts.append(repr((place.written, place.shaped)))
             parts += [repr(self.load.connections.get(name)) for name in sorted(place.connections)]
+            parts += [self.load.ways[name].mark for name in sorted(place.callers)]
             parts += [
                 f"{file}:{self.load.digests.get(file.resolve())}" for file in sorted(place.files)
             ]

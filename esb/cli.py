@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -20,6 +21,7 @@ from esb.commands.terminal import fail_with, route_files
 from esb.errors import ConfigError, EsbError
 
 COMMANDS = {
+    "auth": "esb.commands.auth:app",
     "check": "esb.commands.check:check",
     "dead": "esb.commands.store:dead",
     "docs": "esb.commands.show:docs",
@@ -84,7 +86,16 @@ Profile = Annotated[
 def _main(
     ctx: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    token: Annotated[
+        str,
+        typer.Option(
+            help="What shows the admin API who asks: a key, a token or name:password; better as "
+            "ESB_ADMIN_TOKEN, since others can read command lines.",
+        ),
+    ] = "",
 ) -> None:
+    if token:
+        os.environ["ESB_ADMIN_TOKEN"] = token
     if version:
         typer.echo(__version__)
         raise typer.Exit

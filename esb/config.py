@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +21,7 @@ from pydantic import Field, TypeAdapter
 from esb.adapter import Adapter, BuildFailed, Section, Sink, Source
 from esb.analysis import analyse
 from esb.analysis.streaming import open_passages
+from esb.auth import AuthOptions
 from esb.build import (
     POLICIES,
     Builder,
@@ -30,12 +32,14 @@ from esb.build import (
     split_policies,
 )
 from esb.bus import Shared
+from esb.callers import add_ways
 from esb.clock import REAL, Clock
 from esb.errors import ConfigError, Diagnostic
+from esb.identity import NOBODY, PUBLIC, Authenticator
 from esb.middleware.cache import Cache, CacheOptions
 from esb.middleware.endpoint import EndpointPolicies
 from esb.mistakes import did_you_mean, option_names, shown_path
-from esb.options import Options
+from esb.options import Auth, Options
 from esb.otel import Telemetry, TelemetryOptions
 from esb.policies import cached, route_policies
 from esb.projects import LATER, SHARED, Projects
@@ -58,6 +62,26 @@ class AdminOptions(Options):
     )
     port: int = Field(8081, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
     enabled: bool = Field(True, description="Whether it listens at all.")
+    auth: Auth | None = Field(
+        None,
+        description="Who may ask: names of the section `auth`. Needed where it listens at any "
+        "address but one of the machine's own (127.0.0.1). `/healthz`, and whether it is ready, "
+        "are told to everybody.",
+    )
+    readers: list[str] = Field(
+        ["reader"], description="With `auth`: roles that may look at everything."
+    )
+    operators: list[str] = Field(
+        ["operator"], description="With `auth`: roles that may look and change."
+    )
+
+    @property
+    def is_near(self) -> bool:
+        """Whether only this machine reaches it."""
+        try:
+            return ip_address(self.host.strip("[]")).is_loopback
+        except ValueError:
+            return self.host == "localhost"
 
 
 class VersionsOptions(Options):
@@ -73,7 +97,8 @@ class VersionsOptions(Options):
     )
 
 
-SETTINGS: dict[str, type[Options]] = {
+SETTINGS: dict[str, type[Any]] = {
+    "auth": AuthOptions,
     "store": StoreOptions,
     "admin": AdminOptions,
     "versions": VersionsOptions,
@@ -82,7 +107,7 @@ SETTINGS: dict[str, type[Options]] = {
     "secrets": SecretsOptions,
     "telemetry": TelemetryOptions,
 }
-LIVE: Final = frozenset({"secrets"})
+LIVE: Final = frozenset({"auth", "secrets"})
 """Settings that each load goes by anew; the others are those that a bus started with."""
 
 _NAMES_SECRETS: Final = re.compile(r"""^["']?secrets["']?\s*:""", re.MULTILINE)
@@ -95,7 +120,8 @@ class Project:
     are errors, `warnings` would run.
 
     files: the route files. sources: the content of these and of every file they use, as it was
-    when it was read; None for what is secret. references: what `${...}` stood for.
+    when it was read; None for what is secret. references: what `${...}` stood for. operators: who
+    may use the admin API.
     """
 
     routes: list[Route] = field(default_factory=list)
@@ -105,6 +131,7 @@ class Project:
     files: list[Path] = field(default_factory=list)
     sources: dict[Path, bytes | None] = field(default_factory=dict)
     references: References = field(default_factory=lambda: References(None))
+    operators: Authenticator = NOBODY
 
     @property
     def kept(self) -> dict[Path, bytes]:
@@ -290,6 +317,7 @@ class _Loader:
         for name, section in self.sections.items():
             if section.expand is None:
                 self._settings(name, section.options, tops)
+        self._callers(tops)
         for top in tops if routes else ():
             self._routes(top, projects)
             for name, section in self.sections.items():
@@ -423,6 +451,28 @@ class _Loader:
         except BuildFailed:
             self.common.settings[name] = TypeAdapter(model).validate_python({})
 
+    def _callers(self, tops: Iterable[Builder]) -> None:
+        """The section `auth`, and who may use the admin API."""
+        common = self.common
+        for top in tops:
+            if "auth" in top.data:
+                add_ways(common, top.at("auth"), common.settings["auth"])
+                common.unread |= not common.ways  # what is wrong with it is said
+                break
+        options: AdminOptions = common.settings["admin"]
+        place = next((top.at("admin") for top in tops if "admin" in top.data), None)
+        if place is not None and options.auth is not None:
+            with contextlib.suppress(BuildFailed):
+                self.project.operators = place.auth(options.auth, "auth")
+        elif options.is_near:
+            self.project.operators = PUBLIC
+        open_ = options.auth is None or self.project.operators is PUBLIC
+        if place is not None and options.enabled and open_ and not options.is_near:
+            place.problem(
+                f"whoever reaches {options.host} could see and change everything", "host",
+                code="auth", hint="say who may: admin: {auth: ...}; or listen at 127.0.0.1",
+            )  # fmt: skip
+
     def _section(self, name: str, top: Builder) -> None:
         point = self.common.section_points.get(name)
         if point is None or name in self.sections:
@@ -506,7 +556,7 @@ class _Loader:
         failed: BuildFailed | None = None
         source: Source | None = None
         dead: Sink | None = None
-        policies = route_policies(place, options.rate_limit, options.cache)
+        policies = route_policies(place, options.rate_limit, options.cache, options.allow)
         place.asked = policies.asked
         try:
             source = place.endpoint(options.from_, "source", "from")
@@ -541,7 +591,7 @@ class _Loader:
             place.route, options, source=source, step=step, dead_sink=dead,
             store=lambda: place.store, changes_store=changes_store, business_key=key,
             outline=place.part, watch=place.watch, clock=place.clock, recorder=recorder,
-            limiter=policies.limiter, cache=policies.cache,
+            limiter=policies.limiter, cache=policies.cache, allow=policies.allow,
             spans=self._spans(place.route, place.watch),
         )  # fmt: skip
 

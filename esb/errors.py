@@ -144,10 +144,13 @@ class Denied(Permanent):
 
     code = "denied"
 
-    def __init__(self, detail: str, *, authenticated: bool = False, challenge: str = "") -> None:
+    def __init__(
+        self, detail: str, *, authenticated: bool = False, challenge: Sequence[str] = ()
+    ) -> None:
+        """challenge: what would help, as `WWW-Authenticate` says it; any of several would."""
         super().__init__(detail)
         self.authenticated = authenticated
-        self.challenge = challenge
+        self.challenge = (challenge,) if isinstance(challenge, str) else tuple(challenge)
 
 
 class RouteFailure(Permanent):

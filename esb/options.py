@@ -19,6 +19,7 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Field,
     SecretStr,
     ValidationInfo,
     WithJsonSchema,
@@ -127,6 +128,10 @@ def parse_backoff(value: Any) -> Range:
     return Range(first=low, longest=high)
 
 
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -155,6 +160,13 @@ Name = Annotated[
     AfterValidator(_name),
     WithJsonSchema({"type": "string", "pattern": "^" + NAME.pattern + "$"}),
 ]
+Auth = Annotated[
+    list[str],
+    Field(min_length=1),
+    BeforeValidator(_listed, json_schema_input_type=str | list[str]),
+]
+"""Who may call: names of the section `auth`, any of which will do, or `public`."""
+
 Backoff = Annotated[
     Range,
     BeforeValidator(parse_backoff),

@@ -14,6 +14,7 @@ from jinja2 import nodes
 
 from esb.adapter import Build, Expression
 from esb.expressions import syntax
+from esb.middleware.authorize import Allow, allowing
 from esb.middleware.cache import Cache, CacheOptions
 from esb.middleware.rate_limit import (
     Counts,
@@ -25,6 +26,7 @@ from esb.middleware.rate_limit import (
 )
 from esb.outline import Part, Use
 from esb.redis import Redis, RedisOptions
+from esb.step import Middleware
 
 N = TypeVar("N", bound=nodes.Node)
 
@@ -37,13 +39,17 @@ _ALWAYS: Final = frozenset({"accept", "authorization", "cookie"})
 class Policies(NamedTuple):
     """What was compiled of a route's. asked: see `Build.asked`."""
 
+    allow: Middleware | None = None
     limiter: Limiter | None = None
     cache: Cache | None = None
     asked: frozenset[str] = frozenset()
 
 
 def route_policies(
-    build: Build, limits: Sequence[RateLimitOptions] | None, cache: CacheOptions | None
+    build: Build,
+    limits: Sequence[RateLimitOptions] | None,
+    cache: CacheOptions | None,
+    allow: Sequence[Allow] | None = None,
 ) -> Policies:
     """Those of a route, before its source is built."""
     asked: set[str] = set()
@@ -53,7 +59,20 @@ def route_policies(
         asked.add("limits")
     if cache is not None:
         asked |= {"http", "cached", *named([cache.key] if cache.key else [])}
-    return Policies(limiter, answers, frozenset(asked))
+    allowed = None
+    if allow is not None:
+        allowed = allowing([(rule, _when(build, rule, i)) for i, rule in enumerate(allow)])
+        asked |= {"principal", *named([rule.when for rule in allow if rule.when])}
+        if any(rule.methods for rule in allow):
+            asked.add("http")
+    return Policies(allowed, limiter, answers, frozenset(asked))
+
+
+def _when(build: Build, rule: Allow, index: int) -> Expression | None:
+    """Its expression. One rule may stand without a list, and be its expression alone."""
+    if rule.when is None:
+        return None
+    return build.expression(rule.when, "allow", index, "when", names=CALLER)
 
 
 def _limiter(build: Build, limits: Sequence[RateLimitOptions], asked: set[str]) -> Limiter:

@@ -164,6 +164,10 @@ class _Writer:
             given["headers"] = {n: v[0] if len(v) == 1 else v for n, v in headers.items()}
         if envelope.principal:
             given["principal"] = envelope.principal
+        if (known := envelope.params.get("principal")) is not None:
+            given["params"] = {**given.get("params", {}), "principal": {
+                name: known[name] for name in ("roles", "scopes") if known.get(name)
+            }}  # fmt: skip
         return given | self._content(envelope.body)
 
     def _reply(self, part: Part, seen: Seen, failed: Failed | None) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from esb.durable import Store
 from esb.envelope import Envelope
 from esb.errors import EsbError
 from esb.gathering import Gathering
+from esb.middleware.authorize import Rules
 from esb.middleware.accept import accept_channel, accepted, accepting
 from esb.middleware.business_key import keyed
 from esb.middleware.cache import Cache, Caching
@@ -77,6 +78,12 @@ class RoutePolicies(Options):
         None,
         description="Where a message goes that still fails: one adapter. A route nobody waits for "
         "uses the bus's own store if this is left out.",
+    )
+    allow: Rules | None = Field(
+        None,
+        description="Who may: `{roles: [clerk]}`, an expression, or a list of rules by method or "
+        "operation, of which the first that is about a message decides. Others are told 403; what "
+        "nobody waits for is a dead letter.",
     )
     rate_limit: RateLimits | None = Field(
         None,
@@ -205,6 +212,7 @@ def assemble(
     outline: Part | None = None,
     watch: Watch | None = None,
     recorder: Middleware | None = None,
+    allow: Middleware | None = None,
     limiter: Limiter | None = None,
     cache: Cache | None = None,
     spans: Middleware | None = None,
@@ -213,7 +221,9 @@ def assemble(
     """Put the middleware around a route's steps: the one place that says in which order.
 
     The outermost comes first. `accept: durable` parts the source from the rest: it answers as soon
-    as the message is on the disk, and what is stored runs from there. store: called only if the
+    as the message is on the disk, and what is stored runs from there.
+
+    allow: who may, compiled from the options. store: called only if the
     route needs one, which one whose callers wait mostly does not. changes_store: whether a step
     may send to it. business_key: compiled from the options. outline, watch: those that came of
     building the steps. recorder: the layer that may look on at whole runs. limiter, cache: compiled
@@ -226,6 +236,11 @@ def assemble(
     recorded = [layer for layer in (spans, recorder) if layer is not None]
     layers: list[Middleware] = [*recorded, traced(name)]
     entrance: list[Middleware] = [*recorded, traced(f"{name}.accept")]
+    if allow is not None:
+        if durable:
+            entrance.append(allow)  # what was accepted has been allowed
+        elif waits:
+            layers.append(allow)
     if limiter is not None:
         keeper = None if source.waits else store()
         throttle = limiting(
@@ -245,6 +260,8 @@ def assemble(
         layers.append(
             dead_letters(route=name, sink=dead_sink, store=keep, waits=waits, clock=clock)
         )
+    if allow is not None and not source.waits and not durable:
+        layers.append(allow)  # who is denied is found among the dead letters
     if limiter is not None and not source.waits and not durable:
         layers.append(throttle)  # nothing is refused, and what cannot be counted is a dead letter
     if business_key is not None:

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from esb.api import AdminServer
+from esb.api import AdminServer, Operators
 from esb.build import Stores
 from esb.bus import Bus, Shared
 from esb.config import LIVE, Project, load, route_files_in
@@ -88,7 +88,15 @@ class Service:
         options = self.project.settings["admin"]
         self.bus = bus
         self.view = view or Inside(bus)
-        self.admin = AdminServer(bus, self, options.host, options.port, view=self.view)
+        self.admin = AdminServer(
+            bus, self, options.host, options.port, view=self.view, operators=self._operators
+        )
+
+    def _operators(self) -> Operators:
+        """Who may use the admin API, as the last load that runs says."""
+        options = self.project.settings["admin"]
+        readers, operators = frozenset(options.readers), frozenset(options.operators)
+        return Operators(self.project.operators, readers, operators)
 
     def leads_others(self, bus: Bus, view: View) -> None:
         """Before it runs: what it runs is `bus`, which `view` looks into."""

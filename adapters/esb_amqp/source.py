@@ -162,6 +162,8 @@ class AmqpSource:
         """Run the step on one message and settle it."""
         try:
             envelope = from_delivery(delivery, self._options.queue, self._offset(delivery))
+            if self._options.principal is not None:
+                envelope = envelope.replace(principal=delivery.properties.user_id)
             async with self._turn(envelope):
                 if self._stopping.is_set():
                     await self._give_back(delivery)

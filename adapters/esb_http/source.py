@@ -16,12 +16,14 @@ from esb.cloudevents import is_event
 from esb.cloudevents import read as read_event
 from esb.envelope import Envelope, parse_content_type
 from esb.errors import EsbError, UnsupportedMedia
-from esb.options import Duration, Options, Size
+from esb.identity import Authenticator
+from esb.options import Auth, Duration, Options, Size
 from esb.outline import Passage
 from esb.step import SpanFacts, Step, beside, is_large
 from esb_http.idempotency import IdempotencyKey, Once
 from esb_http.status import ACCEPTED, Monitor
 from esb_web import Request, Response, Site, problem, rehearse, to_envelope, to_response
+from esb_web.callers import callers
 from esb_web.messages import Described
 from esb_web.openapi import embedded_schema, operation_of
 from esb_web.policies import asking, telling
@@ -84,6 +86,11 @@ class SourceOptions(Options):
     method: Annotated[
         list[Method], BeforeValidator(_upper, json_schema_input_type=Method | list[Method])
     ] = Field(["POST"], description="One method or several; GET answers HEAD too.")
+    auth: Auth | None = Field(
+        None,
+        description="Who may call: names of the section `auth`, any of which will do, or `public` "
+        "for everybody; what the listener says if left out.",
+    )
     schema_: str | dict[str, Any] | None = Field(
         None,
         alias="schema",
@@ -173,16 +180,20 @@ def make_source(options: SourceOptions, build: Build) -> HttpSource:
     consumes = options.consumes
     if consumes is None and check is not None:
         consumes = ["application/json"]
+    auth = callers(build, options.auth, "auth")
     monitor: Monitor | None = None
     if build.durable:
         api = options.api.path if options.api else ""
-        monitor = Monitor(build, options.status_path, document=options.document, api=api)
+        monitor = Monitor(
+            build, options.status_path, document=options.document, api=api, auth=auth
+        )
     elif options.status_path is not None:
         build.problem("only a route with `accept: durable` has a status path", "status_path")
     # What is checked is read, and so is what a key or an event stands for.
     reads = check is not None or options.idempotency_key is not None or options.cloudevents
+    reads = reads or "body" in auth.asks
     passage = Passage() if reads else build.body("made", "sent")
-    return HttpSource(build, options, check, shown, texts, consumes, monitor, passage)
+    return HttpSource(build, options, check, shown, texts, consumes, monitor, passage, auth)
 
 
 class HttpSource:
@@ -200,6 +211,7 @@ class HttpSource:
         consumes: list[str] | None,
         monitor: Monitor | None,
         passage: Passage,
+        auth: Authenticator,
     ) -> None:
         self.where = f"{' '.join(options.method)} {options.path}"
         one = {"http.request.method": options.method[0]} if len(options.method) == 1 else {}
@@ -224,10 +236,15 @@ class HttpSource:
             (check is not None, self._checked),
         ]
         self._looks = tuple(look for wanted, look in looks if wanted)
-        self._site = self._described(build, schema, consumes, passage)
+        self._site = self._described(build, schema, consumes, passage, auth)
 
     def _described(
-        self, build: Build, schema: Any, consumes: list[str] | None, passage: Passage
+        self,
+        build: Build,
+        schema: Any,
+        consumes: list[str] | None,
+        passage: Passage,
+        auth: Authenticator,
     ) -> Site:
         options = self._options
         schemas = dict(options.schemas)
@@ -277,6 +294,7 @@ class HttpSource:
             title=api.title if api else "",
             description=api.description if api else "",
             passage=passage,
+            auth=auth,
         )
 
     async def start(self, step: Step) -> None:

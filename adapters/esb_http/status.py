@@ -16,6 +16,7 @@ import msgspec
 from esb.adapter import Build
 from esb.durable import DEAD, Receipt, Stored, accept_channel
 from esb.errors import BadMessage, EsbError, NoSuchOperation
+from esb.identity import Authenticator
 from esb_web import Request, Response, Site, problem
 from esb_web.messages import JSON, Headerlist
 from esb_web.openapi import path_parameters
@@ -69,7 +70,9 @@ ACCEPTED: Final[dict[str, Any]] = {
 class Monitor:
     """Tells senders what became of the messages that one route accepted from them."""
 
-    def __init__(self, build: Build, path: str | None, *, document: bool, api: str) -> None:
+    def __init__(
+        self, build: Build, path: str | None, *, document: bool, api: str, auth: Authenticator
+    ) -> None:
         name = _NOT_IN_PATHS.sub("-", build.route)
         path = path or f"/accepted/{name}/:id"
         claim_path(build, path, ["GET"], "status_path")
@@ -86,6 +89,7 @@ class Monitor:
             operation=self._operation() if document else None,
             schemas={"MessageStatus": _SCHEMA},
             api=api,
+            auth=auth,
         )
 
     def url(self, request: Request, message_id: str) -> str:

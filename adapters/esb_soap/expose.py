@@ -26,6 +26,7 @@ from pydantic import AfterValidator, BeforeValidator, RootModel
 from pydantic import Field as Option
 
 from esb.adapter import Build, BuildFailed, Expanded, Section
+from esb.options import Auth
 from esb_soap.bind import Field, InputFields
 from esb_soap.call import SoapClientOptions, SoapRequestOptions, fault_type
 from esb_soap.endpoint import Found, Loaded, did_you_mean, load, ports
@@ -61,6 +62,9 @@ class ExposedOperation(SoapRequestOptions):
     """One operation of an API: what is said here counts instead of what the API says."""
 
     at: str = Option("", description="Method and path, GET /:id; POST /<operation> if left out.")
+    allow: str | dict[str, Any] | list[str | dict[str, Any]] | None = Option(
+        None, description="Who may, as `allow` of a route says: `{roles: [clerk]}`."
+    )
     cache: str | dict[str, Any] | None = Option(
         None, description="Keep its good answers, as `cache` of a route does: `60s`."
     )
@@ -100,6 +104,17 @@ class ExposeApi(SoapClientOptions):
         description="Status by the name of a fault: {PartnerNotFound: 404}. Else a fault "
         "that the WSDL declares is 422; of the others one that blames the sender is 400, any other "
         "502.",
+    )
+    callers: Auth | None = Option(
+        None,
+        description="Who may call, as `auth` of an http source says (`auth` here is what the bus "
+        "shows the service): names of the section `auth`, any of which will do, or `public`; "
+        "what the listener says if left out.",
+    )
+    allow: str | dict[str, Any] | list[str | dict[str, Any]] | None = Option(
+        None,
+        description="Who may, as `allow` of a route says: of operations that say nothing "
+        "themselves.",
     )
     title: str = Option("", description="Name of the API; the service's if left out.")
     description: str = Option(
@@ -236,6 +251,11 @@ class _Api:
             "api": {"path": options.at, "title": self._title, "description": self._about},
         }
         route: dict[str, Any] = {"from": {"http": http}, "steps": [{"call": {"soap": soap}}]}
+        allow = listed.allow if listed is not None and listed.allow is not None else options.allow
+        if allow is not None:
+            route["allow"] = allow
+        if options.callers is not None:
+            http["auth"] = options.callers
         if listed is not None and listed.cache is not None:
             route["cache"] = _keyed(listed.cache, described.inputs.headers())
         if listed is not None and listed.rate_limit is not None:

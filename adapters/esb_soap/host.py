@@ -37,7 +37,8 @@ from esb.errors import (
     Transient,
     UnsupportedMedia,
 )
-from esb.options import Duration, Size
+from esb.identity import PUBLIC, Principal
+from esb.options import Auth, Duration, Size
 from esb.step import SpanFacts, Step
 from esb_soap.addressing import (
     NONE,
@@ -96,7 +97,9 @@ from esb_web import (
     web_client,
     web_server,
 )
+from esb_web.callers import callers
 from esb_web.policies import asking, limit_headers, seconds, telling
+from esb_web.problems import challenges
 from esb_web.server import claim_path
 
 log = structlog.get_logger("esb.soap")
@@ -130,6 +133,11 @@ class HostOptions(WsdlOptions):
         [],
         description="Names ({namespace}name) or namespaces of SOAP headers that may be marked "
         "mustUnderstand though the WSDL does not declare them.",
+    )
+    auth: Auth | None = Field(
+        None,
+        description="Who may call, and read the WSDL: names of the section `auth`, any of which "
+        "will do, or `public`. If left out, what the listener says; with `security` that alone.",
     )
     security: HostSecurity | None = Field(
         None, description="WS-Security: who may ask. Everybody if left out."
@@ -279,7 +287,10 @@ class SoapHost:
             self._guard = Guard(options.security, nonces)
         self._step: Step | None = None
         self._ask, self._tell = asking(build.asked), telling(build.asked)
+        # Whoever has to show a UsernameToken has said who he is.
+        alone = self._guard is not None and options.auth is None
         self._site = Site(
+            auth=PUBLIC if alone else callers(build, options.auth, "auth"),
             path=options.path,
             methods=("POST", "GET"),
             handler=self._handle,
@@ -329,7 +340,7 @@ class SoapHost:
         try:
             message = await offload(len(request.body), self._parse, request)
             known.version = message.version
-            user = await self._guard.admit(message) if self._guard is not None else ""
+            user = await self._guard.admit(message) if self._guard is not None else None
             action = _action(request, message.version)
             operation = self._operation(message, action, known)
             body = await offload(len(request.body), self._read, operation, message, request)
@@ -340,11 +351,14 @@ class SoapHost:
                     "action": known.addressed.action,
                     "message_id": known.addressed.message_id,
                 }
+            params = {**envelope.params, "soap": facts}
+            if user is not None:
+                params["principal"] = user.facts()
             envelope = envelope.replace(
                 body=body,
                 subject=operation.name,
-                params={**envelope.params, "soap": facts},
-                principal=user or envelope.principal,
+                params=params,
+                principal=user.name if user is not None else envelope.principal,
             )
             if self._ask is not None:
                 envelope = self._ask(request, envelope)
@@ -593,6 +607,8 @@ class SoapHost:
             headers=blocks, served=sorted(self._dispatch, reverse=True),
         )  # fmt: skip
         headers = [("content-type", content_type(version))]
+        if isinstance(error, Denied) and error.challenge:
+            headers += challenges(error)
         if isinstance(error, Transient) and error.retry_after is not None:
             headers.append(("retry-after", seconds(error.retry_after)))
         if isinstance(error, Throttled):

@@ -32,6 +32,7 @@ from pydantic import Field, SecretStr, model_validator
 from esb.clock import current
 from esb.durable import Confirm, Store, give_up
 from esb.errors import BadReply
+from esb.identity import Principal
 from esb.options import Duration, Options
 from esb_soap.envelope import HeaderFault, SoapMessage, blocks_for_us, xml_text
 
@@ -168,6 +169,9 @@ class HostSecurity(Options):
     users: dict[str, SecretStr] = Field(
         min_length=1, description="Passwords by user; write ${NAME} or name a secret file."
     )
+    roles: dict[str, list[str]] = Field(
+        {}, description="Roles by user: `principal.roles`, for `allow`."
+    )
     type: Kind | None = Field(
         None, description="The only way to show a password that is taken; both if left out."
     )
@@ -211,13 +215,14 @@ class Guard:
 
     def __init__(self, options: HostSecurity, nonces: Nonces) -> None:
         self._passwords = {user: p.get_secret_value() for user, p in options.users.items()}
+        self._roles = {user: tuple(roles) for user, roles in options.roles.items()}
         self._kind = options.type
         self._max_age = options.max_age
         self._skew = options.clock_skew
         self._nonces = nonces
         self.timestamp = options.timestamp
 
-    async def admit(self, message: SoapMessage) -> str:
+    async def admit(self, message: SoapMessage) -> Principal:
         """The user who sent `message`, whose Security header is taken out: what is in there is for
         nobody else. Raises HeaderFault, with the code of the specification."""
         block = _security(message)
@@ -241,7 +246,9 @@ class Guard:
         parent = block.getparent()
         assert parent is not None
         parent.remove(block)
-        return token.user
+        return Principal(
+            name=token.user, method="security", roles=self._roles.get(token.user, ())
+        )
 
     def _check_password(self, token: _Token) -> bytes:
         """What makes the token the one that it is. Raises HeaderFault for a wrong password."""

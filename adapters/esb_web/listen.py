@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, model_validator
 
 from esb.adapter import Section
-from esb.options import Duration, Options, Size
+from esb.options import Auth, Duration, Options, Size
 
 
 def _cidr(value: str) -> str:
@@ -72,6 +72,11 @@ class ListenOptions(Options):
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all.")
     port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
     tls: ListenTls | None = Field(None, description="Serve https instead of http.")
+    auth: Auth | None = Field(
+        None,
+        description="Who may call what says nothing itself, and read the pages about it: names of "
+        "the section `auth`, any of which will do, or `public`.",
+    )
     base_path: Annotated[str, AfterValidator(_prefix)] = Field(
         "", description="Path in front of everything that is served, such as /esb."
     )

@@ -28,6 +28,7 @@ from esb.envelope import (
 )
 from esb.errors import BadMessage, BadReply, EsbError
 from esb.http import UNSAFE as UNSAFE
+from esb.identity import Authenticator, Principal
 from esb.outline import Passage
 
 Headerlist = list[tuple[str, str]]
@@ -103,7 +104,9 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     client: the caller's address, as a trusted proxy told it.
     scheme, host, base_path: what the caller wrote in front of `path`, as a trusted proxy told it.
     deadline: when the caller gives up, on the clock of `time.monotonic`.
-    principal: whom the caller's certificate names, where the listener asks for one.
+    principal: who the caller is, "" if nobody asked: the name of `who`, or that in the certificate
+        of the connection where the listener asks for one.
+    who: what is known of the caller, where the site asks.
     arriving: the body, if it is still arriving: see `Site.passage`. Then `body` is empty.
     """
 
@@ -121,6 +124,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     base_path: str = ""
     deadline: float | None = None
     principal: str = ""
+    who: Principal | None = None
     arriving: Body | None = None
 
     @property
@@ -166,6 +170,8 @@ class Site:
     title, description: of that API.
     refused: writes what the listener itself has against a request (too large, no answer in time);
         None for problem+json.
+    auth: who may call; None if nobody said: then everybody may in a project that knows no callers,
+        and nobody in one that does.
     passage: if it is open, bodies over 1 MB are handed to the handler as they arrive.
     """
 
@@ -180,6 +186,7 @@ class Site:
     title: str = ""
     description: str = ""
     refused: Refused | None = None
+    auth: Authenticator | None = None
     passage: Passage = field(default_factory=Passage)
 
     def described(self) -> tuple[dict[str, Any], Mapping[str, Any]]:
@@ -203,6 +210,9 @@ def to_envelope(request: Request, *, source: str, type: str) -> Envelope:
         body = request.arriving
     else:
         body = Body(request.body, content_type) if request.body or content_type else NO_BODY
+    params: dict[str, Mapping[str, Any]] = {"path": request.path_params, "query": request.query}
+    if request.who is not None:
+        params["principal"] = request.who.facts()
     return Envelope(
         body=body,
         id=new_id(),
@@ -210,7 +220,7 @@ def to_envelope(request: Request, *, source: str, type: str) -> Envelope:
         type=type,
         subject=request.path,
         headers=headers,
-        params={"path": request.path_params, "query": request.query},
+        params=params,
         deadline=request.deadline,
         principal=request.principal,
         traceparent=traceparent,

@@ -117,6 +117,7 @@ def document(
     components = _Components()
     problem = {"schema": {"$ref": components.add({"Problem": _PROBLEM_SCHEMA})[_ref("Problem")]}}
     used: set[str] = set()
+    known: dict[str, Mapping[str, Any]] = {}
     shown = sorted((s for s in sites if s.operation is not None), key=lambda s: (s.path, s.methods))
     # All are described before the first one's schemas are read: they may share one mapping.
     for site, (described, schemas) in [(site, site.described()) for site in shown]:
@@ -130,6 +131,9 @@ def document(
             missing = [p for p in path_parameters(site.path) if p["name"] not in declared]
             if missing:
                 operation["parameters"] = [*operation.get("parameters", ()), *missing]
+            if site.auth is not None and site.auth.described:
+                known.update(site.auth.described)
+                operation["security"] = [{name: []} for name in site.auth.described]
             if method in ("GET", "HEAD"):
                 operation.pop("requestBody", None)
             operation["responses"] = {
@@ -143,12 +147,13 @@ def document(
     info: dict[str, Any] = {"title": title or "Enterprise service bus", "version": version}
     if description:
         info["description"] = description
+    schemes = {"securitySchemes": known} if known else {}
     return {
         "openapi": "3.1.0",
         "info": info,
         "servers": [{"url": url or "/"}],
         "paths": {path: item for path, item in paths.items() if item},
-        "components": {"schemas": components.schemas},
+        "components": {"schemas": components.schemas, **schemes},
     }
 
 

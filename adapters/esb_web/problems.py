@@ -88,6 +88,11 @@ def status_of(error: EsbError, faults: Mapping[str, int] | None = None) -> int:
     return next((status for kind, status, _ in _STATUS if isinstance(error, kind)), 500)
 
 
+def challenges(error: Denied) -> Headerlist:
+    """What a 401 says of the credentials that would help (RFC 9110, section 11.6.1)."""
+    return [("www-authenticate", one) for one in error.challenge or ("Bearer",)]
+
+
 def problem(
     error: EsbError,
     *,
@@ -128,7 +133,7 @@ def problem(
             headers.append(("allow", ", ".join(error.allowed)))
     elif isinstance(error, Denied):
         if status == 401:
-            headers.append(("www-authenticate", error.challenge or "Bearer"))
+            headers += challenges(error)
     elif isinstance(error, Rejected):
         if error.status is not None:
             members["upstream_status"] = error.status

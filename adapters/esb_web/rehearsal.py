@@ -13,6 +13,7 @@ from esb.adapter import RequestReply
 from esb.clock import current
 from esb.envelope import NO_BODY, Body, Envelope, Headers, parse_content_type
 from esb.errors import EsbError, OutcomeUnknown, TimedOut
+from esb.identity import Principal
 from esb_web.client import ClientReply
 from esb_web.messages import Request, Response, Site, header_text
 from esb_web.problems import PROBLEM, problem
@@ -109,6 +110,13 @@ def _request(site: Site, given: Envelope) -> Request:
     headers = [(name, header_text(value) or "") for name, value in given.headers]
     if given.content_type:
         headers.append(("Content-Type", given.content_type))
+    facts = given.params.get("principal", {})
+    who = None
+    if given.principal and facts:
+        who = Principal(
+            name=given.principal, method="test", roles=tuple(facts.get("roles", ())),
+            scopes=tuple(facts.get("scopes", ())), claims=facts.get("claims", {}),
+        )  # fmt: skip
     return Request(
         method=method,
         path=raw_path,
@@ -122,6 +130,7 @@ def _request(site: Site, given: Envelope) -> Request:
         host="localhost",
         deadline=current.get().monotonic() + (site.timeout or TIMEOUT),
         principal=given.principal,
+        who=who,
     )
 
 

@@ -21,6 +21,7 @@ from urllib.parse import unquote_to_bytes
 
 import msgspec
 import structlog
+from msgspec.structs import replace as replace_fields
 
 from esb.adapter import Build, Health, Probe
 from esb.envelope import Body, Headers
@@ -35,6 +36,8 @@ from esb.errors import (
     UnsupportedMedia,
 )
 from esb.http import Exchange, HttpServer, HungUp, Limits
+from esb.identity import NOBODY, PUBLIC, Authenticator, Credentials, Principal
+from esb_web.callers import readers
 from esb_web.listen import ListenOptions
 from esb_web.messages import Headerlist, Request, Response, Site
 from esb_web.problems import problem, unexpected
@@ -76,7 +79,10 @@ def web_server(build: Build) -> WebServer:
     def make() -> WebServer:
         return WebServer(options, _server_tls(build, options))
 
-    return build.shared("web", make)
+    server = build.shared("web", make)
+    server.otherwise = NOBODY if build.ways else PUBLIC
+    server.readers = readers(build)
+    return server
 
 
 def _server_tls(build: Build, options: ListenOptions) -> ssl.SSLContext | None:
@@ -116,12 +122,15 @@ class WebServer:
 
     probes: what GET on "/healthz" and "/readyz" tells, by name; put there by the bus.
     socket: one that somebody bound already, to listen on instead of `options.host` and `port`.
+    otherwise: who may call a site that does not say so. readers: who may read the pages about what
+    is served.
     """
 
     def __init__(self, options: ListenOptions, tls: ssl.SSLContext | None = None) -> None:
         self.options = options
         self.probes: dict[str, Probe] = {}
         self.socket: socket.socket | None = None
+        self.otherwise = self.readers = PUBLIC
         self.sites = Router()
         self.version = 0  # counts changes of what is mounted
         self._tls = tls
@@ -257,6 +266,8 @@ class WebServer:
             looks = method == "GET" or method == "HEAD"
             if looks and (probe := self.probes.get(exchange.path[1:])) is not None:
                 up, members = probe()
+                if self.otherwise is not PUBLIC:
+                    members = {"status": members.get("status", "")}
                 exchange.answer(*_json(200 if up else 503, members))
                 return None
             if self._bus != "running":
@@ -270,6 +281,8 @@ class WebServer:
                 found, allowed = self.sites.find(inner, method)
                 if looks and (found is None or found[1]) and self._is_document(inner):
                     base = self._prefix(exchange) + self.options.base_path
+                    if self.readers is not PUBLIC:
+                        return self._document(exchange, self.readers, inner, base)
                     return self._docs.answer(exchange, inner, base)  # type: ignore[no-any-return]
             if found is None:
                 self._answer(exchange, self._unserved(exchange, allowed))
@@ -281,9 +294,11 @@ class WebServer:
             packing = exchange.headers.get("content-encoding")
             if packing is not None and packing.lower() != "identity":
                 raise UnsupportedMedia("a packed body (Content-Encoding) is not unpacked here")
+            if not exchange.complete and int(exchange.headers.get("content-length", 0)) > limit:
+                raise _too_large(limit)
+            if (auth := site.auth or self.otherwise) is not PUBLIC:
+                return self._admit(exchange, site, auth, asked, limit)
             if not exchange.complete:
-                if int(exchange.headers.get("content-length", 0)) > limit:
-                    raise _too_large(limit)
                 return self._read_on(exchange, asked, limit)
             body = exchange.taken()
             if len(body) > limit:
@@ -309,6 +324,76 @@ class WebServer:
             self._refuse(exchange, site, e)
             return
         await self._serve(exchange, site, request)
+
+    async def _admit(
+        self, exchange: Exchange, site: Site, auth: Authenticator, asked: float, limit: int
+    ) -> None:
+        """Serve a request once it is known who sent it: before its body is read, where that does
+        not tell."""
+        try:
+            who: Principal | None = None
+            if "body" not in auth.asks:
+                who = await auth.authenticate(self._credentials(exchange, auth))
+            arriving: Body | None = None
+            if exchange.complete:
+                body = exchange.taken()
+                if len(body) > limit:
+                    raise _too_large(limit)
+            else:
+                body, arriving = await self._read(exchange, limit)
+            # Meanwhile routes may have been replaced: who may call is what the new one says.
+            site, values = self._now(exchange)
+            now = site.auth or self.otherwise
+            if now is PUBLIC:
+                who = None
+            elif who is None or now is not auth:
+                if arriving is not None and "body" in now.asks:
+                    raise Unavailable("what is served here has just changed")
+                who = await now.authenticate(self._credentials(exchange, now, body))
+            path = self._inside(exchange.path) or ""
+            request = self._request(exchange, site, path, values, asked, body, arriving)
+            if who is not None:
+                headers = request.headers
+                if hidden := {name: None for name in now.conceals if name in headers}:
+                    headers = headers.replace(hidden)
+                request = replace_fields(request, who=who, principal=who.name, headers=headers)
+        except HungUp:
+            return
+        except EsbError as e:
+            self._refuse(exchange, site, e)
+            return
+        except Exception:
+            log.exception("a caller could not be looked at", path=exchange.path)
+            self._answer(exchange, unexpected(exchange.path))
+            return
+        await self._serve(exchange, site, request)
+
+    def _credentials(
+        self, exchange: Exchange, auth: Authenticator, body: bytes = b""
+    ) -> Credentials:
+        connection, headers = exchange.connection, exchange.headers
+        client = connection.client
+        if self._forwarded is not None and self._forwarded.trusts(client):
+            client = self._forwarded.told(headers, client, "", "")[0]
+        certificate = None
+        if "certificate" in auth.asks:
+            certificate = connection.transport.get_extra_info("peercert")
+        return Credentials(
+            headers=headers, method=exchange.method, address=client, body=body,
+            target=f"{exchange.path}?{exchange.query}" if exchange.query else exchange.path,
+            certificate=certificate,
+        )  # fmt: skip
+
+    async def _document(
+        self, exchange: Exchange, auth: Authenticator, path: str, base: str
+    ) -> None:
+        """A page about what is served, for those who may read it."""
+        try:
+            await auth.authenticate(self._credentials(exchange, auth))
+        except EsbError as e:
+            self._refuse(exchange, None, e)
+            return
+        await self._docs.answer(exchange, path, base)
 
     def _now(self, exchange: Exchange) -> Found:
         """What serves a request by now."""

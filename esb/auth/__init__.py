@@ -10,7 +10,7 @@
 A library that one of them needs is imported when a project names it.
 """
 
-from esb.auth.options import AuthOptions, Way, made
+from esb.auth.options import EVERYBODY, AuthOptions, Way, made
 from esb.auth.ways import AnyOf, Failures, Method, Refused
 
-__all__ = ["AnyOf", "AuthOptions", "Failures", "Method", "Refused", "Way", "made"]
+__all__ = ["EVERYBODY", "AnyOf", "AuthOptions", "Failures", "Method", "Refused", "Way", "made"]

@@ -1,4 +1,4 @@
-"""Certificates of callers (mutual TLS). Who signed them was checked when the connection was made."""
+"""Certificates of callers (mutual TLS). Who signed them is checked as the connection is made."""
 
 from __future__ import annotations
 

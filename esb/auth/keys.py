@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
@@ -65,7 +65,6 @@ class KeyFile(Options):
 class ApiKeysOptions(Options):
     """Keys in a header, as programs have them. The file is read again when it changes."""
 
-    __shorthand__ = "file"
     file: str = Field(description="The YAML file of the keys: `keys: [{name: ..., sha256: ...}]`.")
     header: str = Field(
         "X-API-Key",
@@ -97,7 +96,7 @@ class ApiKeys:
         self._of: KeyFile | None = None
         self.conceals = frozenset({self._header})
         self.challenge = f'ApiKey realm="esb", header="{options.header}"'
-        self.scheme = {"type": "apiKey", "in": "header", "name": options.header}
+        self.scheme: Mapping[str, Any] = {"type": "apiKey", "in": "header", "name": options.header}
 
     def shown(self, credentials: Credentials) -> bool:
         return bool(self._given(credentials))

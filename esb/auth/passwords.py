@@ -12,6 +12,7 @@ import binascii
 import hashlib
 import secrets
 from collections import OrderedDict
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any, Final
 
@@ -58,7 +59,6 @@ class BasicOptions(Options):
     """HTTP basic: a name and a password, as people have them. The file is read again when it
     changes. Needs esb[basic]."""
 
-    __shorthand__ = "users"
     users: str = Field(
         description="The YAML file of the users: `users: [{name: ..., password: $argon2id$...}]`."
     )
@@ -95,7 +95,7 @@ class Basic:
         # For names that nobody has, so that they take as long as a wrong password.
         self._nobody = self._hasher.hash(secrets.token_hex())
         self.challenge = f'Basic realm="{options.realm}", charset="UTF-8"'
-        self.scheme = {"type": "http", "scheme": "basic"}
+        self.scheme: Mapping[str, Any] = {"type": "http", "scheme": "basic"}
 
     def shown(self, credentials: Credentials) -> bool:
         values = credentials.headers.get_all("authorization")

@@ -1,253 +1,348 @@
-"""JSON Web Tokens (RFC 7519) of an OpenID provider, or of anybody whose keys are known, as
-RFC 8725 wants them checked.
+"""Signed tokens: JWTs as issuers of OAuth 2 and OpenID Connect make them (RFC 7519, RFC 9068), held
+to RFC 8725 (best current practices).
 
-The issuer, the audience and the end of a token are required, algorithms are a list of the project's
-and never the token's choice, and of the keys that a token points to only its `kid` is heeded, which
-is looked up among the keys that the project names (RFC 7515, sections 4.1.2 to 4.1.8).
+What the token says of itself decides nothing: the algorithm must be on our list and fit the key,
+keys come from the issuer alone (`jku`, `x5u`, `jwk` are not looked at), and `kid` only picks one of
+those that are there. Issuer, audience and end must be in it and right.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
-import urllib.request
-from collections.abc import Mapping
-from functools import reduce
-from typing import Any, Final
-from urllib.error import HTTPError
+import ipaddress
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Annotated, Any, Final, Literal
+from urllib.parse import urlsplit
 
-from joserfc import jwt as tokens
-from joserfc.errors import ExpiredTokenError, InvalidKeyIdError, JoseError
-from joserfc.jwk import KeySet, OctKey
-from joserfc.jws import JWSRegistry
+import msgspec
+import structlog
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
 
-from esb.adapter import Build, BuildFailed
-from esb.auth.jwt import Jwt, key_url
-from esb.clock import Clock
-from esb.credentials import Credentials, Principal
-from esb.errors import Denied, Unavailable
+from esb.auth.ways import Refused, bearer
+from esb.clock import current
+from esb.errors import EsbError, Unavailable
+from esb.identity import Credentials, Principal
+from esb.options import Duration, Options
 
-AGAIN: Final = 30.0
-"""Seconds between two looks for keys that a token names and that are not known."""
+log = structlog.get_logger("esb.auth")
 
-FRESH: Final = 600.0
-"""Seconds after which keys are looked for anew, so that one that was withdrawn is not taken."""
+Algorithm = Literal[
+    "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "Ed25519",
+    "EdDSA", "HS256", "HS384", "HS512",
+]  # fmt: skip
+_PUBLIC: Final[tuple[Algorithm, ...]] = ("RS256", "PS256", "ES256", "ES384", "EdDSA", "Ed25519")
+_SHARED: Final[tuple[Algorithm, ...]] = ("HS256",)
+_KINDS: Final = {"RS": "RSA", "PS": "RSA", "ES": "EC", "Ed": "OKP", "HS": "oct"}
+_SHORTEST_SECRET: Final = 32  # RFC 7518, section 3.2
+_LONGEST: Final = 16 * 1024
+_MOST_KEYS: Final = 100
+_NOT_AGAIN: Final = 30.0
+"""Seconds between two looks for keys, whatever tokens say: else each could cause a request."""
 
-STALE: Final = 24 * 3600.0
-"""Seconds for which known keys are taken while their place does not answer."""
+Fetch = Callable[[str], Awaitable[bytes]]
 
-_PATIENCE: Final = 5.0
-_LARGEST: Final = 512 * 1024  # bytes of a document with keys
-_LONGEST: Final = 16 * 1024  # characters of a token
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+def is_secure(url: str) -> bool:
+    """Whether keys may come from there: nobody else can answer for it."""
+    parts = urlsplit(url)
+    if parts.scheme == "https":
+        return bool(parts.hostname)
+    try:
+        near = ipaddress.ip_address(parts.hostname or "").is_loopback
+    except ValueError:
+        near = parts.hostname == "localhost"
+    return parts.scheme == "http" and near
+
+
+def _issuer(value: str) -> str:
+    if not value:
+        raise ValueError("an issuer is what tokens have as `iss`: https://login.example")
+    return value
+
+
+class JwtOptions(Options):
+    """Signed tokens (`Authorization: Bearer`), as people have them after a login elsewhere. Needs
+    esb[jwt]."""
+
+    issuer: Annotated[str, AfterValidator(_issuer)] = Field(
+        description="Who made the token: its `iss`, letter by letter. Its keys are found by OpenID "
+        "Connect Discovery if nothing else says where they are."
+    )
+    audience: Annotated[
+        list[str], BeforeValidator(_listed, json_schema_input_type=str | list[str])
+    ] = Field(min_length=1, description="Whom it is for: one of these must be in its `aud`.")
+    jwks: str | None = Field(
+        None, description="The issuer's keys: a file of the project, or an https URL."
+    )
+    secret: SecretStr | None = Field(
+        None, description="A secret shared with the issuer, instead of keys (HS256)."
+    )
+    ca: str | None = Field(
+        None, description="PEM file: trust these authorities for keys, not the system's."
+    )
+    algorithms: list[Algorithm] | None = Field(
+        None,
+        min_length=1,
+        description="Signatures that are taken. RS256, PS256, ES256, ES384 and EdDSA if left out; "
+        "HS256 with a `secret`.",
+    )
+    types: list[str] = Field(
+        ["JWT", "at+jwt"],
+        description="What `typ` may say; a token without one is taken. `[at+jwt]` takes access "
+        "tokens alone (RFC 9068), and only such as say so.",
+    )
+    name: str = Field("sub", description="The claim that names the caller: `message.principal`.")
+    roles: str = Field("roles", description="The claim that holds roles: realm_access.roles.")
+    scopes: str = Field("scope", description="The claim that holds scopes: a text, or a list.")
+    clock_skew: Duration = Field(30.0, description="How far the issuer's clock may be off.")
+    refresh: Duration = Field(3600.0, description="How often the issuer is asked for its keys.")
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> JwtOptions:
+        if self.secret is not None:
+            if self.jwks is not None:
+                raise ValueError("keys are those of `jwks` or a `secret`, not both")
+            if len(self.secret.get_secret_value().encode()) < _SHORTEST_SECRET:
+                raise ValueError(f"a secret has at least {_SHORTEST_SECRET} bytes")
+        elif self.jwks is None and not is_secure(self.issuer):
+            raise ValueError("keys are asked for by https alone: write where they are as `jwks`")
+        elif self.jwks is not None and "://" in self.jwks and not is_secure(self.jwks):
+            raise ValueError("keys are asked for by https alone")
+        for algorithm in self.allowed:
+            if (algorithm[:2] == "HS") != (self.secret is not None):
+                raise ValueError(
+                    f"{algorithm} needs a `secret`"
+                    if self.secret is None
+                    else f"{algorithm} needs public keys, not a `secret`"
+                )
+        return self
+
+    @property
+    def allowed(self) -> tuple[Algorithm, ...]:
+        """The algorithms that are taken."""
+        return tuple(self.algorithms or (_PUBLIC if self.secret is None else _SHARED))
 
 
 class Keys:
-    """The keys behind an address, as they are there now. discover: whether it is that of an issuer,
-    who says where they are (OpenID Connect Discovery 1.0, section 4)."""
+    """The keys of an issuer.
 
-    def __init__(self, url: str, *, discover: bool, clock: Clock) -> None:
-        self._url = url
-        self._discover = discover
-        self._clock = clock
-        self._keys: KeySet | None = None
-        self._got = self._asked = float("-inf")
-        self._fetching: asyncio.Task[None] | None = None
-        self._problem = ""
+    content: what holds them, for those that stay; else fetch gets what is at a URL. Raises
+    ValueError for a content that holds no keys.
+    """
 
-    async def get(self, *, anew: bool = False) -> KeySet:
-        """All there are. anew: since a token names one that was not there. Raises Unavailable."""
-        now = self._clock.monotonic()
-        if self._keys is None or anew or now - self._got > FRESH:
-            await self._fetched(now, wait=self._keys is None or anew)
-        if self._keys is None or now - self._got > STALE:
-            raise Unavailable("tokens cannot be checked now").noted(
-                f"the keys of {self._url}: {self._problem}"
-            )
-        return self._keys
+    def __init__(
+        self, options: JwtOptions, content: bytes | None = None, fetch: Fetch | None = None
+    ) -> None:
+        self._options = options
+        self._fetch = fetch
+        self._asking: asyncio.Task[None] | None = None
+        self._asked = -float("inf")
+        self._read = -float("inf")
+        self._keys: list[tuple[str | None, Any]] = []
+        if options.secret is not None:
+            from joserfc.jwk import OctKey
 
-    async def _fetched(self, now: float, *, wait: bool) -> None:
-        if self._fetching is None:
-            if now - self._asked < AGAIN and self._asked > self._got - AGAIN:
-                return  # whoever sends tokens with made-up keys does not make us ask each time
-            self._asked = now
-            self._fetching = asyncio.create_task(self._fetch())
-        if wait:
-            await asyncio.shield(self._fetching)
+            self._keys = [(None, OctKey.import_key(options.secret.get_secret_value()))]
+        elif content is not None:
+            self._keys = _keys(content)
 
-    async def _fetch(self) -> None:
+    async def find(self, algorithm: str, kid: Any) -> list[Any]:
+        """Those that may have signed a token. Raises Unavailable if the issuer does not answer."""
+        now = current.get().monotonic()
+        found = self._fitting(algorithm, kid)
+        if self._fetch is None:
+            return found
+        if not self._keys or (not found and now - self._asked >= _NOT_AGAIN):
+            await self._again()
+            found = self._fitting(algorithm, kid)
+        elif now - self._read >= self._options.refresh and now - self._asked >= _NOT_AGAIN:
+            self._start()  # those that are known are good meanwhile
+        return found
+
+    def _fitting(self, algorithm: str, kid: Any) -> list[Any]:
+        kind = _KINDS[algorithm[:2]]
+        return [
+            key for name, key in self._keys
+            if key.key_type == kind and (kid is None or name is None or name == kid)
+            and key.get("alg", algorithm) == algorithm and key.get("use", "sig") == "sig"
+        ]  # fmt: skip
+
+    def _start(self) -> asyncio.Task[None]:
+        if self._asking is None or self._asking.done():
+            self._asked = current.get().monotonic()
+            self._asking = asyncio.create_task(self._ask(), name="esb: keys of an issuer")
+        return self._asking
+
+    async def _again(self) -> None:
+        waiting = self._asking is not None and not self._asking.done()
+        if not waiting and current.get().monotonic() - self._asked < _FAILED_WAIT:
+            raise Unavailable("the keys of the issuer are not known now")
+        await asyncio.shield(self._start())
+        if not self._keys:
+            raise Unavailable("the keys of the issuer are not known now")
+
+    async def _ask(self) -> None:
+        """Ask the issuer; if that fails, those that were known stay."""
+        assert self._fetch is not None
+        options = self._options
         try:
-            self._keys = await asyncio.to_thread(self._found)
-            self._got, self._problem = self._clock.monotonic(), ""
-        except (OSError, ValueError, LookupError, TypeError, JoseError) as e:
-            self._problem = f"{type(e).__name__}: {e}"[:300]
-        finally:
-            self._fetching = None
+            url = options.jwks
+            if url is None:
+                # OpenID Connect Discovery 1.0, section 4
+                about = options.issuer.rstrip("/") + "/.well-known/openid-configuration"
+                told = msgspec.json.decode(await self._fetch(about), type=_Metadata)
+                if told.issuer != options.issuer:
+                    raise ValueError("the issuer calls itself otherwise")
+                url = told.jwks_uri
+                if not is_secure(url):
+                    raise ValueError("the issuer's keys are not at an https URL")
+            self._keys = _keys(await self._fetch(url))
+            self._read = current.get().monotonic()
+        except (EsbError, ValueError, msgspec.MsgspecError) as e:
+            log.error("the keys of an issuer cannot be had", issuer=options.issuer, why=str(e))
 
-    def _found(self) -> KeySet:
-        url = self._url
-        if self._discover:
-            about = _fetched_json(url.rstrip("/") + "/.well-known/openid-configuration")
-            if about.get("issuer") != url:
-                raise ValueError("it speaks of another issuer")
-            url = key_url(str(about["jwks_uri"]))
-        return _public(_fetched_json(url))
+
+_FAILED_WAIT: Final = 2.0
+"""Seconds in which an issuer that could not be asked is not asked again."""
 
 
-def _public(document: Mapping[str, Any]) -> KeySet:
-    """Keys that signatures are checked with; none that signs, which has no business there."""
-    keys = KeySet.import_key_set(document)  # type: ignore[arg-type]
-    found = [key for key in keys.keys if key.key_type != "oct"]
+class _Metadata(msgspec.Struct):
+    issuer: str
+    jwks_uri: str
+
+
+def _keys(content: bytes) -> list[tuple[str | None, Any]]:
+    """The public keys of a JWK Set (RFC 7517, section 5); those that cannot be used are left out.
+    Raises ValueError."""
+    from joserfc.errors import JoseError
+    from joserfc.jwk import import_key
+
+    try:
+        told = msgspec.json.decode(content)["keys"]
+    except (msgspec.MsgspecError, KeyError, TypeError) as e:
+        raise ValueError("it is no JWK Set: {keys: [...]}") from e
+    found: list[tuple[str | None, Any]] = []
+    for one in told[:_MOST_KEYS] if isinstance(told, list) else []:
+        if not isinstance(one, Mapping) or one.get("kty") not in ("RSA", "EC", "OKP"):
+            continue  # a secret that lies in public is none
+        try:
+            found.append((one.get("kid"), import_key(dict(one))))
+        except (JoseError, ValueError, TypeError, KeyError) as e:
+            log.warning("a key of an issuer cannot be used", kid=one.get("kid"), why=str(e))
     if not found:
-        raise ValueError("there are no public keys")
-    return KeySet(found)
-
-
-def _fetched_json(url: str) -> dict[str, Any]:
-    # Nobody but the project says whom to ask, so no redirect is followed and no proxy asked.
-    opener = urllib.request.build_opener(_Straight, urllib.request.ProxyHandler({}))
-    request = urllib.request.Request(url, headers={"Accept": "application/json"})  # noqa: S310
-    with opener.open(request, timeout=_PATIENCE) as answer:
-        raw = answer.read(_LARGEST + 1)
-    if len(raw) > _LARGEST:
-        raise ValueError("the document is too large")
-    found = json.loads(raw)
-    if not isinstance(found, dict):
-        raise ValueError("the document is no object")
+        raise ValueError("there is no public key in it")
     return found
 
 
-class _Straight(urllib.request.HTTPRedirectHandler):
-    def redirect_request(
-        self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str
-    ) -> None:
-        raise HTTPError(req.full_url, code, "a redirect is not followed", headers, fp)
+class Tokens:
+    """A Method; see JwtOptions. Raises ImportError without esb[jwt]."""
 
+    asks: frozenset[str] = frozenset()
+    conceals: frozenset[str] = frozenset()  # Authorization is forwarded and kept nowhere
 
-class JwtGuard:
-    """See Jwt."""
+    def __init__(self, name: str, options: JwtOptions, keys: Keys) -> None:
+        from joserfc.jws import JWSRegistry
+        from joserfc.jwt import JWTClaimsRegistry
 
-    needs_body = False
-
-    def __init__(self, name: str, options: Jwt, build: Build) -> None:
-        self._name = name
+        self.name = name
         self._options = options
-        self._clock = build.clock
-        self._audience = (
-            [options.audience] if isinstance(options.audience, str) else options.audience
+        self._keys = keys
+        self._registry = JWSRegistry(algorithms=options.allowed, strict_check_header=False)
+        self._registry.max_header_length = 4096  # some carry a certificate, which nobody reads
+        self._claims = JWTClaimsRegistry(
+            now=lambda: int(current.get().time()),
+            leeway=int(options.clock_skew),
+            iss={"essential": True, "value": options.issuer},
+            aud={"essential": True, "values": list(options.audience)},
+            exp={"essential": True},
         )
-        self._registry = JWSRegistry(algorithms=options.taken, strict_check_header=False)
-        self._registry.max_header_length = 4096
-        self._secret: OctKey | None = None
-        self._keys: Keys | None = None
-        self._known: KeySet | None = None
-        if options.secret is not None:
-            self._secret = OctKey.import_key(options.secret.get_secret_value())
-        elif options.jwks is not None and "://" not in options.jwks:
-            self._known = self._in_file(options.jwks, build)
+        self._types = {kind.lower() for kind in options.types}
+        self._may_be_bare = "jwt" in self._types
+        self.challenge = 'Bearer realm="esb"'
+        self.scheme: Mapping[str, Any] = {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
+
+    def shown(self, credentials: Credentials) -> bool:
+        return bearer(credentials).count(".") == 2
+
+    def user(self, credentials: Credentials) -> str:
+        return ""
+
+    async def verify(self, credentials: Credentials) -> Principal:
+        try:
+            return await self._verify(bearer(credentials))
+        except Refused as e:
+            # RFC 6750, section 3.1
+            raise Refused(str(e), f'{self.challenge}, error="invalid_token"') from None
+
+    async def _verify(self, token: str) -> Principal:
+        from joserfc import jws, jwt
+        from joserfc.errors import BadSignatureError, JoseError
+
+        if len(token) > _LONGEST:
+            raise Refused("the token is too long")
+        try:
+            header = jws.extract_compact(token.encode(), registry=self._registry).headers()
+        except (JoseError, ValueError, TypeError) as e:
+            raise Refused(f"the token is malformed: {type(e).__name__}") from None
+        self._check_header(header)
+        algorithm = header["alg"]
+        for key in await self._keys.find(algorithm, header.get("kid")):
+            try:
+                claims = jwt.decode(token, key, [algorithm], registry=self._registry).claims
+                break
+            except BadSignatureError:
+                continue
+            except (JoseError, ValueError, TypeError) as e:
+                raise Refused(f"the token cannot be checked: {e}") from None
         else:
-            url, clock = options.jwks or options.issuer, build.clock
-            discover = options.jwks is None
-            self._keys = build.shared(
-                ("auth keys", url, discover), lambda: Keys(url, discover=discover, clock=clock)
-            )
-        about = {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
-        self.schemes: Mapping[str, Mapping[str, Any]] = {name: about}
-        self.challenge = f'Bearer realm="{name}"'
-
-    def _in_file(self, name: str, build: Build) -> KeySet:
-        file = build.file(name, "jwks")
+            raise Refused("no key of the issuer made its signature")
         try:
-            return _public(json.loads(file.read_bytes()))
-        except (OSError, ValueError, LookupError, TypeError, JoseError) as e:
-            raise _unreadable(build, e) from e
+            self._claims.validate(claims)
+        except (JoseError, ValueError, TypeError) as e:
+            raise Refused(f"a claim is not right: {e}") from None
+        return self._principal(claims)
 
-    def offered(self, shown: Credentials) -> bool:
-        """Whether there is a token, and no key of another kind."""
-        scheme, _, value = str(shown.headers.get("authorization", "")).partition(" ")
-        return scheme.lower() == "bearer" and value.count(".") == 2
+    def _check_header(self, header: Mapping[str, Any]) -> None:
+        if header.get("alg") not in self._options.allowed:
+            raise Refused("its algorithm is not taken")
+        if "crit" in header:
+            raise Refused("it has extensions that must be understood")  # RFC 7515, section 4.1.11
+        kind = header.get("typ")
+        if kind is None and self._may_be_bare:
+            return
+        if not isinstance(kind, str) or kind.lower().removeprefix("application/") not in (
+            self._types
+        ):
+            raise Refused("it is of another type")
 
-    async def admit(self, shown: Credentials) -> Principal:
-        """Whose token it is. Raises Denied, Unavailable."""
-        value = str(shown.headers.get("authorization", "")).partition(" ")[2].strip()
-        if len(value) > _LONGEST or not value.isascii():
-            raise self._denied("the token is malformed")
-        try:
-            token = await self._decoded(value)
-        except (JoseError, ValueError, TypeError, KeyError, RecursionError) as e:
-            raise self._denied("the token is not valid", e) from e
-        claims = token.claims
-        self._check(token.header, claims)
-        name = _at(claims, self._options.name)
+    def _principal(self, claims: Mapping[str, Any]) -> Principal:
+        name = _claim(claims, self._options.name)
         if not isinstance(name, str) or not name:
-            raise self._denied("the token names nobody")
+            raise Refused(f"it names nobody as '{self._options.name}'")
         return Principal(
             name=name,
-            auth=self._name,
-            roles=_listed(_at(claims, self._options.roles)),
-            scopes=_listed(_at(claims, self._options.scopes)),
+            method=self.name,
+            roles=_texts(_claim(claims, self._options.roles)),
+            scopes=_texts(_claim(claims, self._options.scopes)),
             claims=claims,
         )
 
-    async def _decoded(self, value: str) -> tokens.Token:
-        if self._secret is not None:
-            return self._with(value, self._secret)
-        if self._keys is None:
-            assert self._known is not None
-            return self._with(value, self._known)
-        try:
-            return self._with(value, await self._keys.get())
-        except InvalidKeyIdError:
-            return self._with(value, await self._keys.get(anew=True))
 
-    def _with(self, value: str, key: KeySet | OctKey) -> tokens.Token:
-        return tokens.decode(value, key, registry=self._registry)
-
-    def _check(self, header: Mapping[str, Any], claims: Mapping[str, Any]) -> None:
-        options = self._options
-        if "crit" in header:
-            raise self._denied("the token has an extension that must be understood and is not")
-        if options.type is not None:
-            given = str(header.get("typ", "")).lower().removeprefix("application/")
-            if given != options.type.lower().removeprefix("application/"):
-                raise self._denied(f"the token is no {options.type}")
-        registry = tokens.JWTClaimsRegistry(
-            now=int(self._clock.time()),
-            leeway=int(options.leeway),
-            iss={"essential": True, "value": options.issuer},
-            aud={"essential": True, "values": self._audience},
-            exp={"essential": True},
-        )
-        try:
-            registry.validate(dict(claims))
-        except ExpiredTokenError as e:
-            raise self._denied("the token has expired", e) from e
-        except (JoseError, ValueError, TypeError) as e:
-            raise self._denied("the token is not for this, or not valid now", e) from e
-
-    def _denied(self, why: str, error: Exception | None = None) -> Denied:
-        challenge = f'{self.challenge}, error="invalid_token", error_description="{why}"'
-        denied = Denied(why, challenge=challenge)
-        return denied if error is None else denied.noted(f"{type(error).__name__}: {error}"[:200])
-
-
-def _unreadable(build: Build, error: Exception) -> BuildFailed:
-    return build.problem(
-        f"the file holds no public keys: {error}", "jwks", hint='{"keys": [{"kty": ...}]}'
-    )
-
-
-def _at(claims: Mapping[str, Any], path: str) -> Any:
-    """A claim by its name, or by the names on the way to it."""
+def _claim(claims: Mapping[str, Any], path: str) -> Any:
+    """A claim, or what is in it: some have URLs as names, so the whole is tried first."""
     if path in claims:
         return claims[path]
-    return reduce(
-        lambda value, key: value.get(key) if isinstance(value, Mapping) else None,
-        path.split("."),
-        claims,
-    )
+    value: Any = claims
+    for part in path.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
 
 
-def _listed(value: Any) -> list[str]:
+def _texts(value: Any) -> tuple[str, ...]:
     if isinstance(value, str):
-        return value.split()
-    return [one for one in value if isinstance(one, str)] if isinstance(value, list) else []
+        return tuple(value.split())
+    return tuple(v for v in value if isinstance(v, str)) if isinstance(value, list) else ()

@@ -12,6 +12,7 @@ import structlog
 from esb.clock import current
 from esb.errors import Denied, Throttled
 from esb.identity import Credentials, Principal
+from esb.metrics import AUTHENTICATIONS
 
 log = structlog.get_logger("esb.auth")
 
@@ -113,7 +114,11 @@ class AnyOf:
                 continue
             claimed = method.user(credentials)
             user = f"user {method.name} {claimed}" if claimed else address
-            self._failures.check(address, user)
+            try:
+                self._failures.check(address, user)
+            except Throttled:
+                AUTHENTICATIONS.labels(method.name, "paused").value += 1
+                raise
             try:
                 found = await method.verify(credentials)
             except Refused as e:
@@ -122,9 +127,11 @@ class AnyOf:
                 log.warning("not let in", method=method.name, why=str(e), user=claimed[:100],
                             address=credentials.address)  # fmt: skip
                 self._failures.failed(*{address, user})
+                AUTHENTICATIONS.labels(method.name, "refused").value += 1
             else:
                 if user != address:
                     self._failures.passed(user)
+                AUTHENTICATIONS.labels(method.name, "known").value += 1
                 return found
         text = "the credentials are not valid" if refused else "credentials are needed"
         raise Denied(text, challenge=[one for one in dict.fromkeys(challenges) if one])

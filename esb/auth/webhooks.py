@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
-from pydantic import BeforeValidator, Field, SecretStr
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
 from esb.auth.ways import Refused
 from esb.clock import current
@@ -15,18 +15,26 @@ from esb.identity import Credentials, Principal
 from esb.options import Duration, Options
 from esb.signing import BadSignature, Form, verify
 
-_SHORTEST: Final = 16
+_SHORTEST: Final = 8
 
 
 def _listed(value: Any) -> Any:
     return value if isinstance(value, list) else [value]
 
 
+def _long_enough(value: list[SecretStr]) -> list[SecretStr]:
+    if any(len(secret.get_secret_value()) < _SHORTEST for secret in value):
+        raise ValueError(f"a secret has at least {_SHORTEST} characters, or anybody could sign")
+    return value
+
+
 class HmacOptions(Options):
     """A signature over the body by a shared secret, as webhooks have it (HMAC-SHA256)."""
 
     secret: Annotated[
-        list[SecretStr], BeforeValidator(_listed, json_schema_input_type=str | list[str])
+        list[SecretStr],
+        BeforeValidator(_listed, json_schema_input_type=str | list[str]),
+        AfterValidator(_long_enough),
     ] = Field(
         min_length=1,
         description="The secret, as `${NAME}`; several while one takes the place of the other.",

@@ -4,6 +4,7 @@ serves that API to itself alone, so that there is one way in which everything is
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
 import os
@@ -38,6 +39,10 @@ Files = Annotated[
         show_default=False,
     ),
 ]  # fmt: skip
+TOKEN: Final = "ESB_ADMIN_TOKEN"  # noqa: S105 - the name of a variable
+"""What commands show of who asks, where the admin API wants to know: a key or a token, or a name
+and password as `name:password`. The environment holds it, since all can read command lines."""
+
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON, for programs.")]
 
 
@@ -96,6 +101,9 @@ class There:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data, method=method)  # noqa: S310
         request.add_header("Content-Type", "application/json")
+        if token := os.environ.get(TOKEN):
+            named = base64.b64encode(token.encode()).decode() if ":" in token else ""
+            request.add_header("Authorization", f"Basic {named}" if named else f"Bearer {token}")
         # What is meant for the bus is nobody else's: no proxy gets it.
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
@@ -151,6 +159,9 @@ def _well(answer: Answer, url: str) -> Answer:
     if answer.status < 300:
         return answer
     with contextlib.suppress(ValueError, KeyError, TypeError):
+        if answer.status == 401:
+            raise EsbError(f"{url} wants to know who asks: {TOKEN} has a key, a token or "
+                           "name:password")  # fmt: skip
         if answer.status == 403:
             raise EsbError(f"{url} refuses: {answer.json['title']}")
         told = answer.json["detail"]

@@ -24,6 +24,7 @@ from esb.errors import RouteFailure
 
 PARAMS: Final = (
     *("path", "query", "reply", "cloudevents", "error", "turn", "group", "sequence", "split"),
+    "principal",
     *sorted({point.name for point in entry_points(group="esb.adapters")}),
 )
 """The groups of `Envelope.params` that can be named when nobody says which: those of the engine,

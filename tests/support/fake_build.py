@@ -12,6 +12,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from esb.adapter import BuildFailed
 from esb.clock import REAL
 from esb.envelope import Envelope
+from esb.identity import PUBLIC, Authenticator
 from esb.outline import Passage
 from esb.step import SpanFacts, Step, identity
 
@@ -127,6 +128,12 @@ class FakeBuild:
 
     def section(self, name: str) -> Any:
         return self.sections[name]
+
+    ways: Collection[str] = ()
+
+    def auth(self, names: Sequence[str] | None, *path: str | int) -> Authenticator:
+        """Everybody may call."""
+        return PUBLIC
 
     def claim(self, name: str, *path: str | int) -> None:
         if name in self.claims:
