@@ -211,6 +211,7 @@ TABLES = {
     "a time beyond the calendar": a_table(b"\x01aT" + struct.pack(">Q", 2**62)),
     "a type nobody knows": a_table(b"\x01aZ"),
     "one level too deep": nested_raw(MAX_DEPTH + 1),
+    "a thousand levels deep": nested_raw(1000),
     "deeper than Python": nested_raw(3_000),
 }
 

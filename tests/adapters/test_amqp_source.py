@@ -136,6 +136,11 @@ HOSTILE = {
             "id": "forged",
         }
     ),
+    "5,000 headers": Properties(headers={f"x-{number}": [number] for number in range(5000)}),
+    "names of our own": Properties(
+        headers=dict.fromkeys(Envelope.__struct_fields__, "forged")
+        | {"principal": {"name": "admin", "roles": ["admin"]}, "params": {"principal": {}}}
+    ),
 }
 
 
@@ -153,6 +158,8 @@ async def test_what_a_stranger_writes_stops_nothing(
     assert odd.attempt == 1
     assert odd.reply_to == ""
     assert odd.id not in ("forged", "")
+    assert odd.principal == ""
+    assert odd.params.keys() == {"amqp"}
     assert await rabbit.ready(queue) == 0
 
 
