@@ -188,6 +188,7 @@ class Load:
     ) -> None:
         """Record a mistake, once; not where the YAML itself is wrong, which is cause enough."""
         line, column = mark or (0, 0)
+        message, hint = (self.references.named(text, secrets=True) for text in (message, hint))
         found = Diagnostic(file, line, column, code, message, hint)
         for known in self.diagnostics:
             there = (known.file, known.line, known.column) == (file, line, column)
@@ -375,6 +376,8 @@ class Builder:
         if not key and self.load.left_open(document, there):
             return BuildFailed(message)
         at = document.mark(there, key=key or self.fixed)
+        if document.is_referenced(there):
+            message, hint = self.load.references.named(message), self.load.references.named(hint)
         hint = "; ".join(filter(None, (hint, document.note)))
         self.load.diagnose(document.file, at, code, message, hint)
         return BuildFailed(message)
@@ -387,6 +390,8 @@ class Builder:
         document, there = self.origin(path)
         if self.load.left_open(document, there):
             return BuildFailed(message)
+        if document.is_referenced(there):
+            message, hint = self.load.references.named(message), self.load.references.named(hint)
         hint = "; ".join(filter(None, (hint, document.note)))
         self.load.diagnose(document.file, document.text_mark(there, offset), code, message, hint)
         return BuildFailed(message)

@@ -332,7 +332,8 @@ class _Loader:
         self._fingerprints()
         for file in self.common.references.files:
             self.common.remember(file, secret=True)
-        secrets = secret_values(self.common.references.resolved, self.common.secrets)
+        references = self.common.references
+        secrets = secret_values(references.resolved, self.common.secrets, references.called_so)
         known_secrets(secrets)
         if self.project.routes:
             self._tracing().secrets |= secrets

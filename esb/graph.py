@@ -21,7 +21,7 @@ from pydantic import BaseModel
 
 from esb.adapter import Source
 from esb.outline import Part
-from esb.redaction import without_password
+from esb.redaction import shown, without_password
 from esb.route import Called, Route
 
 EdgeKind = Literal["reads", "sends", "calls", "copies", "runs", "buries"]
@@ -292,6 +292,7 @@ def _text(text: str, *, raw: bool = False) -> str:
 
 def _short(text: str, longest: int) -> str:
     text = " ".join(text.split())
+    text = shown(text)
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
@@ -591,7 +592,7 @@ def _back(begin: tuple[float, float], end: tuple[float, float], low: float) -> s
 def _drawn_node(box: _Box, node: Node) -> str:
     middle = (box.x + box.width / 2, box.y + box.height / 2 + 4)
     return (
-        f"<g><title>{escape(node.name)}</title>"
+        f"<g><title>{escape(shown(node.name))}</title>"
         + _rect(node.kind, box.x, box.y, box.width, box.height, 15 if node.kind == "channel" else 6)
         + _text_at(*middle, escape(_short(node.name, _LONGEST)), ' text-anchor="middle"')
         + "</g>"
@@ -601,7 +602,7 @@ def _drawn_node(box: _Box, node: Node) -> str:
 def _drawn_card(box: _Box, card: Card) -> str:
     left = box.x + _PAD
     out = [
-        f"<g><title>{escape(card.description or card.name)}</title>",
+        f"<g><title>{escape(shown(card.description or card.name))}</title>",
         _rect("card", box.x, box.y, box.width, box.height, 6),
         _rect("head", box.x + 1, box.y + 1, box.width - 2, _HEAD - 6, 5),
         _text_at(left, box.y + 18, escape(_short(card.name, _LONGEST)), ' class="name"'),
@@ -614,7 +615,7 @@ def _drawn_card(box: _Box, card: Card) -> str:
             verb, _, rest = row.text.partition(" ")
             rest = _short(rest, _LONGEST - len(verb))
             text = f'{escape(verb)} <tspan class="soft">{escape(rest)}</tspan>'
-        text += f"<title>{escape(row.text)}</title>"
+        text += f"<title>{escape(shown(row.text))}</title>"
         down = box.y + _HEAD + number * _ROW + 15
         out.append(_text_at(left + row.depth * _INDENT, down, text))
     return "".join(out) + "</g>"

@@ -3,7 +3,8 @@
 MessagePack holds strings, bytes, 64-bit integers, floats, lists and maps. What it lacks (decimals,
 dates with their offset, larger integers, UUIDs) travels in extension types, so that a header table
 from AMQP or a typed parameter comes back as what it was. Two things are not kept: the deadline, a
-promise to a caller of this process, and the headers in CREDENTIALS.
+promise to a caller of this process, and headers that say who somebody is (CREDENTIALS): who sent
+the message is in its `principal`.
 """
 
 from __future__ import annotations
@@ -19,10 +20,9 @@ import msgspec
 
 from esb.envelope import NO_HEADERS, NO_PARAMS, Body, Envelope, Headers, Outcome
 from esb.errors import BadMessage, RouteFailure
+from esb.redaction import CREDENTIALS
 
 MAX_DEPTH = 64
-CREDENTIALS = frozenset({"authorization", "proxy-authorization", "cookie", "set-cookie"})
-"""Headers that never get to the disk: who sent the message is in its `principal`."""
 
 _PLAIN = frozenset({str, bytes, bool, float, type(None)})
 

@@ -14,7 +14,7 @@ import base64
 import html
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any, Final
@@ -22,9 +22,15 @@ from urllib.parse import quote, quote_plus, unquote, urlsplit
 
 REDACTED: Final = "***"
 
-CREDENTIAL_HEADERS: Final = frozenset(
-    {"authorization", "proxy-authorization", "cookie", "set-cookie", "authentication-info"}
+CREDENTIALS: Final = frozenset(
+    {
+        *("authorization", "proxy-authorization", "cookie", "set-cookie"),
+        *("x-api-key", "api-key", "apikey", "x-auth-token", "x-access-token"),
+    }
 )
+"""Headers that say who somebody is: they are not stored, and go on to nobody who is not named."""
+
+CREDENTIAL_HEADERS: Final = CREDENTIALS | {"authentication-info"}
 OUTSIDE: Final = ("file:", "k8s:", "vault:")
 """How references begin to what is kept elsewhere because it is a secret."""
 _WORD: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
@@ -41,7 +47,8 @@ SHORTEST: Final = 4
 # `"name": "value"`, `name=value`, `"name": {`; what was cut off ends where the text does.
 _PAIR: Final = re.compile(
     r"""(?<![\w.-])(?P<quote>["']?)(?P<name>[A-Za-z_][\w.-]{0,99})(?P=quote)\s{0,9}[:=]\s{0,9}(?P<value>"""
-    r""""(?:[^"\\]|\\.)*(?:"|\\?\Z)|'(?:[^'\\]|\\.)*(?:'|\\?\Z)|[\[{]|[^\s"'<>,;&{}\[\]]+)""",
+    r""""(?:[^"\\]|\\.)*(?:"|\\?\Z)|'(?:[^'\\]|\\.)*(?:'|\\?\Z)|[\[{]|"""
+    r"""(?:(?i:basic|bearer|digest|negotiate|token)\s{1,9})?[^\s"'<>,;&{}\[\]]+)""",
     re.DOTALL,
 )
 _BRACKETS: Final = re.compile(r'"(?:[^"\\]|\\.)*(?:"|\\?\Z)|[\[\]{}]', re.DOTALL)
@@ -88,8 +95,8 @@ class Redactor:
         values = frozenset(self._values())
         if values != self._known:
             self._known = values
-            spelled = {form for value in values for form in _spelled(value)}
-            ordered = sorted(spelled, key=len, reverse=True)
+            forms = {form for value in values for form in spelled(value)}
+            ordered = sorted(forms, key=len, reverse=True)
             self._pattern = re.compile("|".join(map(re.escape, ordered))) if ordered else None
             self.longest = max(map(len, ordered), default=0)
         return self._pattern.sub(REDACTED, text) if self._pattern is not None else text
@@ -155,9 +162,9 @@ def _element(found: re.Match[str]) -> tuple[int, int, str, str]:
     return found.end(), end if end >= 0 else len(found.string), found[2], REDACTED
 
 
-def _spelled(value: str) -> set[str]:
+def spelled(value: str) -> set[str]:
     """How it may be written: as it is, in a URL, a form, JSON, XML, and as base64."""
-    forms = {value, quote(value, safe=""), quote_plus(value)}
+    forms = {value, quote_plus(value), *(quote(value, safe=safe) for safe in ("", "/", _IN_URLS))}
     forms |= {json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1]}
     forms |= {html.escape(value, quote=False), html.escape(value)}
     raw = value.encode("utf-8", "surrogateescape")
@@ -169,6 +176,7 @@ def _spelled(value: str) -> set[str]:
     return forms
 
 
+_IN_URLS: Final = "/:?&=%#[]@"  # what stands in them anyhow
 _URL_SAFE: Final = str.maketrans("+/", "-_")
 
 SHORTEST_SHOWN: Final = 8
@@ -191,23 +199,35 @@ def shown(text: str) -> str:
     return _of_this_process.value(text)
 
 
+def heard(text: str) -> str:
+    """What a far side said, for those who run the bus: without the secrets that are known, and
+    without what stands in fields whose names say so, which it may only have repeated."""
+    return _of_this_process.text(text)
+
+
 def holds_secret(raw: bytes) -> bool:
     """Whether there is one of them in these bytes."""
     text = raw.decode("utf-8", "replace")
     return shown(text) != text
 
 
-def secret_values(resolved: Mapping[str, str], given: Iterable[str] = ()) -> set[str]:
+def secret_values(
+    resolved: Mapping[str, str], given: Iterable[str] = (), called_so: Collection[str] = ()
+) -> set[str]:
     """Which of the references of route files, by the text between their braces, are secrets: what
     lies in files, Secrets of Kubernetes or a vault, what has a name that says so, and passwords in
-    URLs. given: what options have where a secret belongs."""
+    URLs. given: what options have where a secret belongs. called_so: references below a key whose
+    name says so."""
     found: set[str] = set()
     for reference, value in resolved.items():
-        if reference.startswith(OUTSIDE) or is_secret_name(reference.partition(":-")[0]):
+        name = reference.partition(":-")[0]
+        if reference.startswith(OUTSIDE) or is_secret_name(name) or reference in called_so:
             found.add(value)
         else:
             found |= _passwords(value)
     for value in given:
+        if "${" in value:  # it stands for itself, since nobody knows what it stands for
+            continue
         if "://" in value:  # of which all else may be told
             found |= _passwords(value)
         elif len(value) >= SHORTEST_SHOWN:

@@ -18,7 +18,7 @@ from typing import Final, Literal
 from pydantic import Field
 
 from esb.options import Duration, Options
-from esb.redaction import OUTSIDE
+from esb.redaction import OUTSIDE, secret_values, spelled
 from esb.vault import Vault, VaultOptions
 
 ENV_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
@@ -55,6 +55,7 @@ class References:
         self.root = Path()
         self.files: set[Path] = set()  # that were read
         self.resolved: dict[str, str] = {}  # what came from outside, by what stands in the braces
+        self.called_so: set[str] = set()  # what stands below a key whose name says it is a secret
         self._folders: dict[str, Path] = {}  # of what may change meanwhile
         self._vault: Vault | None = None
 
@@ -83,6 +84,16 @@ class References:
         if name in self.environ:
             return ""
         raise ValueError(f"the environment variable {name} is not set")
+
+    def named(self, text: str, *, secrets: bool = False) -> str:
+        """A text in which what came from outside is called by its reference, however it is
+        spelled. secrets: only what is a secret."""
+        of = secret_values(self.resolved, (), self.called_so) if secrets else self.resolved.values()
+        for reference, value in sorted(self.resolved.items(), key=lambda one: -len(one[1])):
+            if len(value) > 2 and value in of:
+                for form in sorted(spelled(value), key=len, reverse=True):
+                    text = text.replace(form, "${" + reference + "}")
+        return text
 
     @property
     def changing(self) -> bool:

@@ -19,6 +19,7 @@ import yaml
 from esb.codecs.yaml import MAX_BYTES, MAX_DEPTH, bracketed, events, plain_scalar
 from esb.errors import Diagnostic
 from esb.indentation import culprit
+from esb.redaction import is_secret_name
 from esb.secrets import ENV_NAME, References
 
 READING = frozenset({"yaml", "reference", "duplicate-key"})
@@ -349,6 +350,8 @@ class _Reader:
         found = [match[2] for match in REFERENCE.finditer(text) if not match[1]]
         if found:
             self.doc.referenced.add(path)
+            if any(isinstance(key, str) and is_secret_name(key) for key in path[-2:]):
+                self.references.called_so.update(found)
         if any(map(self.references.is_open, found)):
             self.doc.open.add(path)
         return resolved(text, self.doc.folder, self.references, problem)

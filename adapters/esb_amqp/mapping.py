@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from esb.envelope import NO_BODY, Body, Envelope, Headers, Outcome, new_id
+from esb.redaction import CREDENTIALS
 from esb_amqp.client import Delivery
 from esb_amqp.properties import Properties, as_time
 
@@ -36,8 +37,7 @@ _BROKER_HEADERS: Final = frozenset(
 _OTHERS_BUSINESS: Final = frozenset(
     {
         # Credentials stay with who they were given to.
-        "authorization", "proxy-authorization", "cookie", "set-cookie", "proxy-authenticate",
-        "www-authenticate", "authentication-info", "proxy-authentication-info",
+        *CREDENTIALS, "proxy-authenticate", "www-authenticate", "authentication-info", "proxy-authentication-info",
         # One HTTP connection's (RFC 9110, section 7.6.1), or said by a property or the body here.
         "connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding",
         "upgrade", "host", "content-length", "content-type", "content-encoding", "expect",

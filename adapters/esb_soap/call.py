@@ -34,7 +34,7 @@ from esb.errors import (
     UnsupportedMedia,
 )
 from esb.options import Duration
-from esb.redaction import shown
+from esb.redaction import heard, shown
 from esb.xml import parse_xml
 from esb_soap.addressing import WSA, Addressing, check_related, is_addressing, request_headers
 from esb_soap.bind import Binder, HeaderBinder, InputFields
@@ -493,7 +493,7 @@ class SoapCaller:
         refused = refused_credentials(fault.code, *fault.subcodes)
         if refused and forwarded:
             denied = Denied("the service refused the WS-Security header of the message")
-            denied.add_note(shown(serialize(element).decode("utf-8", "replace"))[:2000])
+            denied.add_note(heard(serialize(element).decode("utf-8", "replace"))[:2000])
             return denied
         name, type_, data = "", "", None
         for detail in fault.detail:
@@ -540,7 +540,7 @@ class SoapCaller:
             data=data,
             info={"soap": {k: v for k, v in soap.items() if v}, "upstream_status": status},
         )
-        error.add_note(shown(serialize(element).decode("utf-8", "replace"))[:2000])
+        error.add_note(heard(serialize(element).decode("utf-8", "replace"))[:2000])
         return error
 
 
@@ -623,7 +623,7 @@ def _bad(text: str, reply: ClientReply | None = None) -> BadReply:
     error = BadReply(text)
     if reply is not None:
         # For operators: what the far side said, cut and on one line.
-        told = shown(reply.body[:2000].decode("utf-8", "replace"))
+        told = heard(reply.body[:2000].decode("utf-8", "replace"))
         error.add_note(" ".join(told[:500].split()))
     return error
 

@@ -37,7 +37,7 @@ from esb.errors import (
     Transient,
 )
 from esb.options import Duration, Options, Size
-from esb.redaction import shown
+from esb.redaction import CREDENTIALS, heard
 from esb.step import turns
 from esb_web.credentials import Auth
 from esb_web.messages import (
@@ -80,15 +80,13 @@ _MANAGED: Final = HOP_BY_HOP | {
 """Headers that follow from the message itself, so that no option may set them."""
 
 _NOT_FORWARDED: Final = HOP_BY_HOP | {
+    *CREDENTIALS,
     "accept-encoding",
-    "authorization",
-    "cookie",
     "expect",
     "forwarded",
     "host",
     "idempotency-key",
     "max-forwards",
-    "set-cookie",
     "traceparent",
     "tracestate",
     "user-agent",
@@ -176,7 +174,8 @@ class ClientOptions(Options):
     forward_headers: bool | list[str] = Field(
         True,
         description="Send the message's headers on: true for all that may travel end to end "
-        "(never Host, Authorization, Cookie, Content-*, X-Forwarded-*), false for none, or names.",
+        "(never Host, Content-*, X-Forwarded-*, nor credentials: Authorization, Cookie, X-API-Key "
+        "and the like), false for none, or names.",
     )
     max_reply: Size = Field(5 * 1024**2, description="Largest answer, counted when unpacked.")
     max_connections: int = Field(100, ge=1, description="Connections to one host at a time.")
@@ -515,7 +514,7 @@ def error_of(reply: ClientReply, *, idempotent: bool) -> EsbError | None:
     error.status = status
     if reply.body:
         # For operators: what the far side said, which may be what it got; cut and on one line.
-        told = shown(reply.body[:2000].decode("utf-8", "replace"))
+        told = heard(reply.body[:2000].decode("utf-8", "replace"))
         error.add_note(" ".join(told[:500].split()))
     return error
 

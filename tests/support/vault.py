@@ -28,6 +28,7 @@ class FakeVault:
         self.tokens = {"root-token"}
         self.forbidden: set[str] = set()
         self.sealed = False
+        self.secret_id = SECRET_ID
         self.lease = 3600
         self.renewable = True
         self.namespace = ""
@@ -44,7 +45,7 @@ class FakeVault:
         if namespace != self.namespace:
             return 404, {"errors": ["no handler for route"]}
         if method == "POST" and path == "/v1/auth/approle/login":
-            if (body["role_id"], body["secret_id"]) != (ROLE, SECRET_ID):
+            if (body["role_id"], body["secret_id"]) != (ROLE, self.secret_id):
                 return 400, {"errors": ["invalid role or secret ID"]}
             return self._auth(self._token())
         if method == "POST" and path == "/v1/auth/kubernetes/login":
