@@ -479,12 +479,6 @@ class SourceOptions(ConnectionOptions):
         "`allow` and `message.principal`. The broker checks it against the login of the sender "
         "where one sets it; trust it only where shovels and federation do not pass on others'.",
     )
-    principal: Literal["user_id"] | None = Field(
-        None,
-        description="`user_id`: who sent a message is what its property of that name says, for "
-        "`allow` and `message.principal`. The broker checks it against the login of the sender "
-        "where one sets it; trust it only where shovels and federation do not pass on others'.",
-    )
     cloudevents: bool = Field(
         False,
         description="A message that is a CloudEvent (binary or structured mode) gives its "
