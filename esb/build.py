@@ -260,7 +260,8 @@ class Builder:
         self.path = path
         self.route = route
         self.durable = False
-        self.asked: frozenset[str] = frozenset()
+        self.wanted: frozenset[str] = frozenset()  # what policies ask of the source
+        self.heard: list[Part] = []  # who looked what that is
         self.fixed = False
         self.files: set[Path] = set()
         self.runs: set[str] = set()  # the sub-routes it calls
@@ -284,7 +285,8 @@ class Builder:
         inner = Builder(
             self.load, self.document, self.path if self.fixed else (*self.path, *path), self.route
         )
-        inner.durable, inner.fixed, inner.asked = self.durable, self.fixed, self.asked
+        inner.durable, inner.fixed = self.durable, self.fixed
+        inner.wanted, inner.heard = self.wanted, self.heard
         inner.files, inner.runs, inner.connections = self.files, self.runs, self.connections
         inner.counted, inner.callers = self.counted, self.callers
         inner.endpoints = self.endpoints
@@ -764,6 +766,11 @@ class Builder:
 
     def channel(self, name: str, *, outside: bool = False) -> None:
         self.part.channels.append(Channel(name, outside))
+
+    @property
+    def asked(self) -> frozenset[str]:
+        self.heard.append(self.part)
+        return self.wanted
 
     @property
     def clock(self) -> Clock:

@@ -558,11 +558,16 @@ class _Loader:
         source: Source | None = None
         dead: Sink | None = None
         policies = route_policies(place, options.rate_limit, options.cache, options.allow)
-        place.asked = policies.asked
+        place.wanted, place.heard = policies.asked, []
         try:
             source = place.endpoint(options.from_, "source", "from")
         except BuildFailed as e:
             failed = e
+        if source is not None and "client" in policies.asked and not place.heard:
+            place.problem(
+                f"what comes from a {next(iter(options.from_))} has no address of a caller",
+                "rate_limit", key=True, hint="per: route, or an expression over the message",
+            )  # fmt: skip
         uses = self.common.store_uses
         place.endpoints = options.endpoints
         step = place.steps(options.steps, "steps")

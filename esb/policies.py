@@ -93,7 +93,7 @@ def _limiter(build: Build, limits: Sequence[RateLimitOptions], asked: set[str]) 
     def counts() -> Counts:
         return InProcess() if redis is None else InRedis(redis)
 
-    return Limiter(limits, keys, build.shared(("rate limits", build.route, redis is None), counts))
+    return Limiter(limits, keys, build.shared(("rate limits", redis is None), counts))
 
 
 def cached(

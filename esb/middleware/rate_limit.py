@@ -31,7 +31,7 @@ from esb.envelope import Envelope, Outcome
 from esb.errors import Quota, Throttled, Unavailable
 from esb.metrics import Counter
 from esb.middleware.retry import Aside, park, stopped_within
-from esb.options import Options, parse_duration
+from esb.options import Name, Options, parse_duration
 from esb.redis import Redis, Script
 from esb.step import Middleware, Step
 
@@ -44,9 +44,9 @@ UNCHECKED: Final = Counter(
     "esb_rate_limit_unchecked_total", "Messages let in because Redis was away.", ("route",)
 )
 
-MOST_KEYS: Final = 50_000
-"""Of how many principals, addresses or the like one limit knows how often they came; whoever has
-not come for longest is forgotten first."""
+MOST_KEYS: Final = 100_000
+"""Of how many principals, addresses or the like a process knows how often they came, all limits
+together: some 30 MB. Whoever has not come for longest is forgotten first."""
 
 HELD_FOR: Final = 600.0
 """Seconds for which what nobody waits for waits in process, where it keeps others in their queue.
@@ -54,6 +54,7 @@ Then it is put aside in the store: RabbitMQ closes the channel of who holds a me
 hour."""
 
 _CALENDAR: Final = {"day": 86_400, "month": 2_592_000}
+_MOST: Final = 10**12  # what a header may say has fifteen digits (RFC 9651, section 3.3.1)
 _RATE: Final = re.compile(r"\s*(\d+)\s*/\s*(?:(day|month)|(\d*(?:\.\d+)?\s*(?:s|ms|m|h|d)))\s*")
 
 
@@ -79,7 +80,7 @@ def parse_rate(value: Any) -> Rate:
     if isinstance(value, Rate):
         return value
     found = _RATE.fullmatch(value) if isinstance(value, str) else None
-    if found is not None and int(found[1]) > 0:
+    if found is not None and 0 < int(found[1]) <= _MOST:
         if found[2]:
             calendar: Literal["day", "month"] = "day" if found[2] == "day" else "month"
             return Rate(amount=int(found[1]), seconds=_CALENDAR[calendar], calendar=calendar)
@@ -119,6 +120,11 @@ class RateLimitOptions(Options):
     )
     zone: Annotated[str, AfterValidator(_zone)] = Field(
         "UTC", description="The time zone in which a day or a month begins."
+    )
+    scope: Name | None = Field(
+        None,
+        description="A name: limits of the same scope, time and `per` are one, in whatever routes, "
+        "such as those of one API.",
     )
     name: str = Field(
         "",
@@ -181,7 +187,7 @@ class Window(NamedTuple):
         """What is left when so many have passed."""
         left = max(0, math.floor(limit - before * self.overlap - count))
         reset = self.left if left else self.wait(limit, before, count)
-        return Quota(name, limit, round(self.length), left, reset, broken)
+        return Quota(name, limit, max(1, round(self.length)), left, reset, broken)
 
 
 class Windows:
@@ -353,8 +359,16 @@ def limiting(
     ]
     # Which limit it is must not change with how high it is, or a reload would start anew.
     scopes = [
-        f"{route}\0{n}\0{one.per}\0{one.limit.calendar or one.limit.seconds}\0{one.zone}\0".encode()
-        for n, one in enumerate(options)
+        "\0".join(
+            (
+                one.scope or f"{route}\0{number}",
+                one.per,
+                one.limit.calendar or repr(one.limit.seconds),
+                one.zone,
+                "",
+            )
+        ).encode()
+        for number, one in enumerate(options)
     ]
     refused = [
         {how: REFUSED.labels(route, one.label, how) for how in ("refused", "delayed", "parked")}

@@ -288,6 +288,60 @@ MISTAKES: dict[str, tuple[str, str, str]] = {
             from: {queue: q}
             concurrency: many #!
         """),
+    "a limit without a time": ("value", "a number and a time", """
+        routes:
+          a:
+            from: {http: /a}
+            rate_limit: [10/s, {limit: 100}] #!
+        """),
+    "a quota on Mars": ("value", "there is no time zone 'Mars'", """
+        routes:
+          a:
+            from: {http: /a}
+            rate_limit: {limit: 100/day, zone: Mars} #!
+        """),
+    "a limit for each of nobody": ("expression", "did you mean principal", """
+        routes:
+          a:
+            from: {http: /a}
+            rate_limit: {limit: 100/day, per: principle} #!
+        """),
+    "addresses in a queue": ("value", "has no address of a caller", """
+        routes:
+          a:
+            from: {queue: q}
+            rate_limit: {limit: 10/s, per: address} #!
+        """),
+    "answers to nobody": ("value", "nobody waits for an answer", """
+        routes:
+          a:
+            from: {queue: q}
+            cache: 60s #!
+        """),
+    "answers of a log": ("value", "only the answers of `call` are kept", """
+        routes:
+          a:
+            from: {http: /a}
+            steps:
+              - log: hello
+                cache: 60s #!
+        """),
+    "a header that answers are not told apart by": ("value", r"vary: .X-Tenant.", """
+        routes:
+          a:
+            from: {http: /a}
+            cache: 60s #!
+            steps: [{set: {body: "headers['x-tenant']"}}]
+        """),
+    "no Redis to keep answers in": ("value", "there is no Redis", """
+        routes:
+          a:
+            from: {http: /a}
+            cache: {ttl: 60s, where: redis} #!
+        """),
+    "a Redis that is none": ("value", "starts with redis://", """
+        redis: {url: "http://localhost"} #!
+        """),
     "braces that are not closed in a URL": ("expression", "}} behind", f"""{ROUTE}
               - send: {{http: {{url: "http://localhost/{{{{ body.id }}"}}}} #!
         """),

@@ -79,7 +79,9 @@ def test_rates_are_spelled_so(text: str, told: Rate, again: str) -> None:
     assert parse_rate(again) == told
 
 
-@pytest.mark.parametrize("text", ["0/s", "10", "10/", "10/0s", "-1/s", "1.5/s", "10/week", 10, ""])
+@pytest.mark.parametrize(
+    "text", ["0/s", "10", "10/", "10/0s", "-1/s", "1.5/s", "10/week", 10, "", "1" + "0" * 13 + "/s"]
+)
 def test_what_is_no_rate_is_told(text: Any) -> None:
     with pytest.raises(ValidationError, match="a limit is a number and a time"):
         RateLimitOptions.model_validate({"limit": text})
@@ -145,6 +147,18 @@ async def test_two_limits_do_not_share_their_counts() -> None:
                    counts=counts)  # fmt: skip
     assert await passed(step, 5, message(principal="ann")) == 2
     assert await passed(step, 5, message(principal="bob")) == 1
+
+
+async def test_routes_of_one_scope_share_a_limit() -> None:
+    counts, time = InProcess(), Jumping()
+    models = [RateLimitOptions.model_validate({"limit": "3/1m", "scope": "api"})]
+    steps = [
+        limiting(Limiter(models, [None], counts), route=route, waits=True, clock=time.clock)(
+            identity
+        )
+        for route in ("one", "other")
+    ]
+    assert [await passed(step, 2) for step in steps] == [2, 1]
 
 
 async def test_a_higher_limit_after_a_reload_goes_on_counting() -> None:
