@@ -185,11 +185,16 @@ def _plain(message: str) -> str:
     return message.split(": ", 1)[-1] if message.startswith("Element '") else message
 
 
-def compile_xsd(path: Path, *, folder: Path | None = None) -> XmlSchema:
+def compile_xsd(
+    path: Path,
+    *,
+    folder: Path | None = None,
+    read: Callable[[Path], bytes] = Path.read_bytes,
+) -> XmlSchema:
     """Compile an XML Schema; what it includes or imports lies in `folder`, that of its file if left
-    out. Raises SchemaError with file and line."""
+    out. read: gives the content of each file. Raises SchemaError with file and line."""
     try:
-        root, resolver = parse_file(path, folder or path.parent)
+        root, resolver = parse_file(path, folder or path.parent, read)
     except XmlFileError as e:
         raise SchemaError(e.message, str(path), e.line) from e
     try:

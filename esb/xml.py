@@ -11,7 +11,7 @@ from __future__ import annotations
 import ctypes
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import unquote, urlsplit
@@ -335,11 +335,13 @@ class XmlFileError(ValueError):
 class FolderResolver(etree.Resolver):
     """Serves what a document of the project includes or imports from one folder, nothing else.
 
-    `files` are those it served, `refused` says what it did not.
+    read: gives the content of a file, or raises OSError. `files` are those it served, `refused`
+    says what it did not.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, read: Callable[[Path], bytes]) -> None:
         self.folder = folder.resolve()
+        self._read = read
         self.files: set[Path] = set()
         self.refused: list[str] = []
 
@@ -350,25 +352,30 @@ class FolderResolver(etree.Resolver):
         if parts.scheme in ("", "file") and not parts.netloc:
             file = Path(unquote(parts.path) if parts.scheme else url).resolve()
             if file.is_relative_to(self.folder):
-                if file.is_file():
+                try:
+                    raw = self._read(file)
+                except OSError:
+                    why = f"there is no file {file.relative_to(self.folder)}"
+                else:
                     self.files.add(file)
-                    return self.resolve_filename(str(file), context)  # type: ignore[attr-defined]
-                why = f"there is no file {file.relative_to(self.folder)}"
+                    return self.resolve_string(raw, context, base_url=str(file))
         self.refused.append(why)
         raise OSError(why)
 
 
-def parse_file(path: Path, folder: Path) -> tuple[etree._Element, FolderResolver]:
+def parse_file(
+    path: Path, folder: Path, read: Callable[[Path], bytes] = Path.read_bytes
+) -> tuple[etree._Element, FolderResolver]:
     """The root of an XML file of the project (a stylesheet, a schema, a WSDL).
 
     What it includes or imports is later asked of the resolver, which serves files in `folder` only.
-    Raises XmlFileError if it is not XML or has a DOCTYPE.
+    read: gives the content of each. Raises XmlFileError if it is not XML or has a DOCTYPE.
     """
     parser = etree.XMLParser(**_OPTIONS)  # type: ignore[arg-type]
-    resolver = FolderResolver(folder)
+    resolver = FolderResolver(folder, read)
     parser.resolvers.add(resolver)
     try:
-        root = etree.fromstring(path.read_bytes(), parser, base_url=str(path.resolve()))
+        root = etree.fromstring(read(path), parser, base_url=str(path.resolve()))
     except etree.XMLSyntaxError as e:
         reason = str(e.msg).split(", line ")[0].strip()
         raise XmlFileError(

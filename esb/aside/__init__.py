@@ -17,6 +17,7 @@ import contextlib
 import os
 import subprocess
 import sys
+from hashlib import blake2b
 from pathlib import Path
 from typing import Final, Literal
 
@@ -39,9 +40,9 @@ _SIZE: Final = 4  # bytes that say how long a frame is
 Kind = Literal["xslt", "xsd"]
 
 
-class Job(msgspec.Struct, frozen=True):
+class Job(msgspec.Struct, frozen=True, omit_defaults=True):
     """What to do to a document: None only compiles. content_type: of the result. seconds: of work,
-    at most."""
+    at most. key, sources: of the files as they were at the load, which a process is told once."""
 
     kind: Kind
     file: str
@@ -50,6 +51,8 @@ class Job(msgspec.Struct, frozen=True):
     content_type: str = ""
     document: bytes | None = None
     document_type: str = ""
+    key: str = ""
+    sources: dict[str, bytes] = {}
 
 
 class Done(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -98,17 +101,20 @@ def compile_aside(
 ) -> Work:
     """Compile a file in a process of its own, which takes as long as to start one: the load knows
     what is wrong with it. Raises TemplateError or SchemaError, also if there is no end to it."""
-    job = Job(kind, str(file), str(folder), seconds, content_type)
-    return Work(job, memory, [Path(one) for one in _alone(job, memory).check().files])
+    job = Job(kind, str(file.resolve()), str(folder.resolve()), seconds, content_type)
+    files = [Path(one) for one in _alone(job, memory).check().files]
+    return Work(job, memory, {str(one): one.read_bytes() for one in files})
 
 
 class Work:
-    """A file that was found to compile. `pool` is where it runs, until then each time alone."""
+    """A file that was found to compile, with all that it is made of: what lies there later is for
+    the next load. `pool` is where it runs, until then each time alone."""
 
-    def __init__(self, job: Job, memory: int, files: list[Path]) -> None:
-        self.files = frozenset(files)
+    def __init__(self, job: Job, memory: int, sources: dict[str, bytes]) -> None:
+        self.files = frozenset(map(Path, sources))
         self.pool: Pool | None = None
-        self._job = job
+        key = blake2b(repr((job.kind, job.file, job.content_type, sources)).encode()).hexdigest()
+        self._job = msgspec.structs.replace(job, key=key, sources=sources)
         self._memory = memory
 
     async def __call__(self, envelope: Envelope) -> Body:
@@ -120,12 +126,7 @@ class Work:
         body = envelope.body
         job = msgspec.structs.replace(self._job, document=body.raw, document_type=body.content_type)
         done = await self.pool.do(job) if self.pool is not None else _alone(job, self._memory)
-        try:
-            done.check()
-        except (TemplateError, SchemaError) as e:  # its file is another than at the load
-            raise RouteFailure(f"{_WHAT[job.kind]} cannot be compiled any more").noted(
-                f"{e.file}:{e.line}: {e.message}"
-            ) from e
+        done.check()
         return body if job.kind == "xsd" else Body(done.body, done.content_type)
 
 
@@ -192,6 +193,7 @@ class _Process:
         assert process.stdout is not None
         self._process = process
         self._in, self._out = process.stdin, process.stdout
+        self._known: set[str] = set()
         self.jobs = 0
 
     @classmethod
@@ -226,6 +228,9 @@ class _Process:
     async def ask(self, job: Job) -> Done:
         """Raises OSError, EOFError or msgspec.DecodeError if it came to its end."""
         self.jobs += 1
+        if job.key in self._known:
+            job = msgspec.structs.replace(job, sources={})
+        self._known.add(job.key)
         self._in.write(frame(job))
         await self._in.drain()
         return await self._answer()

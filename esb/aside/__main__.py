@@ -11,7 +11,6 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -71,18 +70,36 @@ def limit_time(seconds: float) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (soft, most))
 
 
-@lru_cache(maxsize=16)
-def _compiled(kind: str, file: str, folder: str, content_type: str, changed: int) -> Any:
-    if kind == "xslt":
-        return compile_xslt(Path(file), content_type, folder=Path(folder))
-    return compile_xsd(Path(file), folder=Path(folder))
+_known: Final[dict[str, Any]] = {}
+"""What is compiled, by key."""
+
+
+def _compiled(job: Job) -> Any:
+    if job.key in _known:
+        return _known[job.key]
+
+    def read(file: Path) -> bytes:
+        if not job.sources:
+            return file.read_bytes()
+        try:
+            return job.sources[str(file)]
+        except KeyError:
+            raise FileNotFoundError(file) from None
+
+    file, folder = Path(job.file), Path(job.folder)
+    if job.kind == "xslt":
+        made: Any = compile_xslt(file, job.content_type, folder=folder, read=read)
+    else:
+        made = compile_xsd(file, folder=folder, read=read)
+    if job.key:
+        _known[job.key] = made
+    return made
 
 
 def work(job: Job) -> Done:
     """Do it; what fails is told."""
     try:
-        changed = Path(job.file).stat().st_mtime_ns
-        compiled = _compiled(job.kind, job.file, job.folder, job.content_type, changed)
+        compiled = _compiled(job)
         if job.document is None:
             return Done(files=[str(file) for file in compiled.files])
         made: Body | None = compiled(Envelope(body=Body(job.document, job.document_type)))
@@ -97,8 +114,6 @@ def work(job: Job) -> Done:
         return Done(code=e.code, detail=e.detail)
     except MemoryError:
         return Done(code=RouteFailure.code, detail=_TOO_MUCH)
-    except OSError:
-        return Done(code=RouteFailure.code, detail="its file cannot be read")
 
 
 def serve(given: BinaryIO, told: BinaryIO, work: Callable[[Job], Done] = work) -> None:

@@ -9,7 +9,7 @@ refuses the message with that text.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -78,14 +78,16 @@ def compile_xslt(
     *,
     folder: Path,
     params: Mapping[str, Expression] | None = None,
+    read: Callable[[Path], bytes] = Path.read_bytes,
 ) -> XsltTemplate:
-    """Compile a stylesheet; what it imports or includes lies in `folder`.
+    """Compile a stylesheet; what it imports or includes lies in `folder`. read: gives the content
+    of each file.
 
     Without a `content_type`, xsl:output says it (`media-type`, or its method). Its parameters get
     the text of `params`. Raises TemplateError with file and line.
     """
     try:
-        root, resolver = parse_file(path, folder)
+        root, resolver = parse_file(path, folder, read)
     except XmlFileError as e:
         raise TemplateError(e.message, str(path), e.line) from e
     if root.tag not in (f"{_XSL}stylesheet", f"{_XSL}transform"):
@@ -104,7 +106,7 @@ def compile_xslt(
             raise TemplateError(f"an import fails: {why}", str(path), _line_of(root, why)) from e
         raise _compile_error(e, path) from e
     for file in (path, *sorted(resolver.files)):
-        _refuse_evaluation(root if file == path else parse_file(file, folder)[0], file)
+        _refuse_evaluation(root if file == path else parse_file(file, folder, read)[0], file)
     return XsltTemplate(
         transform,
         content_type or _declared_type(root),

@@ -68,7 +68,7 @@ def written(folder: Path, text: str) -> tuple[Any, Path]:
 def runs(pool: Pool, folder: Path, text: str, seconds: float = 20.0) -> Work:
     """What `compile_aside` makes of a file that is right, without a process for the load."""
     kind, file = written(folder, text)
-    made = Work(Job(kind, str(file), str(folder), seconds), 64 * MB, [file])
+    made = Work(Job(kind, str(file), str(folder), seconds), 64 * MB, {str(file): text.encode()})
     made.pool = pool
     return made
 
@@ -210,11 +210,19 @@ def test_what_is_wrong_with_a_file_is_told_at_the_load(tmp_path: Path) -> None:
         compiled(tmp_path, XSL.format('<xsl:include href="../../etc/passwd"/>', ""))
 
 
-async def test_a_file_that_is_broken_later_fails_messages(tmp_path: Path, pool: Pool) -> None:
-    sheet = runs(pool, tmp_path, GOOD)
+async def test_what_runs_is_what_was_loaded(tmp_path: Path, pool: Pool) -> None:
+    (tmp_path / "inner.xsl").write_text(GOOD)
+    outer = compiled(
+        tmp_path,
+        XSL.format('<xsl:include href="inner.xsl"/>', "").replace('match="/"', 'match="nothing"'),
+    )
+    assert outer.files == {tmp_path / "a.xsl", tmp_path / "inner.xsl"}
     (tmp_path / "a.xsl").write_text("<broken")
-    with pytest.raises(RouteFailure, match="cannot be compiled any more"):
-        await sheet(message())
+    (tmp_path / "inner.xsl").unlink()
+    assert b"<b>1</b>" in (await outer(message())).raw  # alone
+    outer.pool = pool
+    for _ in range(2):
+        assert b"<b>1</b>" in (await outer(message())).raw
 
 
 def test_frames() -> None:
@@ -228,7 +236,8 @@ def test_frames() -> None:
     assert told.getvalue() == b"".join(
         map(frame, (Done(), Done(detail="xslt"), Done(detail="xsd")))
     )
-    assert work(jobs[0]).code == RouteFailure.code
+    assert work(jobs[0]).code == "template"
+    assert work(jobs[1]).code == "schema"
 
 
 ROUTES = """\
