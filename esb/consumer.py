@@ -32,8 +32,12 @@ LONGEST_RETRY_AFTER = 300.0
 """What a far side may ask us to wait; beyond that it is capped."""
 
 _SETTLING = 5
-"""So many times as many as may be in the step are in hand at most, those waiting for their commits
-included."""
+"""So many times as many as may be in the step wait for their commits at most, and as many are taken
+ahead."""
+
+_QUICK = 0.05
+"""Where all of a take is begun within so many seconds more at a time are taken: one of a higher
+priority waits no longer than that, and no other consumer stands idle beside what waits here."""
 
 LOOK_AGAIN = 30.0  # only a clock that was set back makes a message due without anybody ringing
 
@@ -74,6 +78,8 @@ class Consumer:
         # Taking some ahead saves trips to the store; in order, the one behind must not be at hand.
         self._at_once = 1 if order else concurrency
         self._pause = 0.0
+        self._limit = self._at_once  # of a take
+        self._took = False, 0.0  # whether the last one was full, and when it was
         self._ahead: deque[Stored] = deque()
         self._running: dict[asyncio.Task[None], Stored] = {}
         self._dispatcher: asyncio.Task[None] | None = None
@@ -138,17 +144,24 @@ class Consumer:
             self._running[task] = stored
             task.add_done_callback(finished)
 
+    async def _take(self, wait: float) -> None:
+        # Each take is a trip to the store, and those that wait for it join fewer commits: so more
+        # at a time, the quicker they are through.
+        loop = asyncio.get_running_loop()
+        most = self._at_once if self._order else self._at_once * _SETTLING
+        full, since = self._took
+        quick = full and loop.time() - since < _QUICK
+        self._limit = limit = min(self._limit * 2, most) if quick else self._at_once
+        taken = await self._store.take(self._channel, limit, in_order=self._order, wait=wait)
+        self._took = len(taken) == limit, loop.time()
+        self._ahead.extend(taken)
+
     async def _next(self) -> Stored:
         failures = 0
         while not self._ahead:
             try:
                 # After a failure the store is asked first whether it is there again.
-                wait = 0.0 if failures else LOOK_AGAIN
-                self._ahead.extend(
-                    await self._store.take(
-                        self._channel, self._at_once, in_order=self._order, wait=wait
-                    )
-                )
+                await self._take(0.0 if failures else LOOK_AGAIN)
                 failures, self._trouble = 0, ""
             except Exception as e:
                 failures += 1
