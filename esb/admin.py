@@ -85,6 +85,7 @@ def admin_api(bus: Bus, live: Live | None, view: View | None = None) -> AsgiApp:
     async def index() -> dict[str, str]:
         """What can be asked for here."""
         told = {"GET /healthz": "Liveness.", "GET /readyz": "Readiness, and what is waited for."}
+        told["GET /startupz"] = "Whether it has started."
         told["GET /metrics"] = "Metrics in the text format of Prometheus."
         for path, item in api.openapi()["paths"].items():
             for method, operation in item.items():

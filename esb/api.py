@@ -63,7 +63,10 @@ def admin_app(
             path = path.removeprefix("/admin")
         who = operators()
         known = who.auth is not PUBLIC
-        if path in ("/healthz", "/readyz"):
+        if path == "/startupz":
+            well, details = bus.startupz()
+            _answer(exchange, 200 if well else 503, details)
+        elif path in ("/healthz", "/readyz"):
             well, details = bus.healthz() if path == "/healthz" else await seen.readyz()
             if known:
                 details = {"status": details.get("status", "")}

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
+from weakref import WeakSet
 
 import structlog
 
 from esb.adapter import Health, Listener, Resource
 from esb.durable import Store
 from esb.errors import EsbError
+from esb.metrics import Gauge
 from esb.route import Route
 
 T = TypeVar("T")
@@ -129,6 +131,7 @@ class Bus:
         self.faults: Sequence[str] = ()
         self.state = "new"
         self.started = 0.0
+        _BUSES.add(self)
 
     async def start(self) -> None:
         """Open what is shared, then start every route. Raises EsbError if a listener cannot open;
@@ -253,6 +256,10 @@ class Bus:
             if isinstance(result, Exception):
                 log.error("a route did not stop cleanly", exc_info=result)
 
+    def startupz(self) -> tuple[bool, dict[str, Any]]:
+        """Whether it has started: once it has, also while it stops."""
+        return self.started > 0, {"status": "ok" if self.started else self.state}
+
     def healthz(self) -> tuple[bool, dict[str, Any]]:
         """Liveness: the process runs and its event loop turns."""
         return True, {"status": "ok"}
@@ -311,4 +318,43 @@ class Bus:
 
     def _prepare(self, thing: Any) -> None:
         if isinstance(thing, Listener):
-            thing.probes.update(healthz=self.healthz, readyz=self._readyz_for_callers)
+            thing.probes.update(
+                healthz=self.healthz, readyz=self._readyz_for_callers, startupz=self.startupz
+            )
+
+
+# --- what is read when somebody asks --------------------------------------------------------------
+
+_BUSES: Final[WeakSet[Bus]] = WeakSet()
+
+
+def _routes_up() -> dict[tuple[str, ...], float]:
+    found: dict[tuple[str, ...], float] = {}
+    for bus in list(_BUSES):
+        if bus.state == "running":
+            away = bus.waiting().keys() | bus.stopped
+            found |= {(name,): name not in away for name in bus.routes}
+    return found
+
+
+def _resources_up() -> dict[tuple[str, ...], float]:
+    found: dict[tuple[str, ...], float] = {}
+    for bus in list(_BUSES):
+        if bus.state == "running":
+            for name, health in bus.shared.health().items():
+                found[name,] = min(found.get((name,), 1), health.up)
+    return found
+
+
+Gauge(
+    "esb_route_up",
+    "Whether a route takes messages; 0 where it waits for something, or is stopped.",
+    ("route",),
+    _routes_up,
+)
+Gauge(
+    "esb_resource_up",
+    "Whether something works that routes share: the store, a broker, a listener.",
+    ("resource",),
+    _resources_up,
+)

@@ -173,7 +173,32 @@ SECONDS = Histogram(
 )
 IN_FLIGHT = Gauge("esb_in_flight", "Messages in a route now.", ("route",))
 DEAD_LETTERS = Counter(
-    "esb_dead_letters_total", "Messages given up, by the error's code.", ("route", "code")
+    "esb_dead_letters_total",
+    "Messages given up, by the error's code. What never got into a route (expired, poison) is told "
+    "with its channel in the place of one.",
+    ("route", "code"),
+)
+_MOST_CHANNELS: Final = 200
+_buried: Final[set[str]] = set()
+
+
+def buried(channel: str, code: str) -> None:
+    """One more that the store itself gave up. Names of channels may come from messages, so beyond
+    some they are told together."""
+    if channel not in _buried:
+        if len(_buried) >= _MOST_CHANNELS:
+            channel = OTHERS
+        _buried.add(channel)
+    DEAD_LETTERS.labels(channel, code).value += 1
+
+
+OTHERS: Final = "(others)"
+DENIED = Counter("esb_denied_total", "Messages whose sender was not allowed to.", ("route",))
+AUTHENTICATIONS = Counter(
+    "esb_authentications_total",
+    "Callers who showed who they are, by the way of the section `auth`: known, refused (their "
+    "credentials are not valid), paused (they failed too often).",
+    ("way", "how"),
 )
 RETRIES = Counter(
     "esb_retries_total", "Further tries: at once in process, or parked durably.", ("route", "how")

@@ -28,6 +28,7 @@ from esb.mistakes import did_you_mean, shown_path
 from esb.route import Called
 from esb.secrets import References
 from esb.versions import Cause, Version, Versions, put
+from esb.vitals import watch_loop
 
 T = TypeVar("T")
 
@@ -43,6 +44,12 @@ RELOADS = Counter(
 )
 _CURRENT = Gauge("esb_configuration_current", "Whether what lies in the files is what runs.")
 CURRENT: Final = _CURRENT.labels()
+_VERSION: Final = Gauge(
+    "esb_configuration_version", "The number of the version that runs; 0 if none are kept."
+).labels()
+_LOADED: Final = Gauge(
+    "esb_configuration_loaded_timestamp_seconds", "When what runs was loaded, as a Unix time."
+).labels()
 
 
 class Service:
@@ -155,7 +162,7 @@ class Service:
             self.up.set()
             if self.leads:
                 await self._tell(f"{options.host}:{self.admin.port}" if serves else "")
-            watchers = []
+            watchers = [asyncio.create_task(watch_loop())]
             if self.leads:
                 watchers.append(asyncio.create_task(self._look_at_secrets()))
                 if self.watch:
@@ -372,6 +379,7 @@ class Service:
     async def _keep(
         self, cause: Cause, by: str, changes: Mapping[str, list[str]] | None = None
     ) -> None:
+        _LOADED.value = self.loaded.timestamp()
         if self._versions is None:
             return
         try:
@@ -380,6 +388,8 @@ class Service:
             )
         except (OSError, NotThere) as e:
             log.warning("what runs is not kept as a version", why=_why(e))
+        else:
+            _VERSION.value = self.version.number
 
     async def roll_back(self, number: int, by: str = "") -> dict[str, Any]:
         """Make the project's files what they were in a version, and load them. What lies there now

@@ -18,6 +18,7 @@ from esb.adapter import Build, Expression, Health, keeps_order
 from esb.durable import Unit
 from esb.envelope import Envelope
 from esb.errors import BadMessage, EsbError, Permanent, Transient
+from esb.metrics import Gauge
 from esb.step import Step
 from esb_amqp.answers import Answers
 from esb_amqp.client import Channel, Delivery
@@ -32,6 +33,13 @@ from esb_amqp.suspects import Suspects, poison
 log = structlog.get_logger("esb.amqp")
 
 _TAG: Final = "esb"
+
+WAITING: Final = Gauge(
+    "esb_amqp_queue_messages",
+    "Messages that wait in a queue which the bus reads, as the broker tells every 15 seconds.",
+    ("queue",),
+)
+_MEASURE_EVERY: Final = 15.0
 _REMEMBERED: Final = 10_000
 
 _refusal: ContextVar[EsbError | None] = ContextVar("refusal", default=None)
@@ -62,6 +70,7 @@ class AmqpSource:
         self._lane = Lane(link, f"queue '{options.queue}'", self._consume)
         self._step: Step | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._measuring: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
         self._failures: OrderedDict[str, Backoff] = OrderedDict()
         self._key: Expression | None = None
@@ -115,6 +124,16 @@ class AmqpSource:
 
     # --- consuming ---
 
+    async def _measure(self, channel: Channel) -> None:
+        """Ask the broker now and then how many messages wait."""
+        level = WAITING.labels(self._options.queue)
+        with contextlib.suppress(EsbError):  # its end is the lane's to tell
+            while channel.is_open and not self._stopping.is_set():
+                queue = await channel.declare_queue(self._options.queue, passive=True)
+                level.value = queue.declaration_result.message_count or 0
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._stopping.wait(), _MEASURE_EVERY)
+
     async def _consume(self, channel: Channel) -> None:
         options = self._options
         if self._stopping.is_set():
@@ -141,6 +160,9 @@ class AmqpSource:
             exclusive=options.exclusive,
             arguments=arguments,
         )
+        measuring = asyncio.create_task(self._measure(channel))
+        self._measuring.add(measuring)
+        measuring.add_done_callback(self._measuring.discard)
 
     def _on_delivery(self, delivery: Delivery) -> None:
         if self._position is not None:

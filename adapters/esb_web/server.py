@@ -18,6 +18,7 @@ from dataclasses import fields, replace
 from functools import lru_cache
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
+from weakref import WeakSet
 
 import msgspec
 import structlog
@@ -37,6 +38,7 @@ from esb.errors import (
 )
 from esb.http import Exchange, HttpServer, HungUp, Limits
 from esb.identity import NOBODY, PUBLIC, Authenticator, Credentials, Principal
+from esb.metrics import Gauge
 from esb_web.callers import readers
 from esb_web.listen import ListenOptions
 from esb_web.messages import Headerlist, Request, Response, Site
@@ -139,6 +141,7 @@ class WebServer:
         self._bus = "starting"  # or "running", "stopping"
         self._paused: dict[Site, Site] = {}  # what answers in the place of a site
         self._running = 0
+        _SERVERS.add(self)
         self._held = 0  # bytes of large bodies in memory
         self._forwarded = _Forwarded(options.trusted_proxies) if options.trusted_proxies else None
         self._cors = options.cors
@@ -168,6 +171,11 @@ class WebServer:
     def connections(self) -> int:
         """How many connections are open."""
         return len(self._server.connections) if self._server else 0
+
+    @property
+    def requests(self) -> int:
+        """How many requests are being answered."""
+        return len(self._server.running) if self._server else 0
 
     # --- what is served ---
 
@@ -776,3 +784,20 @@ def _json(status: int, members: Mapping[str, object]) -> tuple[int, Headerlist, 
 
 def _too_large(limit: int) -> TooLarge:
     return TooLarge(f"the body is larger than {limit} bytes")
+
+
+# --- what is read when somebody asks --------------------------------------------------------------
+
+_SERVERS: Final[WeakSet[WebServer]] = WeakSet()
+
+
+def _requests() -> dict[tuple[str, ...], float]:
+    return {(): sum(server.requests for server in list(_SERVERS))}
+
+
+def _connections() -> dict[tuple[str, ...], float]:
+    return {(): sum(server.connections for server in list(_SERVERS))}
+
+
+Gauge("esb_listener_requests", "Requests that are being answered now.", (), _requests)
+Gauge("esb_listener_connections", "Connections that are open to the listener.", (), _connections)

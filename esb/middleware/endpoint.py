@@ -14,7 +14,7 @@ from pydantic import Field
 from esb.adapter import RequestReply, Sink
 from esb.clock import current
 from esb.envelope import Envelope
-from esb.errors import EsbError
+from esb.errors import EsbError, OutcomeUnknown, Transient
 from esb.metrics import ENDPOINT_CALLS, ENDPOINT_SECONDS, Gauge, Number
 from esb.middleware.breaker import Breaker, BreakerOptions
 from esb.middleware.limit import Bulkhead
@@ -65,6 +65,7 @@ class Guard:
         self.bulkhead = bulkhead
         self.breaker = breaker
         self.in_flight = 0
+        self.well = True  # whether the last message got an answer of some kind
         _GUARDS.add(self)
 
     def around(self, call: Call[T]) -> Call[T]:
@@ -89,9 +90,11 @@ class Guard:
             try:
                 result = await call(envelope)
                 ended = ok
+                self.well = True
                 return result
             except EsbError as e:
                 ended = self._outcome(e.code)
+                self.well = not isinstance(e, Transient | OutcomeUnknown)
                 raise
             except Exception:
                 ended = bug
@@ -150,6 +153,7 @@ class Guard:
         told: dict[str, Any] = {
             "name": self.name,
             "adapter": self.adapter,
+            "up": self.well,
             "in_flight": self.in_flight,
         }
         if self.bulkhead is not None:
@@ -217,6 +221,20 @@ def _circuits() -> dict[tuple[str, ...], float]:
     return found
 
 
+def _up() -> dict[tuple[str, ...], float]:
+    found: dict[tuple[str, ...], float] = {}
+    for guard in list(_GUARDS):
+        well = guard.well and (guard.breaker is None or guard.breaker.state != "open")
+        found[guard.name,] = min(found.get((guard.name,), 1), well)
+    return found
+
+
+Gauge(
+    "esb_endpoint_up",
+    "Whether the last message to an endpoint got an answer, be it a refusal.",
+    ("endpoint",),
+    _up,
+)
 Gauge("esb_endpoint_in_flight", "Messages at the far side now.", ("endpoint",), _in_flight)
 Gauge(
     "esb_endpoint_circuit",

@@ -8,9 +8,9 @@ from time import perf_counter
 import structlog
 
 from esb.envelope import Envelope, Outcome
-from esb.errors import EsbError, RouteFailure, Throttled, Transient
+from esb.errors import Denied, EsbError, RouteFailure, Throttled, Transient
 from esb.logs import ABOUT
-from esb.metrics import IN_FLIGHT, MESSAGES, SECONDS
+from esb.metrics import DENIED, IN_FLIGHT, MESSAGES, SECONDS
 from esb.step import Middleware, Step
 
 log = structlog.get_logger("esb.trace")
@@ -50,6 +50,8 @@ def traced(route: str) -> Middleware:
                 raise
             except EsbError as e:
                 ended = failed if isinstance(e, Transient) else refused
+                if isinstance(e, Denied):
+                    DENIED.labels(route).value += 1
                 log.warning("message failed", code=e.code, error=e.detail, step=e.step, **notes(e))
                 raise
             except Exception as e:

@@ -49,6 +49,7 @@ from esb.durable import (
     subscription,
 )
 from esb.errors import EsbError, Overloaded, Unavailable
+from esb.metrics import buried
 from esb.store.files import StoreUnusable
 from esb.store.room import Room
 from esb.store.rows import DAMAGED, prepared, remains, unpack, verified
@@ -543,6 +544,8 @@ class PostgresStore(Store):
         for change in aside:
             with contextlib.suppress(Superseded):
                 await self.commit((change,))
+                if isinstance(change, Move) and change.failure is not None:
+                    buried(change.failure.route, change.failure.code)
         return taken
 
     def _read(self, row: asyncpg.Record) -> list[Stored]:

@@ -33,6 +33,7 @@ from esb.durable import (
     subscription,
 )
 from esb.errors import Overloaded
+from esb.metrics import buried
 from esb.store import schema
 from esb.store.hands import Asked, Hands, Lying
 from esb.store.rows import ABOVE_ALL, DAMAGED, LEVEL, ROW, damage, next_due, pack, stored, unpack
@@ -500,6 +501,7 @@ class Writing:
             return
         when = datetime.fromtimestamp(self._clock.time(), UTC)
         failure = Failure(code, detail, channel, "", attempts, when)
+        buried(channel, code)
         self._move(told, Move(key, DEAD, attempts=attempts, failure=failure), lies)
 
     def left_behind(

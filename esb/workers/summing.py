@@ -14,7 +14,9 @@ Family = tuple[str, str, str, list[tuple[str, Labels, float]]]
 
 _GROWING: Final = frozenset({"counter", "histogram", "summary"})
 _EARLIEST: Final = ("_created", "process_start_time_seconds")
-_SAME: Final = ("python_info", "process_max_fds")
+_SAME: Final = ("python_info", "process_max_fds", "esb_build_info")
+_WORST: Final = ("esb_route_up", "esb_resource_up", "esb_endpoint_up")
+_HIGHEST: Final = ("esb_endpoint_circuit", "esb_amqp_queue_messages")
 
 
 def families(metrics: Iterable[Metric]) -> list[Family]:
@@ -49,9 +51,9 @@ class Sum:
                 before = known.get(key)
                 if before is None:
                     known[key] = value
-                elif sample.endswith(_EARLIEST):
+                elif sample.endswith(_EARLIEST) or sample in _WORST:
                     known[key] = min(before, value)
-                elif sample.endswith(_SAME):
+                elif sample.endswith(_SAME) or sample in _HIGHEST:
                     known[key] = max(before, value)
                 else:
                     known[key] = before + value
@@ -90,7 +92,9 @@ def endpoints(told: Sequence[list[dict[str, Any]]]) -> list[dict[str, Any]]:
     for same in _by_name(told).values():
         worst = min(same, key=lambda one: _CIRCUITS.index(one.get("circuit", "closed")))
         counted = [name for name in ("in_flight", "concurrency", "waiting") if name in worst]
-        total = {name: sum(one[name] for one in same) for name in counted}
+        total: dict[str, Any] = {name: sum(one[name] for one in same) for name in counted}
+        if "up" in worst:
+            total["up"] = all(one["up"] for one in same)
         found.append(worst | total)
     return found
 

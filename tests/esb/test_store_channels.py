@@ -30,6 +30,7 @@ from esb.durable import (
     subscription,
 )
 from esb.errors import RouteFailure
+from esb.metrics import DEAD_LETTERS
 from esb.store import SqliteStore
 
 PLACES = ("sqlite", "served", "postgres")
@@ -286,10 +287,13 @@ class TestExpiry:
             await put(store, "old", expires=jumping.now + 5, group="g")
             await put(store, "new", expires=jumping.now + 50, group="g")
             jumping.now += 6
+            counted = DEAD_LETTERS.labels("a", "expired")
+            before = counted.value
             assert texts(await store.take("a", 9)) == ["new"]
             [dead] = await store.browse(DEAD)
             assert dead.failure is not None
             assert (dead.failure.code, dead.failure.route) == ("expired", "a")
+            assert counted.value == before + 1
             assert dead.expires == 0, "a replay has all the time it needs"
 
     async def test_nobody_need_ask_for_it(self, place: Place) -> None:
