@@ -147,6 +147,11 @@ class _Requests:
         self._headers = OutboundHeaders(build, options)
         self._event = options.cloudevents
         free = chooses_host(options.url)
+        if free and options.auth is not None and "*" in options.allow_hosts:
+            build.problem(
+                "a message would choose who gets the credentials", "allow_hosts", code="url",
+                hint="name the hosts that `auth` is for",
+            )  # fmt: skip
         self._client: WebClient = web_client(
             build,
             options,

@@ -251,6 +251,10 @@ MISTAKES = {
     "a user in the url": ("send: {http: {url: 'https://u:p@crm.example/'}}", "`auth`"),
     "a free host": ("send: {http: {url: 'https://{{ body.host }}/a'}}", "`allow_hosts`"),
     "a free url": ("send: {http: {url: '{{ body.url }}'}}", "`allow_hosts`"),
+    "credentials for anybody": (
+        "send: {http: {url: 'https://{{ body.a }}/', allow_hosts: ['*'], auth: {bearer: x}}}",
+        "who gets the credentials",
+    ),
     "a free end of the host": ("send: {http: {url: 'https://crm{{ body.a }}'}}", "`allow_hosts`"),
     "a space in the url": ("send: {http: {url: 'https://crm.example/a b'}}", "a%20b"),
     "a fragment": ("send: {http: {url: 'https://crm.example/#a'}}", "fragment"),
