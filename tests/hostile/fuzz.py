@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import functools
+import gzip
 import json
 import random
 import re
@@ -24,6 +25,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
+
+from httptools import HttpParserError, HttpParserUpgrade
 
 import esb.codecs  # noqa: F401 - registers them
 from esb.cloudevents import binary, structured
@@ -47,6 +50,7 @@ from esb_amqp.wire import Address, Wire
 from esb_soap.addressing import read_addressing
 from esb_soap.envelope import HeaderFault, read_envelope, read_fault
 from esb_soap.wsdl import load_wsdl
+from esb_web.connection import Connection as Answering
 
 SLOW: Final = 1.0
 """Seconds of work for one input, which is at most 4 KB."""
@@ -178,6 +182,35 @@ def _request(raw: bytes) -> object:
     if _late:
         raise _late.pop()
     return [(m[1], m[2][-30:]) for m in _ANSWER.finditer(transport.written)]
+
+
+class _Nobody:
+    def returned(self, connection: Answering) -> None:
+        """There is no second request."""
+
+    gone = returned
+
+
+def _answer(raw: bytes) -> object:
+    loop = _loop()
+
+    async def feed() -> object:
+        connection = Answering(Deadlines(loop), Outbox(loop), _Nobody())
+        connection.connection_made(_Transport())
+        answer = connection.ask(
+            "GET", b"GET / HTTP/1.1\r\n\r\n", None, due=loop.time() + 60, silence=None,
+            limit=100_000, want_body=True, may_stream=False,
+        )  # fmt: skip
+        for at in range(0, len(raw), 100):
+            if not answer.done():
+                connection.data_received(raw[at : at + 100])
+        if not answer.done():
+            connection.eof_received()
+            connection.connection_lost(None)
+        reply = await asyncio.wait_for(answer, 1)
+        return reply.status, len(reply.headers), len(reply.body)
+
+    return loop.run_until_complete(feed())
 
 
 _ANSWER: Final = re.compile(rb"HTTP/1.1 (\d+).*?\r\n\r\n([^\0]{0,200})", re.DOTALL)
@@ -350,6 +383,14 @@ def targets() -> list[Target]:
             b"POST / HTTP/1.1\r\nHost: a\r\nUpgrade: x\r\nConnection: upgrade\r\nContent-Length: 1"
             b"\r\n\r\naGET / HTTP/1.1\r\nHost: a\r\n\r\n",
         ], http),
+        Target("answers", _answer, [
+            b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Type: text/plain\r\n\r\nab",
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n",
+            b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.0 404 No\r\n\r\nto the end",
+            b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n" + gzip.compress(b"a" * 999),
+            b"HTTP/1.1 304 Same\r\nETag: a\r\n\r\n",
+        ], [*http, b"Content-Encoding: deflate", b"Connection: close", b"HTTP/1.1 101 x\r\n\r\n"],
+            (EsbError, OSError, HttpParserError, HttpParserUpgrade)),
         Target("amqp", _frames, [_DELIVERY, _DELIVERY * 2], wire),
         Target("amqp properties", _properties, [properties], wire, (ValueError,)),
         Target("expressions", _expression, [
