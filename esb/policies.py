@@ -37,7 +37,8 @@ _ALWAYS: Final = frozenset({"accept", "authorization", "cookie"})
 
 
 class Policies(NamedTuple):
-    """What was compiled of a route's. asked: see `Build.asked`."""
+    """What was compiled of a route's. cache: filled in when it is known what its answers come from.
+    asked: see `Build.asked`."""
 
     allow: Middleware | None = None
     limiter: Limiter | None = None
@@ -53,7 +54,7 @@ def route_policies(
 ) -> Policies:
     """Those of a route, before its source is built."""
     asked: set[str] = set()
-    limiter = answers = None
+    limiter = None
     if limits:
         limiter = _limiter(build, limits, asked)
         asked.add("limits")
@@ -65,7 +66,7 @@ def route_policies(
         asked |= {"principal", *named([rule.when for rule in allow if rule.when])}
         if any(rule.methods for rule in allow):
             asked.add("http")
-    return Policies(allowed, limiter, answers, frozenset(asked))
+    return Policies(allowed, limiter, asked=frozenset(asked))
 
 
 def _when(build: Build, rule: Allow, index: int) -> Expression | None:

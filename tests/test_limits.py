@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 import textwrap
 from collections.abc import AsyncIterator
@@ -23,6 +24,7 @@ from support.soap import GET, S12, Client, soap
 from support.waiting import until
 
 from esb.api import AdminServer
+from esb.auth.keys import new_key
 
 
 @pytest.fixture
@@ -350,6 +352,44 @@ async def test_an_answer_is_for_who_asked_and_a_denied_one_is_not_kept(
                 assert headers["cache-control"] == "private, max-age=3600"
                 assert "authorization" in headers["vary"]
             assert (await get(http, address, Authorization="Bearer bad"))[0] in (401, 403)
+
+
+async def test_each_principal_has_his_own_answers_and_his_own_limit(
+    tmp_path: Path, http: aiohttp.ClientSession
+) -> None:
+    people = {name: new_key() for name in ("ann", "bob", "eve")}
+    roles = {"ann": ["reader"], "bob": ["reader"], "eve": []}
+    entries = [
+        {"name": name, "sha256": sha256, "roles": roles[name]}
+        for name, (_, sha256) in people.items()
+    ]
+    (tmp_path / "keys.yml").write_text(json.dumps({"keys": entries}))
+    text = """
+        auth: {keys: {api_keys: {file: keys.yml}}}
+        routes:
+          mine:
+            from: {http: {path: /mine, method: GET, auth: keys}}
+            allow: {roles: [reader]}
+            rate_limit: {limit: 3/1h, per: principal}
+            cache: 1h
+            steps: [{send: {queue: ran}}, {set: {body: message.principal}}]
+    """
+    async with running(text, tmp_path) as bus:
+        address = f"{url(bus)}/mine"
+
+        async def ask(name: str) -> tuple[int, bytes]:
+            status, _, body = await get(http, address, X_API_Key=people[name][0])
+            return status, body
+
+        for _ in range(2):
+            assert await ask("ann") == (200, b'"ann"')
+            assert await ask("bob") == (200, b'"bob"')
+            assert (await ask("eve"))[0] == 403
+        assert (await get(http, address))[0] == 401
+        assert await store_of(bus).counts() == {"queue:ran": 2}
+        assert (await ask("ann"))[0] == 200
+        assert (await ask("ann"))[0] == 429
+        assert (await ask("bob"))[0] == 200
 
 
 async def test_what_answers_are_not_told_apart_by_does_not_reach_the_far_side(

@@ -43,6 +43,11 @@ CACHE: Final = Counter(
     ("cache", "how"),
 )
 
+_OF_ONE_TOKEN: Final = frozenset(
+    {"exp", "iat", "nbf", "jti", "auth_time", "nonce", "at_hash", "c_hash", "sid"}
+)
+"""Claims that say nothing of who has the token, and are others in his next one."""
+
 _GOOD: Final = frozenset({None, 200, 203, 204})
 """Statuses of answers that are kept."""
 
@@ -484,7 +489,9 @@ class Cache:
             principal = params.get("principal", _NOTHING)
             if envelope.principal or principal:
                 told = [principal.get(name) for name in ("name", "method", "roles", "scopes")]
-                who = (envelope.principal, told)
+                claims = principal.get("claims", _NOTHING)
+                lasting = [one for one in claims.items() if one[0] not in _OF_ONE_TOKEN]
+                who = (envelope.principal, told, sorted(lasting))
             elif any(name in headers for name in _CREDENTIALS):
                 who = [headers.get_all(name) for name in _CREDENTIALS]
         varies = [headers.get_all(name) for name in ("accept", *self._options.vary)]

@@ -107,6 +107,7 @@ async def test_the_same_question_is_asked_once_until_its_answer_is_too_old(make:
         (asks(headers=[("Accept", "application/xml")]), {}),
         (asks(headers=[("X-Tenant", "a")]), {"vary": ["X-Tenant"]}),
         (asks(params={"principal": {"name": "ann", "roles": ["clerk"]}}), {}),
+        (asks(params={"principal": {"claims": {"tenant": "a"}}}), {}),
     ],
 )
 async def test_what_differs_is_another_question(
@@ -125,6 +126,7 @@ async def test_what_differs_is_another_question(
         asks(headers=[("X-Request-Id", "1")]),
         asks(params={"http": {"method": "HEAD"}}),
         asks(id="other", correlation_id="c", traceparent="t"),
+        asks(params={"principal": {}}),
     ],
 )
 async def test_what_makes_no_difference_is_the_same_question(make: Any, same: Envelope) -> None:
@@ -142,6 +144,15 @@ async def test_nobody_gets_the_answer_of_another(make: Any) -> None:
     assert [await told(step, one) for one in people] == [1, 2, 3, 4, 5]
     assert (await step(people[0])).params["cached"]["private"] is True
     assert (await step(people[2])).params["cached"]["private"] is False
+
+
+async def test_another_token_of_the_same_is_no_other(make: Any) -> None:
+    _, step, far, _ = make()
+    for number in range(3):
+        claims = {"exp": number, "jti": str(number), "tenant": "a"}
+        principal = {"name": "ann", "method": "jwt", "claims": claims}
+        await step(asks(principal="ann", params={"principal": principal}))
+    assert far.asked == 1
 
 
 async def test_one_answer_for_all_is_said(make: Any) -> None:
