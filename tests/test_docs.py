@@ -11,6 +11,7 @@ import typer
 from support.bus import load_text
 
 from esb.cli import app
+from esb.config import load
 from esb.testing.suite import Suite
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -58,6 +59,14 @@ def test_the_routes_on_the_page_about_delivery_load(tmp_path: Path) -> None:
     assert len(blocks) == 2
     for block in blocks:
         assert load_text(block, tmp_path).diagnostics == []
+
+
+def test_the_routes_on_the_page_about_secrets_load(tmp_path: Path) -> None:
+    page = (PROJECT / "docs" / "secrets.md").read_text()
+    for number, block in enumerate(re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)):
+        file = tmp_path / f"{number}.yaml"
+        file.write_text(block)
+        load([file], environ=None, root=tmp_path).check()
 
 
 def test_the_make_targets_that_are_told_of_exist() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import sys
 from base64 import b64decode
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
@@ -39,7 +40,7 @@ def test_every_example_is_told_of_and_run() -> None:
         assert f"({name}/)" in overview
         assert f"esb run examples/{name}" in (PROJECT / "examples" / name / "README.md").read_text()
         assert f'start("{name}"' in here
-    assert len(EXAMPLES) == 11
+    assert len(EXAMPLES) == 12
 
 
 def test_soap_as_rest(start: Start, legacy: str) -> None:
@@ -308,3 +309,33 @@ def test_rest_facade(start: Start, legacy: str) -> None:
     assert bus.get("/shop/partners/99").status == 404
     document = bus.get("/shop/openapi.json").json
     assert set(document["paths"]) == {"/shop/partners/{id}", "/shop/partners/{id}/orders"}
+
+
+def test_outbound_oauth(start: Start) -> None:
+    (port,) = free_ports(1)
+    service = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "examples/outbound-oauth/server.py", "--port", str(port)]
+    with Process(command, cwd=PROJECT) as process:
+        process.wait_for(f"{service}/orders")
+        bus = start("outbound-oauth", ORDERS_URL=service)
+        assert [bus.post("/orders", {"n": n}).json for n in (1, 2)] == [
+            {"number": 1},
+            {"number": 2},
+        ]
+        assert request("GET", f"{service}/orders").json["tokens"] == 1
+        request("POST", f"{service}/revoke")
+        assert bus.post("/orders", {"n": 3}).json == {"number": 3}
+        assert request("GET", f"{service}/orders").json["tokens"] == 2
+        assert bus.post("/shipped", {"order": 1}).status == 202
+
+
+def test_outbound_oauth_with_a_wrong_secret(start: Start) -> None:
+    (port,) = free_ports(1)
+    service = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "examples/outbound-oauth/server.py", "--port", str(port)]
+    with Process(command, cwd=PROJECT) as process:
+        process.wait_for(f"{service}/orders")
+        bus = start("outbound-oauth", ORDERS_URL=service, ORDERS_CLIENT_SECRET="wrong-one")
+        assert bus.post("/orders", {"n": 4}).status == 502
+        bus.process.until(lambda: "invalid_client" in bus.process.output)
+        assert "wrong-one" not in bus.process.output
