@@ -114,6 +114,23 @@ _NOT_FORWARDED: Final = HOP_BY_HOP | {
     "range",
     "referer",
     "x-real-ip",
+    # What makes it another request than the route's to a far side that obeys it.
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
+    "x-original-method",
+    "x-original-url",
+    "x-rewrite-url",
+    # What says who or where the caller is, to a far side that takes us for its own proxy.
+    "cf-connecting-ip",
+    "client-ip",
+    "fastly-client-ip",
+    "remote-user",
+    "true-client-ip",
+    "x-client-ip",
+    "x-cluster-client-ip",
+    "x-original-host",
+    "x-remote-user",
 }
 
 _NOT_FORWARDED_PREFIXES: Final = (
@@ -122,7 +139,10 @@ _NOT_FORWARDED_PREFIXES: Final = (
     "if-",
     "proxy-",
     "sec-",
+    "ssl-",
+    "x-client-cert",
     "x-forwarded-",
+    "x-ssl-",
 )
 
 

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 from urllib.parse import quote, urlencode
 
 import pytest
@@ -21,6 +21,7 @@ from support.waiting import until
 from support.web import ask
 
 import esb.codecs  # noqa: F401 - registers the codecs
+from esb.adapter import Build
 from esb.cloudevents import read as read_event
 from esb.envelope import NO_HEADERS, Body, Envelope, Headers
 from esb.errors import BadMessage
@@ -30,7 +31,7 @@ from esb_amqp.mapping import from_delivery, to_properties
 from esb_amqp.properties import Properties, read, written
 from esb_file import adapter as file_adapter
 from esb_http import adapter as http_adapter
-from esb_web import ListenOptions, WebServer
+from esb_web import ClientOptions, ListenOptions, OutboundHeaders, WebServer
 from hostile.spellings import (
     CONTROL,
     GROUPS,
@@ -147,6 +148,23 @@ async def test_what_proxies_and_frameworks_obey() -> None:
         for target in ("http://evil.test/a/1", "//evil.test/a/1"):
             got = await http.sends(target, b"{}", "application/json")
             assert got is None or snapshot(got) == snapshot(plain), target
+
+
+OVERRIDES: Final = (
+    "X-HTTP-Method-Override", "X-HTTP-Method", "x-method-override", "X-Original-URL",
+    "X-Rewrite-URL", "X-ORIGINAL-METHOD", "X-Forwarded-For", "X-Forwarded-User", "Forwarded",
+    "X-Real-IP", "X-Client-IP", "True-Client-IP", "Remote-User", "X-Remote-User", "Via",
+    "X-SSL-Client-DN", "SSL-Client-Cert", "X-Client-Cert-Chain", "Host", "Content-Length",
+    "Transfer-Encoding", "Connection", "Authorization", "Cookie", "Idempotency-Key", "traceparent",
+)  # fmt: skip
+
+
+def test_what_a_far_side_might_obey_is_not_passed_on() -> None:
+    """Names that would make it another request than the route's, or another caller's."""
+    odd = [name for one in OVERRIDES for name in (one, one.lower(), one.upper(), one.title())]
+    headers = Headers([*((name, MARK) for name in odd), ("x-mine", "1")])
+    leaves = OutboundHeaders(cast(Build, FakeBuild()), ClientOptions())
+    assert leaves(Envelope(headers=headers), "POST") == [("x-mine", "1")]
 
 
 async def test_queries_paths_and_bodies_of_http() -> None:
