@@ -242,6 +242,10 @@ async def test_an_exposed_operation_is_asked_once(
             assert {status for status, _, _ in answers} == {200}
             assert await store_of(far).counts() == {"queue:asked": 1}
             assert len({body for _, _, body in answers}) == 1
+            document = json.loads((await get(http, f"{url(bus)}/partners/openapi.json"))[2])
+            assert {"200", "304", "429"} <= document["paths"]["/partners/{id}"]["get"][
+                "responses"
+            ].keys()
             as_xml = await get(http, address, Accept="application/xml")
             assert b"getPartnerResponse" in as_xml[2]
             tag = answers[0][1]["etag"]

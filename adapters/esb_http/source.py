@@ -26,7 +26,7 @@ from esb_web import Request, Response, Site, problem, rehearse, to_envelope, to_
 from esb_web.callers import callers
 from esb_web.messages import Described
 from esb_web.openapi import embedded_schema, operation_of
-from esb_web.policies import asking, telling
+from esb_web.policies import asking, documented, telling
 from esb_web.router import parameters
 from esb_web.server import claim_path, web_server
 
@@ -281,6 +281,8 @@ class HttpSource:
                         "schema": {"type": "string", "minLength": 1, "maxLength": 255},
                     }
                 )
+        if operation is not options.operation or callable(operation):
+            operation = documented(operation, build.asked, options.method)
         api = options.api
         return Site(
             path=options.path,

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from esb.envelope import Envelope
 from esb.errors import Quota
-from esb_web.messages import Headerlist, Request, Response
+from esb_web.messages import Described, Headerlist, Request, Response
 
 _NOTHING: Final[Mapping[str, Any]] = {}
 
@@ -62,6 +62,32 @@ def telling(asked: Collection[str]) -> Tell | None:
         return Response(response.status, headers, response.body, response.arriving)
 
     return tell
+
+
+def documented(
+    operation: dict[str, Any] | Described, asked: Collection[str], methods: Collection[str]
+) -> dict[str, Any] | Described:
+    """An OpenAPI Operation Object, or what makes one, with the answers that policies give."""
+    answers: dict[str, Any] = {}
+    if "cached" in asked and "GET" in methods:
+        answers["304"] = {"description": "The caller has it already (`If-None-Match`)."}
+    if "limits" in asked:
+        wait = {"schema": {"type": "integer"}, "description": "Seconds until it may be again."}
+        answers["429"] = {"description": "Too many requests.", "headers": {"Retry-After": wait}}
+    if not answers:
+        return operation
+
+    def told(made: Mapping[str, Any]) -> dict[str, Any]:
+        return {**made, "responses": {**made.get("responses", {}), **answers}}
+
+    if not callable(operation):
+        return told(operation)
+
+    def described() -> tuple[dict[str, Any], Mapping[str, Any]]:
+        made, schemas = operation()
+        return told(made), schemas
+
+    return described
 
 
 def seconds(wait: float) -> str:
