@@ -15,8 +15,8 @@ from esb.durable import Store
 from esb.envelope import Envelope
 from esb.errors import EsbError
 from esb.gathering import Gathering
-from esb.middleware.authorize import Rules
 from esb.middleware.accept import accept_channel, accepted, accepting
+from esb.middleware.authorize import Rules
 from esb.middleware.business_key import keyed
 from esb.middleware.cache import Cache, Caching
 from esb.middleware.dead_letter import dead_letters

@@ -37,7 +37,7 @@ from esb.errors import (
     Transient,
     UnsupportedMedia,
 )
-from esb.identity import PUBLIC, Principal
+from esb.identity import PUBLIC
 from esb.options import Auth, Duration, Size
 from esb.step import SpanFacts, Step
 from esb_soap.addressing import (

@@ -142,6 +142,7 @@ class Keys:
         self._asking: asyncio.Task[None] | None = None
         self._asked = -float("inf")
         self._read = -float("inf")
+        self._failed = False
         self._keys: list[tuple[str | None, Any]] = []
         if options.secret is not None:
             from joserfc.jwk import OctKey
@@ -179,9 +180,9 @@ class Keys:
 
     async def _again(self) -> None:
         waiting = self._asking is not None and not self._asking.done()
-        if not waiting and current.get().monotonic() - self._asked < _FAILED_WAIT:
-            raise Unavailable("the keys of the issuer are not known now")
-        await asyncio.shield(self._start())
+        lately = current.get().monotonic() - self._asked < _FAILED_WAIT
+        if waiting or not (self._failed and lately):
+            await asyncio.shield(self._start())
         if not self._keys:
             raise Unavailable("the keys of the issuer are not known now")
 
@@ -202,7 +203,9 @@ class Keys:
                     raise ValueError("the issuer's keys are not at an https URL")
             self._keys = _keys(await self._fetch(url))
             self._read = current.get().monotonic()
+            self._failed = False
         except (EsbError, ValueError, msgspec.MsgspecError) as e:
+            self._failed = True
             log.error("the keys of an issuer cannot be had", issuer=options.issuer, why=str(e))
 
 
