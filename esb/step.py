@@ -38,7 +38,7 @@ LARGE: Final = 256 * 1024
 """Bytes of a body from which on others need not wait for what is computed from it."""
 
 
-_AFTER: Final = 0.2
+_AFTER: Final = 0.1
 
 
 def is_large(envelope: Envelope) -> bool:

@@ -1,0 +1,94 @@
+"""What is sent to the bus, and what must come of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+CANARY: Final = "CANARY"
+"""In what is sent it stands for the address of a server that nobody must ask: "127.0.0.1:4711"."""
+
+FILE: Final = "PLANTED"
+"""In what is sent it stands for the path of a file whose content nobody must see."""
+
+Bytes = bytes | str | Callable[[], bytes | str]
+"""What is large is made when its turn comes."""
+
+
+def made(content: Bytes) -> bytes:
+    """The bytes."""
+    content = content() if callable(content) else content
+    return content.encode() if isinstance(content, str) else content
+
+
+@dataclass(frozen=True)
+class Raw:
+    """Bytes on a connection, answered or not. patience: for how long to wait, in seconds, until
+    the bus closes the connection."""
+
+    content: Bytes
+    patience: float = 10.0
+
+
+@dataclass(frozen=True)
+class Post:
+    """A request that is well-formed HTTP."""
+
+    path: str
+    body: Bytes = b""
+    kind: str = ""
+    method: str = "POST"
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A good request to a route, whose backend answers these bytes and closes."""
+
+    path: str
+    answer: Bytes
+    body: bytes = b"{}"
+    kind: str = "application/json"
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A file in the folder of a file source."""
+
+    name: str
+    content: Bytes
+
+
+@dataclass(frozen=True)
+class Queued:
+    """A message in a queue of RabbitMQ: its properties as bytes behind their flags."""
+
+    content: Bytes
+    flags: int = 0
+    properties: bytes = b""
+
+
+Wire = Raw | Post | Reply | Dropped | Queued
+
+
+@dataclass(frozen=True)
+class Case:
+    """One hostile input.
+
+    statuses: those of which one must be the answer; 0 is a connection that is closed without one.
+    For a file or a message of a queue, where nobody waits, `code` is that of the dead letter.
+    code: a pattern of the code in problem+json or of the fault. slow: it waits for a deadline.
+    """
+
+    family: str
+    name: str
+    wire: Wire
+    statuses: tuple[int, ...] = (400,)
+    code: str = ""
+    slow: bool = False
+
+    @property
+    def transport(self) -> str:
+        """What it comes by."""
+        return type(self.wire).__name__.lower()
