@@ -194,8 +194,8 @@ class ClientOptions(Options):
     forward_headers: bool | list[str] = Field(
         True,
         description="Send the message's headers on: true for all that may travel end to end "
-        "(never Host, Content-*, X-Forwarded-*, nor what overrides a method or speaks for a caller, "
-        "nor credentials: Authorization, Cookie, X-API-Key and the like), false for none, or "
+        "(never Host, Content-*, X-Forwarded-*, nor what overrides a method or speaks for a "
+        "caller, nor credentials: Authorization, Cookie, X-API-Key and the like), false for none, or "
         "names.",
     )
     max_reply: Size = Field(5 * 1024**2, description="Largest answer, counted when unpacked.")
