@@ -195,8 +195,8 @@ class ClientOptions(Options):
         True,
         description="Send the message's headers on: true for all that may travel end to end "
         "(never Host, Content-*, X-Forwarded-*, nor what overrides a method or speaks for a "
-        "caller, nor credentials: Authorization, Cookie, X-API-Key and the like), false for none, or "
-        "names.",
+        "caller, nor credentials: Authorization, Cookie, X-API-Key and the like), false for none, "
+        "or names.",
     )
     max_reply: Size = Field(5 * 1024**2, description="Largest answer, counted when unpacked.")
     max_connections: int = Field(100, ge=1, description="Connections to one host at a time.")
