@@ -110,7 +110,7 @@ SETTINGS: dict[str, type[Any]] = {
 LIVE: Final = frozenset({"auth", "secrets"})
 """Settings that each load goes by anew; the others are those that a bus started with."""
 
-_NAMES_SECRETS: Final = re.compile(r"""^["']?secrets["']?\s*:""", re.MULTILINE)
+_NAMES_SECRETS: Final = re.compile(r"""\bsecrets["']?\s*:""")
 _CORE_KEYS = ("routes", "connections", *SHARED, *SETTINGS)
 
 

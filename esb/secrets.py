@@ -31,7 +31,8 @@ class SecretsOptions(Options):
 
     kubernetes: Path = Field(
         Path("/var/run/secrets"),
-        description="The folder in which Secrets are mounted, each in a folder of its name.",
+        description="The folder in which Secrets are mounted, each in a folder of its name; a "
+        "relative path is one of the project.",
     )
     vault: VaultOptions | None = Field(None, description="A vault.")
     refresh: Duration | Literal["never"] = Field(
@@ -121,7 +122,7 @@ class References:
         if found is None:
             raise ValueError(f"${{{reference}}} names no Secret and its key: ${{k8s:name/key}}")
         # By its plain name, through the link that Kubernetes swaps when the Secret changes.
-        file = self.options.kubernetes / found[1] / found[2]
+        file = self.root / self.options.kubernetes / found[1] / found[2]
         return self._file(file, f"the Secret of ${{{reference}}} is not mounted in {file.parent}")
 
     def _file(self, file: Path, problem: str) -> str:

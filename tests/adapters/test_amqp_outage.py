@@ -33,6 +33,7 @@ from esb.errors import (
     TooLarge,
     Unreachable,
 )
+from esb.service import Service
 
 COUNT = 10_000
 
@@ -539,3 +540,47 @@ def test_unusable_certificates_are_found_at_load(tmp_path: Path, made: Endpoints
     for ca in (str(broken), str(tmp_path / "missing.pem")):
         with pytest.raises(BuildFailed):
             made.sink(url="amqps://localhost", queue="q", tls={"ca": ca})
+
+
+async def test_a_password_of_the_broker_is_replaced_by_a_reload(
+    broker: Broker, tmp_path: Path
+) -> None:
+    user, orders, taken = unique("bus"), unique("orders"), unique("taken")
+    await asyncio.to_thread(broker.ctl, "add_user", user, "first-password")
+    await asyncio.to_thread(broker.ctl, "set_permissions", user, ".*", ".*", ".*")
+    secret = tmp_path / "rabbit" / "password"
+    secret.parent.mkdir()
+    secret.write_text("first-password\n")
+    rabbit = f"username: {user}, password: '${{k8s:rabbit/password}}'"
+    (tmp_path / "bus.yaml").write_text(f"""
+        listen: {{port: 0}}
+        admin: {{port: 0}}
+        secrets: {{kubernetes: {tmp_path}, refresh: 100ms}}
+        connections: {{rabbit: {{amqp: {{url: '{broker.url}', {rabbit}}}}}}}
+        routes:
+          take:
+            from: {{amqp: {{connection: rabbit, queue: {orders}, declare: {{}}}}}}
+            steps: [{{send: {{amqp: {{connection: rabbit, queue: {taken}, declare: {{}}}}}}}}]
+    """)
+    service = Service([tmp_path / "bus.yaml"], root=tmp_path)
+    running = asyncio.create_task(service.run())
+
+    def takes() -> bool:
+        return service.bus.routes["take"].source.health().up
+
+    try:
+        await until(lambda: (service.up.is_set() and takes()) or running.done(), 60)
+        first = service.bus.routes["take"]
+        async with outside_view(broker.url) as outside:
+            await outside.put(orders)
+            await outside.take(taken)
+            await asyncio.to_thread(broker.ctl, "change_password", user, "second-password")
+            secret.write_text("second-password\n")
+            await until(lambda: service.bus.routes["take"] is not first and takes(), 60)
+            # What still had the old one is gone, and nobody comes back with it.
+            await asyncio.to_thread(broker.ctl, "close_all_user_connections", user, "rotated")
+            await outside.put(orders)
+            await outside.take(taken, 60)
+    finally:
+        service.stopping.set()
+        await running

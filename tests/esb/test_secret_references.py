@@ -84,6 +84,15 @@ async def test_a_mounted_secret_is_read_through_the_link_that_is_swapped(tmp_pat
     assert not any(b"first" in (content or b"") for content in project.sources.values())
 
 
+@pytest.mark.parametrize("form", ["  {0}\n  {1}", "{{{0}, {1}}}", "'secrets' : {2}\n{1}"])
+async def test_the_section_is_found_however_it_is_written(tmp_path: Path, form: str) -> None:
+    mounted(tmp_path, token="first")
+    route = "routes: {a: {from: {queue: '${k8s:crm/token}'}}}"
+    text = form.format("secrets: {kubernetes: mounted}", route, "{kubernetes: mounted}")
+    project = loaded(tmp_path, text).check()  # and a relative folder is one of the project
+    assert project.references.resolved == {"k8s:crm/token": "first"}
+
+
 @pytest.mark.parametrize(
     ("reference", "problem"),
     [
