@@ -8,11 +8,11 @@ ENV UV_COMPILE_BYTECODE=1 UV_LINK_MODE=copy UV_PYTHON_DOWNLOADS=never \
 WORKDIR /src
 # The dependencies alone first: they change seldom, so this layer is mostly there already.
 COPY pyproject.toml uv.lock ./
-RUN uv sync --locked --no-dev --extra postgres --no-install-project
+RUN uv sync --locked --no-dev --extra postgres --extra otel --no-install-project
 COPY README.md LICENSE ./
 COPY esb esb
 COPY adapters adapters
-RUN uv sync --locked --no-dev --extra postgres --no-editable
+RUN uv sync --locked --no-dev --extra postgres --extra otel --no-editable
 
 FROM python:3.13-slim-bookworm
 RUN useradd --system --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin esb \
