@@ -58,6 +58,21 @@ _REFRESH_WITHIN: Final = 60.0
 _REST: Final = 1.0
 """Seconds for which an answer that could not be refreshed, or kept, is not tried again."""
 
+_TOKEN: Final = frozenset(
+    {"exp", "iat", "nbf", "jti", "auth_time", "nonce", "at_hash", "c_hash", "sid"}
+)
+"""Claims that say nothing of who has the token, and are others in his next one."""
+
+_GOOD: Final = frozenset({None, 200, 203, 204})
+"""Statuses of answers that are kept."""
+
+_CREDENTIALS: Final = ("authorization", "cookie")
+_REFRESH_WITHIN: Final = 60.0
+"""Seconds that an answer which nobody waits for may take."""
+
+_REST: Final = 1.0
+"""Seconds for which an answer that could not be refreshed, or kept, is not tried again."""
+
 _DIRECTIVE: Final = re.compile(r'\s*([\w-]+)(?:\s*=\s*(?:"([^"]*)"|([^,\s]*)))?\s*(?:,|\Z)')
 _TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
 
@@ -560,7 +575,8 @@ def _allowed(headers: Headers) -> float:
         return 0.0
     seconds = float("inf")
     for value in headers.get_all("cache-control"):
-        told = {n.lower(): quoted or bare for n, quoted, bare in _DIRECTIVE.findall(str(value))}
+        items = (item.partition("=") for item in str(value).split(","))
+        told = {name.strip().lower(): given.strip(' \t"') for name, _, given in items}
         if told.keys() & {"no-store", "no-cache", "private"}:
             return 0.0
         age = told.get("s-maxage", told.get("max-age"))

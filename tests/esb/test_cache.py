@@ -193,7 +193,9 @@ def test_only_the_same_question_has_the_same_key(
     [
         [("Cache-Control", "no-store")],
         [("Cache-Control", "max-age=60, PRIVATE")],
-        [("cache-control", 'private="x-a", max-age=9')],
+        [("cache-control", 'private="x-a, x-b", max-age=9')],
+        [("cache-control", 'max-age="0"')],
+        [("cache-control", "private" + " " * 50_000)],
         [("Cache-Control", "no-cache")],
         [("Cache-Control", "max-age=0")],
         [("Cache-Control", "max-age=soon")],

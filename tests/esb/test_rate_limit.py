@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
+import structlog
+import trustme
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from redis_server import RedisServer
+from servers import ports
 from support.broker import unique
 from support.stores import message, store_at
 from support.waiting import Jumping
@@ -369,5 +373,47 @@ async def test_a_redis_that_does_not_answer_costs_one_call_its_timeout_and_not_e
             await step(message())
         assert loop.time() - begun < 20  # had each waited, it would be 40
         redis_of_its_own.resume()
+    finally:
+        await redis.close()
+
+
+async def test_over_tls_and_only_to_whom_it_should_be(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    made = authority.issue_cert("localhost")
+    made.private_key_and_cert_chain_pem.write_to_path(tmp_path / "server.pem")
+    with ports(0) as (port,):
+        pass
+    settings = [
+        f"tls-port {port}", f"tls-cert-file {tmp_path}/server.pem",
+        f"tls-key-file {tmp_path}/server.pem", f"tls-ca-cert-file {tmp_path}/ca.pem",
+        "tls-auth-clients no",
+    ]  # fmt: skip
+    with RedisServer(settings=settings) as server:
+        url = f"rediss://:{server.password}@localhost:{port}/0"
+        for address, known in ((f"{url}?ssl_ca_certs={tmp_path}/ca.pem", True), (url, False)):
+            redis = Redis(address, RedisOptions())
+            await redis.open()
+            try:
+                if known:
+                    await redis.put("x", b"1", 60)
+                    assert await redis.get("x") == b"1"
+                else:
+                    with pytest.raises(Unavailable):
+                        await redis.get("x")
+            finally:
+                await redis.close()
+
+
+async def test_a_password_is_in_nothing_that_is_told(redis_of_its_own: RedisServer) -> None:
+    url = redis_of_its_own.url.replace(redis_of_its_own.password, "s3cret-not-it")
+    redis = Redis(url, RedisOptions.model_validate({"url": url}))
+    await redis.open()
+    try:
+        with structlog.testing.capture_logs() as logs, pytest.raises(Unavailable) as caught:
+            await redis.get("x")
+        told = repr((str(caught.value), caught.value.notes, logs, redis.health()))
+        assert "s3cret" not in told + repr(RedisOptions.model_validate({"url": url}))
+        assert "AuthenticationError" in told
     finally:
         await redis.close()
