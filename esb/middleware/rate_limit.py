@@ -18,7 +18,9 @@ import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import lru_cache
 from hashlib import blake2b
+from ipaddress import IPv6Address, IPv6Network
 from typing import Annotated, Any, Final, Literal, NamedTuple, Protocol
 from zoneinfo import ZoneInfo
 
@@ -116,7 +118,7 @@ class RateLimitOptions(Options):
         "route",
         description="Who shares it: `route` for all messages of the route, `principal` for those "
         "of one who proved who he is (who did not is one of them, too), `address` for those from "
-        "one address, or an expression: `path.tenant`.",
+        "one address (of IPv6: one network of 64 bits), or an expression: `path.tenant`.",
     )
     zone: Annotated[str, AfterValidator(_zone)] = Field(
         "UTC", description="The time zone in which a day or a month begins."
@@ -468,8 +470,20 @@ def shared_by(per: str, expression: Callable[[str], Expression]) -> Expression |
     if per == "principal":
         return lambda envelope: envelope.principal
     if per == "address":
-        return lambda envelope: envelope.params.get("client", _NOBODY).get("address", "")
+        return lambda envelope: _house(envelope.params.get("client", _NOBODY).get("address", ""))
     return expression(per)
+
+
+@lru_cache(10_000)
+def _house(address: str) -> str:
+    """Whom an address belongs to: one who has an IPv6 address has 2^64 of them (RFC 6177)."""
+    if ":" not in address:
+        return address
+    try:
+        there = IPv6Address(address.partition("%")[0])
+    except ValueError:
+        return address
+    return str(there.ipv4_mapped or IPv6Network((there, 64), strict=False))
 
 
 _NOBODY: Final[dict[str, Any]] = {}

@@ -145,6 +145,19 @@ async def test_each_has_a_limit_of_his_own(
     assert await passed(step, 5, message(**other)) == 2
 
 
+async def test_an_ipv6_address_is_one_of_a_network() -> None:
+    def of(address: str) -> Envelope:
+        return message(params={"client": {"address": address}})
+
+    step = limited({"limit": "2/1m", "per": "address"}, time=Jumping())
+    same = ["2001:db8:1:2::1", "2001:db8:1:2:ffff::9", "2001:DB8:1:2::3%eth0"]
+    assert sum([await passed(step, 1, of(one)) for one in same]) == 2
+    assert await passed(step, 1, of("2001:db8:1:3::1")) == 1
+    mapped = ["192.0.2.1", "::ffff:192.0.2.1", "::ffff:c000:201"]
+    assert sum([await passed(step, 1, of(one)) for one in mapped]) == 2
+    assert await passed(step, 1, of("unix:")) == 1
+
+
 async def test_two_limits_do_not_share_their_counts() -> None:
     counts, time = InProcess(), Jumping()
     step = limited({"limit": "2/1m", "per": "principal"}, {"limit": "3/1m"}, time=time,
