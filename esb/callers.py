@@ -95,7 +95,7 @@ class _Place:
         return Table(file, at_load(), again)
 
     def content(self, name: str, *path: str | int) -> bytes:
-        return self.build.file(name, *path).read_bytes()
+        return self.build.credential(name, *path).read_bytes()
 
     def fetch(self, ca: str | None, *path: str | int) -> Fetch:
         if self.build.rehearsal:

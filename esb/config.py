@@ -180,12 +180,13 @@ def load(
 
 
 def route_files_in(path: Path) -> list[Path]:
-    """The route files of a folder and those in it; a file is the one."""
+    """The route files of a folder and those in it; a file is the one. Files of tests and of callers
+    (`*.keys.yaml`, `*.users.yaml`) are none."""
     if not path.is_dir():
         return [path]
     return sorted(
         p for p in path.rglob("*")
-        if p.suffix in (".yaml", ".yml") and not p.stem.endswith(".test")
+        if p.suffix in (".yaml", ".yml") and not p.stem.endswith((".test", ".keys", ".users"))
     )  # fmt: skip
 
 

@@ -112,7 +112,7 @@ def _request(site: Site, given: Envelope) -> Request:
         headers.append(("Content-Type", given.content_type))
     facts = given.params.get("principal", {})
     who = None
-    if given.principal and facts:
+    if given.principal:
         who = Principal(
             name=given.principal, method="test", roles=tuple(facts.get("roles", ())),
             scopes=tuple(facts.get("scopes", ())), claims=facts.get("claims", {}),

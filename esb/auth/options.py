@@ -68,7 +68,7 @@ class Place(Protocol):
         ...
 
     def content(self, name: str, *path: str | int) -> bytes:
-        """A file of the project."""
+        """A file of the project, or one at an absolute path."""
         ...
 
     def fetch(self, ca: str | None, *path: str | int) -> Fetch:

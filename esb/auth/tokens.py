@@ -76,7 +76,8 @@ class JwtOptions(Options):
         list[str], BeforeValidator(_listed, json_schema_input_type=str | list[str])
     ] = Field(min_length=1, description="Whom it is for: one of these must be in its `aud`.")
     jwks: str | None = Field(
-        None, description="The issuer's keys: a file of the project, or an https URL."
+        None,
+        description="The issuer's keys: a file of the project, one at an absolute path, or an https URL.",
     )
     secret: SecretStr | None = Field(
         None, description="A secret shared with the issuer, instead of keys (HS256)."

@@ -40,7 +40,7 @@ def test_every_example_is_told_of_and_run() -> None:
         assert f"({name}/)" in overview
         assert f"esb run examples/{name}" in (PROJECT / "examples" / name / "README.md").read_text()
         assert f'start("{name}"' in here
-    assert len(EXAMPLES) == 12
+    assert len(EXAMPLES) == 13
 
 
 def test_soap_as_rest(start: Start, legacy: str) -> None:
@@ -339,3 +339,28 @@ def test_outbound_oauth_with_a_wrong_secret(start: Start) -> None:
         assert bus.post("/orders", {"n": 4}).status == 502
         bus.process.until(lambda: "invalid_client" in bus.process.output)
         assert "wrong-one" not in bus.process.output
+
+
+def test_secured_api(start: Start, tmp_path: Path) -> None:
+    sys.path.insert(0, str(PROJECT / "examples" / "secured-api"))
+    try:
+        from login import main as login  # type: ignore[import-not-found]
+    finally:
+        sys.path.pop(0)
+    token = login(tmp_path)
+    bus = start("secured-api", LOGIN_KEYS=str(tmp_path / "login.jwks.json"))
+
+    def get(path: str, **headers: str) -> int:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return request("GET", bus.url + path, headers=named).status
+
+    assert get("/news") == 200
+    assert get("/orders/meridian/A-1") == get("/report") == get("/docs") == 401
+    assert get("/orders/meridian/A-1", X_API_Key="esb_try-meridian") == 200
+    assert get("/orders/hollis/B-1", X_API_Key="esb_try-meridian") == 403
+    assert get("/orders/hollis/B-1", X_API_Key="esb_try-hollis-old") == 401
+    assert get("/orders/hollis/B-1", X_API_Key="esb_try-hollis-new") == 200
+    assert get("/orders/hollis/B-1", Authorization=f"Bearer {token}") == 200
+    assert get("/report", Authorization=f"Bearer {token}") == 200
+    assert get("/report", Authorization=f"Bearer {token[:-4]}AAAA") == 401
+    assert get("/report", X_API_Key="esb_try-meridian") == 401
