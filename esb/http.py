@@ -18,13 +18,14 @@ for each request cost as much as all that this file does.
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import math
 import os
 import re
 import socket
 import ssl
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Iterable
 from contextvars import copy_context
 from dataclasses import dataclass
@@ -87,6 +88,7 @@ class Limits:
     max_header_size: int = 32 * 1024
     max_headers: int = 100
     max_connections: int = 1000
+    max_connections_per_address: int | None = None
     header_timeout: float = 10.0
     body_timeout: float = 30.0
     idle_timeout: float = 75.0
@@ -257,14 +259,16 @@ class Exchange:
         knows. Raises as `answer` does; HungUp if there is nobody to answer any more."""
         if self.answered or self.hung_up:
             raise HungUp
-        self._left = size
         framing = ""
-        if size is not None:
+        if status in (204, 304):
+            size = 0  # and no word about it (RFC 9112, section 6.1)
+        elif size is not None:
             framing = f"content-length: {size}\r\n"
         elif self.connection.speaks_chunks:
             framing = "transfer-encoding: chunked\r\n"
         else:
             self.keep_alive = False
+        self._left = size
         head = self._head(status, headers, framing)
         self._chunked = size is None and self.connection.speaks_chunks
         self.connection.outbox.flush()
@@ -345,12 +349,21 @@ goes on when the caller hangs up."""
 class HttpServer:
     """Serves an app on one address, in the running event loop.
 
-    connections: those that are open. running: what is being worked on.
+    connections: those that are open. running: what is being worked on. shared: whether an address
+    is that of many callers, such as a proxy, which the limit for one does not hold for.
     """
 
-    def __init__(self, app: App, limits: Limits, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        app: App,
+        limits: Limits,
+        tls: ssl.SSLContext | None = None,
+        shared: Callable[[str], bool] = lambda address: False,
+    ) -> None:
         self.app = app
         self.limits = limits
+        self.shared = shared
+        self.neighbours: Counter[str] = Counter()  # connections by address, if that is limited
         self.connections: set[Connection] = set()
         self.running: set[Exchange] = set()
         self.served = 0
@@ -481,6 +494,7 @@ class Connection(asyncio.Protocol):
         "_host",
         "_in_head",
         "_limits",
+        "_neighbours",
         "_pairs",
         "_parser",
         "_read_paused",
@@ -525,6 +539,7 @@ class Connection(asyncio.Protocol):
         self.principal = ""
         self.speaks_chunks = True
         self._limits = server.limits
+        self._neighbours = ""  # where it is counted
         self._parser: Any = httptools.HttpRequestParser(self)
         self._context = copy_context()  # what goes on after an answer is no part of that
         self._url = b""
@@ -563,14 +578,34 @@ class Connection(asyncio.Protocol):
             self.principal = _named(transport)
         connections = self.server.connections
         connections.add(self)
-        if len(connections) > self._limits.max_connections:
+        limits = self._limits
+        if len(connections) > limits.max_connections or (
+            limits.max_connections_per_address is not None
+            and not self.server.shared(self.client)
+            and self._counted() > limits.max_connections_per_address
+        ):
             self._refuse(503, "too many connections are open", [("retry-after", "1")])
             return
         self._arm(self._limits.header_timeout)
 
+    def _counted(self) -> int:
+        """How many connections there are from this address, or network: whoever has one address of
+        IPv6 has all of a /64."""
+        self._neighbours = self.client
+        if ":" in self.client:
+            address = ipaddress.IPv6Address(self.client.partition("%")[0])
+            network = ipaddress.IPv6Network((int(address), 64), strict=False)
+            self._neighbours = str(address.ipv4_mapped or network)
+        self.server.neighbours[self._neighbours] += 1
+        return self.server.neighbours[self._neighbours]
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._closed = True
         self.server.connections.discard(self)
+        if self._neighbours:
+            self.server.neighbours[self._neighbours] -= 1
+            if not self.server.neighbours[self._neighbours]:
+                del self.server.neighbours[self._neighbours]
         self.deadlines.discard(self)
         if self._write_timer is not None:
             self._write_timer.cancel()

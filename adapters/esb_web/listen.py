@@ -107,6 +107,12 @@ class ListenOptions(Options):
         60.0, description="Deadline of a request, unless its route has its own `timeout`."
     )
     max_connections: int = Field(1000, ge=1, description="Connections open at a time.")
+    max_connections_per_address: int | None = Field(
+        None,
+        ge=1,
+        description="The same of one address, or of one /64 of IPv6; no limit for "
+        "`trusted_proxies`, which stand for many callers.",
+    )
     max_requests: int = Field(1000, ge=1, description="Requests being worked on at a time.")
     max_memory: Size = Field(
         256 * 1024**2,

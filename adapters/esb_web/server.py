@@ -245,7 +245,9 @@ class WebServer:
         """Listen. Raises EsbError when the address is taken or not ours."""
         options = self.options
         limits = Limits(**{each.name: getattr(options, each.name) for each in fields(Limits)})
-        server = HttpServer(self, limits, self._tls)
+        forwarded = self._forwarded
+        shared = {} if forwarded is None else {"shared": forwarded.trusts}
+        server = HttpServer(self, limits, self._tls, **shared)
         self._bound = await server.open(options.host, options.port, self.socket)
         self._server = server
         log.info("listening", url=self.url)

@@ -383,6 +383,24 @@ async def test_too_many_connections() -> None:
         assert (await ask(server.url, GOOD))[0] == 200
 
 
+async def test_too_many_connections_of_one_address() -> None:
+    async with serving(site("/in"), max_connections_per_address=2) as server:
+        async with wire(server.url) as first, wire(server.url):
+            await first.send(GOOD)
+            assert (await first.answer())[0] == 200
+            status, headers, _ = await ask(server.url, GOOD)
+            assert status == 503
+            assert headers.get("retry-after")
+        await until(lambda: server.connections == 0)
+        assert (await ask(server.url, GOOD))[0] == 200
+
+
+async def test_a_proxy_stands_for_many_callers() -> None:
+    limits = {"max_connections_per_address": 1, "trusted_proxies": ["127.0.0.1"]}
+    async with serving(site("/in"), **limits) as server, wire(server.url), wire(server.url):
+        assert (await ask(server.url, GOOD))[0] == 200
+
+
 async def test_too_many_requests() -> None:
     go = asyncio.Event()
     started = asyncio.Event()

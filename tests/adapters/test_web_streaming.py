@@ -234,6 +234,24 @@ async def test_a_caller_of_version_1_0_gets_an_answer_of_unknown_size_up_to_the_
         assert await one.ended() == b"one two"
 
 
+@pytest.mark.parametrize("status", [204, 304])
+async def test_an_answer_that_never_has_a_body_is_framed_as_none(status: int) -> None:
+    async def nothing() -> AsyncIterator[bytes]:
+        for piece in ():
+            yield piece
+
+    async def answer(_request: Request) -> Response:
+        return Response(status, [], b"", Body.from_stream(nothing(), ""))
+
+    async with serving(site("/in", handler=answer)) as server, wire(server.url) as one:
+        for _ in range(2):
+            await one.send(b"POST /in HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
+            found, headers, _ = await one.answer()
+            assert found == status
+            assert "transfer-encoding" not in headers
+            assert "content-length" not in headers
+
+
 @pytest.mark.parametrize("size", [None, 100])
 async def test_an_answer_that_breaks_off_is_seen_to_be_cut_off(size: int | None) -> None:
     closed: list[bool] = []
