@@ -76,6 +76,7 @@ class Redactor:
         self._values = values
         self._known: frozenset[str] = frozenset()
         self._pattern: re.Pattern[str] | None = None
+        self._piece, self._pieces = 1, frozenset[str]()
         self.longest = 0
 
     def is_secret(self, name: str) -> bool:
@@ -93,13 +94,29 @@ class Redactor:
     def value(self, text: str) -> str:
         """A text without the values that are secrets."""
         values = frozenset(self._values())
-        if values != self._known:
-            self._known = values
+        if values is not self._known and values != self._known:
             forms = {form for value in values for form in spelled(value)}
             ordered = sorted(forms, key=len, reverse=True)
             self._pattern = re.compile("|".join(map(re.escape, ordered))) if ordered else None
             self.longest = max(map(len, ordered), default=0)
-        return self._pattern.sub(REDACTED, text) if self._pattern is not None else text
+            self._look_for(ordered)
+            self._known = values
+        if self._pattern is None or self._has_none(text):
+            return text
+        return self._pattern.sub(REDACTED, text)
+
+    def _look_for(self, forms: list[str]) -> None:
+        """Parts of them by which a text that has none is told at once, however many there are:
+        whatever stands in a text covers one of its pieces of this length, counted from its
+        beginning, and that begins in the first characters of the form."""
+        self._piece = (min(map(len, forms), default=1) + 1) // 2
+        self._pieces = frozenset(
+            form[at : at + self._piece] for form in forms for at in range(self._piece)
+        )
+
+    def _has_none(self, text: str) -> bool:
+        step, pieces = self._piece, self._pieces
+        return not any(text[at : at + step] in pieces for at in range(0, len(text), step))
 
     def text(self, text: str) -> str:
         """A text in JSON, XML, a form or the like, or the beginning of one, without the values that

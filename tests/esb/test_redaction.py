@@ -10,6 +10,8 @@ from urllib.parse import quote, quote_plus
 
 import pytest
 import structlog
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from esb import logs
@@ -176,3 +178,12 @@ def test_secrets_of_options_are_known() -> None:
     assert secret_values({}, secrets_of(outer)) == {
         "the-inner-key", "password-of-ann", "the-url-password",
     }  # fmt: skip
+
+
+@given(data=st.data())
+def test_a_secret_is_found_wherever_it_stands(data: st.DataObject) -> None:
+    letters = st.text("ab", min_size=4, max_size=9)
+    values = data.draw(st.lists(letters, min_size=1, max_size=3))
+    text = data.draw(st.text("abc", max_size=40))
+    redactor = Redactor(values=lambda: values)
+    assert (redactor.value(text) != text) == any(value in text for value in values)
