@@ -8,11 +8,11 @@ ENV UV_COMPILE_BYTECODE=1 UV_LINK_MODE=copy UV_PYTHON_DOWNLOADS=never \
 WORKDIR /src
 # The dependencies alone first: they change seldom, so this layer is mostly there already.
 COPY pyproject.toml uv.lock ./
-RUN uv sync --locked --no-dev --extra postgres --extra otel --no-install-project
+RUN uv sync --locked --no-dev --all-extras --no-install-project
 COPY README.md LICENSE ./
 COPY esb esb
 COPY adapters adapters
-RUN uv sync --locked --no-dev --extra postgres --extra otel --no-editable
+RUN uv sync --locked --no-dev --all-extras --no-editable
 
 FROM python:3.13-slim-bookworm
 RUN useradd --system --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin esb \
@@ -24,11 +24,13 @@ COPY transforms transforms
 COPY examples/legacy examples/legacy
 ENV PATH=/opt/esb/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 \
-    ESB_HOST=0.0.0.0 ESB_ADMIN_HOST=0.0.0.0
+    ESB_HOST=0.0.0.0
 # By number, so that an orchestrator can see that it is not root.
 USER 10001:10001
 VOLUME /project/data
-EXPOSE 8080 8081
+# The admin port stays on loopback, which in a container is the container alone; `docker exec` runs
+# the commands in there. To open it say who may (`admin: {host: 0.0.0.0, auth: ...}`).
+EXPOSE 8080
 # SIGTERM drains: give it the 25 s that messages in flight may take.
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=15s --retries=3 \

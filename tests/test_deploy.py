@@ -14,6 +14,8 @@ import pytest
 import setup
 import yaml
 
+from esb.config import load
+
 PROJECT = Path(__file__).resolve().parent.parent
 COMPOSE: dict[str, Any] = yaml.safe_load((PROJECT / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
@@ -90,6 +92,18 @@ def test_what_is_copied_is_here_and_reaches_the_builder() -> None:
             copied.update(rest.split()[:-1])
     assert copied == let_through
     assert all((PROJECT / path).exists() for path in copied)
+
+
+def test_what_it_runs_loads_in_its_environment() -> None:
+    """Also what depends on where it listens: an admin port for everybody is refused."""
+    environ: dict[str, str] = {}
+    for name, rest in DOCKERFILE[LAST_STAGE:]:
+        if name == "ENV":
+            environ |= dict(one.split("=", 1) for one in rest.split())
+    assert environ["ESB_HOST"] == "0.0.0.0"
+    assert load([PROJECT / "routes"], environ=environ, root=PROJECT).diagnostics == []
+    environ["ESB_ADMIN_HOST"] = "0.0.0.0"
+    assert load([PROJECT / "routes"], environ=environ, root=PROJECT).diagnostics != []
 
 
 # --- compose -------------------------------------------------------------------------------------
