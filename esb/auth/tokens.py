@@ -77,7 +77,8 @@ class JwtOptions(Options):
     ] = Field(min_length=1, description="Whom it is for: one of these must be in its `aud`.")
     jwks: str | None = Field(
         None,
-        description="The issuer's keys: a file of the project, one at an absolute path, or an https URL.",
+        description="The issuer's keys: a file of the project, one at an absolute path, or an "
+        "https URL.",
     )
     secret: SecretStr | None = Field(
         None, description="A secret shared with the issuer, instead of keys (HS256)."

@@ -1,0 +1,124 @@
+"""What routes allow whose messages come by SOAP and AMQP, and who calls after a reload."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import aiohttp
+from support.broker import Rabbit, unique
+from support.bus import running, store_of, url
+from support.peers import PARTNER_WSDL
+from support.soap import GET, NS, Client, soap
+from support.waiting import until
+
+from esb.auth.keys import digest
+from esb.durable import DEAD
+from esb.service import Service
+
+WSSE = "http://docs.oasis-open.org/wss/2004/01/oasis-200401-wss-wssecurity-secext-1.0.xsd"
+
+
+def as_user(user: str, body: str) -> str:
+    return soap(
+        body,
+        header=f'<s:Header><w:Security xmlns:w="{WSSE}"><w:UsernameToken><w:Username>{user}'
+        "</w:Username><w:Password>right</w:Password></w:UsernameToken></w:Security></s:Header>",
+    )
+
+
+async def test_operations_of_a_hosted_service_are_allowed_by_what_the_body_is_for(
+    tmp_path: Path,
+) -> None:
+    shutil.copytree(PARTNER_WSDL.parent, tmp_path, dirs_exist_ok=True)
+    text = f"""
+    auth: {{it: {{mtls: {{}}}}}}
+    routes:
+      partners:
+        from:
+          soap:
+            wsdl: {PARTNER_WSDL.name}
+            path: /p
+            security: {{users: {{ann: right, bob: right}}, roles: {{ann: [reader]}}}}
+        allow: [{{operations: [getPartner], roles: [reader]}}]
+        steps: [{{set: {{body: "{{'partner': {{'id': 1, 'name': principal.name, 'kind': 'company', \
+'balance': 1}}}}"}}}}]
+    """
+    async with running(text, tmp_path) as bus, aiohttp.ClientSession() as session:
+        client = Client(f"{url(bus)}/p", session, [])
+        status, raw = await client.post(as_user("ann", GET))
+        assert (status, b"<" in raw and b"ann" in raw) == (200, True), raw
+        drop = f'<dropPartner xmlns="{NS}"><id>1</id></dropPartner>'
+        for action in (None, f"{NS}#dropPartner", f"{NS}#getPartner"):
+            status, raw = await client.post(as_user("ann", drop), action)
+            assert status == 500
+            assert b"not enough for this" in raw or b"action" in raw
+        assert b"not enough for this" in (await client.post(as_user("ann", drop)))[1]
+        fault = await client.fault(as_user("bob", GET))
+        assert fault.reason == "the credentials are not enough for this"
+        assert fault.code.endswith("Client")
+
+
+async def test_a_message_of_nobody_who_may_is_a_dead_letter(
+    tmp_path: Path, rabbit: Rabbit, broker_url: str
+) -> None:
+    queue, out = unique("in"), unique("out")
+    text = f"""
+    routes:
+      in:
+        from: {{amqp: {{url: "{broker_url}", queue: {queue}, principal: user_id}}}}
+        allow: {{principals: [guest]}}
+        steps: [{{send: {{amqp: {{url: "{broker_url}", queue: {out}}}}}}}]
+    """
+    await rabbit.channel.declare_queue(queue, durable=True)
+    await rabbit.channel.declare_queue(out, durable=True)
+    async with running(text, tmp_path) as bus:
+        await rabbit.publish("", queue, b"1", headers={"user_id": "guest", "principal": "guest"})
+        await rabbit.publish("", queue, b"2", user_id="guest")
+        store = store_of(bus)
+
+        async def dead() -> int:
+            return (await store.counts()).get(DEAD, 0)
+
+        await until(dead)
+        found = await store.browse(DEAD, limit=10)
+        assert [one.failure.code for one in found if one.failure] == ["denied"]
+        assert [one.envelope.body.raw for one in found] == [b"1"]
+
+
+async def test_a_reload_changes_who_may_call(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        entries = [{"name": name, "sha256": digest(name * 20)}]
+        (tmp_path / f"{name}.keys.yaml").write_text(json.dumps({"keys": entries}))
+    file = tmp_path / "routes.yaml"
+    text = """
+listen: {port: 0, auth: it}
+admin: {port: 0, auth: it, readers: [], operators: []}
+versions: {keep: 0}
+auth: {it: {api_keys: {file: one.keys.yaml}}}
+routes: {a: {from: {http: {path: /a, method: GET}}, steps: [log: a]}}
+"""
+    file.write_text(text)
+    service = Service([file], root=tmp_path)
+    await service.bus.start()
+    try:
+        async with aiohttp.ClientSession() as session:
+
+            async def seen(path: str) -> list[int]:
+                found = []
+                for key in ("one" * 20, "two" * 20):
+                    shown = {"X-API-Key": key}
+                    async with session.get(url(service.bus) + path, headers=shown) as answer:
+                        found.append(answer.status)
+                return found
+
+            assert await seen("/a") == await seen("/docs") == [200, 401]
+            file.write_text(text.replace("one.keys", "two.keys"))
+            assert (await service.reload())["reloaded"]
+            assert await seen("/a") == await seen("/docs") == [401, 200]
+            file.write_text(text.replace("one.keys", "gone.keys"))
+            assert not (await service.reload())["reloaded"]
+            assert await seen("/a") == await seen("/docs") == [401, 200]
+    finally:
+        await service.bus.stop()
