@@ -15,11 +15,12 @@ from typing import Any
 from urllib.parse import parse_qs, quote, unquote_plus, urlsplit
 
 import pytest
-from aiohttp import web
+from aiohttp import ClientSession, web
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.hashes import SHA256
 from pydantic import ValidationError
+from support.bus import running, url
 from support.fake_build import FakeBuild
 
 from esb.clock import Clock, current
@@ -454,3 +455,29 @@ async def test_no_callers_authorization_goes_on_beside_a_token(login: Login) -> 
         id="1", source="t", type="t", headers=Headers([("Authorization", "Bearer caller")])
     )
     assert headers(envelope, "POST") == []
+
+
+async def test_soap_services_get_tokens_as_well(login: Login, tmp_path: Path) -> None:
+    wsdl = Path(__file__).parent.parent.parent / "examples" / "legacy" / "partner.wsdl"
+    (tmp_path / "partner.wsdl").write_bytes(wsdl.read_bytes())
+    text = f"""
+        routes:
+          ask:
+            from: {{http: /ask}}
+            steps:
+              - call:
+                  soap:
+                    wsdl: partner.wsdl
+                    operation: getPartner
+                    url: {login.url}/soap
+                    auth: {{oauth2: {{token_url: {login.url}/token, client_id: bus,
+                                      client_secret: "{SECRET}"}}}}
+    """
+    async with running(text, tmp_path) as bus, ClientSession() as http:
+        for _ in range(2):
+            async with http.post(url(bus) + "/ask", json={"id": 1}) as reply:
+                assert reply.status == 502  # what answers is no SOAP
+            login.given += 1  # and from now on takes another token only
+    assert login.calls == [200, 401, 200]
+    assert all(b"getPartner" in body for body in login.bodies)
+    assert len(login.asked) == 2
