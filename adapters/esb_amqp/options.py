@@ -525,6 +525,11 @@ class TargetOptions(ConnectionOptions):
     queue: str | None = Field(
         None, description="Instead of an exchange: the queue to publish to, text with {{ }}."
     )
+    allow_queues: list[Annotated[str, Field(min_length=1)]] = Field(
+        [],
+        description="Queues that a message may choose where the name of `queue` begins with {{ }}, "
+        "by the beginning of their names.",
+    )
     declare: TargetDeclaration | None = Field(
         None,
         description="Declare the exchange or the queue first; left out, an exchange must exist "

@@ -13,7 +13,7 @@ from typing import Any, Final
 from esb.adapter import Build, Text
 from esb.clock import current
 from esb.envelope import Envelope, parse_content_type
-from esb.errors import Fault, OutcomeUnknown, RouteFailure, TimedOut, Unreachable
+from esb.errors import BadMessage, Fault, OutcomeUnknown, RouteFailure, TimedOut, Unreachable
 from esb.step import SpanFacts
 from esb_amqp.answers import PROBLEM
 from esb_amqp.client import Channel, Delivery, Nacked
@@ -82,6 +82,14 @@ class _Target:
         build.span(spans("send", kind, (options.queue if by_queue else options.exchange) or ""))
         build.promises("repeats", better="`skip_seen` where it is read")
         self._by_queue = by_queue
+        self._allowed: tuple[str, ...] | None = None
+        if by_queue and (options.queue or "").startswith("{{"):
+            self._allowed = tuple(options.allow_queues)
+            if not self._allowed:
+                build.problem(
+                    "a message would choose the queue", "queue",
+                    hint="name the queues it may choose in `allow_queues`",
+                )  # fmt: skip
         self._own: list[tuple[str, Text]] = []
         for name, value in options.headers.items():
             if refused_header(name):
@@ -93,10 +101,12 @@ class _Target:
         self.id = options.declare.model_dump_json() if options.declare else ""
 
     def key(self, envelope: Envelope) -> str:
-        """The routing key. Raises RouteFailure."""
+        """The routing key. Raises RouteFailure; BadMessage for a queue that is not allowed."""
         key = self._key(envelope)
         if self._by_queue and not key:
             raise RouteFailure("the name of the queue to publish to is empty")
+        if self._allowed is not None and not key.startswith(self._allowed):
+            raise BadMessage("the message asked for a queue that the route does not allow")
         return key
 
     def message(

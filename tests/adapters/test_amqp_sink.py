@@ -15,6 +15,7 @@ from support.broker import Rabbit, unique
 from support.waiting import until
 
 import esb.codecs  # noqa: F401 - what a bus has
+from esb.adapter import BuildFailed
 from esb.envelope import Body, Envelope, Headers
 from esb.errors import (
     BadMessage,
@@ -87,6 +88,22 @@ async def test_every_property_is_set(rabbit: Rabbit, made: Endpoints) -> None:
     }
 
 
+async def test_a_message_chooses_among_queues_that_are_allowed(
+    rabbit: Rabbit, made: Endpoints
+) -> None:
+    allowed, victim = await rabbit.queue("allowed"), await rabbit.queue("victim")
+    with pytest.raises(BuildFailed, match="allow_queues"):
+        made.sink(queue="{{ path.q }}")
+    sink = made.sink(queue="{{ path.q }}", allow_queues=["allowed-"])
+    await made.open()
+    await sink.send(message(params={"path": {"q": allowed}}))
+    assert (await rabbit.take(allowed)).body
+    for queue in (victim, "amq.rabbitmq.reply-to.x", f" {allowed}", "ALLOWED-x"):
+        with pytest.raises(BadMessage, match="does not allow"):
+            await sink.send(message(params={"path": {"q": queue}}))
+    assert await rabbit.ready(victim) == 0
+
+
 async def test_it_may_be_forgotten_by_a_broker_that_restarts(
     rabbit: Rabbit, made: Endpoints
 ) -> None:
@@ -123,7 +140,7 @@ async def test_routing_keys_and_queues_are_text(rabbit: Rabbit, made: Endpoints)
     exchange, queue = await rabbit.exchange(), await rabbit.queue()
     await rabbit.bind(queue, exchange, "order.at.*")
     by_key = made.sink(exchange=exchange, routing_key="order.{{ country }}.{{ kind }}")
-    by_queue = made.sink(queue="{{ target }}")
+    by_queue = made.sink(queue="{{ target }}", allow_queues=["orders-", "nowhere-"])
     await made.open()
     await by_key.send(message(b"1", params={"country": "at", "kind": "new"}))
     assert (await rabbit.take(queue)).routing_key == "order.at.new"
@@ -148,7 +165,7 @@ async def test_what_amqp_cannot_hold_harms_nobody_else(
     rabbit: Rabbit, made: Endpoints, envelope: Envelope
 ) -> None:
     queue = await rabbit.queue()
-    sink = made.sink(queue="{{ target }}")
+    sink = made.sink(queue="{{ target }}", allow_queues=["orders-", "nowhere-"])
     await made.open()
     good = [message(params={"target": queue}) for _ in range(20)]
     bad = envelope.replace(params={"target": queue, **envelope.params})
@@ -212,7 +229,7 @@ async def test_the_message_that_was_returned_is_the_one_told(
 ) -> None:
     """The same message goes to several places at once: only who failed fails."""
     queue = await rabbit.queue()
-    sink = made.sink(queue="{{ target }}")
+    sink = made.sink(queue="{{ target }}", allow_queues=["orders-", "nowhere-"])
     await made.open()
     targets = [queue if number % 3 else unique("nowhere") for number in range(300)]
     results = await asyncio.gather(
@@ -241,7 +258,7 @@ async def test_a_channel_that_refuses_is_replaced_and_what_is_on_it_harmed_by_no
     monkeypatch.setattr(link, "RENEWED_AFTER", 0.0)
     full = await rabbit.queue(arguments={"x-max-length": 1, "x-overflow": "reject-publish"})
     queue = await rabbit.queue()
-    sink = made.sink(queue="{{ target }}")
+    sink = made.sink(queue="{{ target }}", allow_queues=["orders-", "nowhere-"])
     await made.open()
     await sink.send(message(params={"target": full}))
     first = sink._lane.current
@@ -265,7 +282,7 @@ async def test_a_delayed_message_comes_later_as_it_was(rabbit: Rabbit, made: End
     exchange, queue = await rabbit.exchange(), await rabbit.queue()
     await rabbit.bind(queue, exchange, "order.*.at")
     by_key = made.sink(exchange=exchange, routing_key="order.{{ n }}.at", delay="300ms")
-    by_queue = made.sink(queue="{{ target }}", delay="300ms")
+    by_queue = made.sink(queue="{{ target }}", allow_queues=["orders-", "nowhere-"], delay="300ms")
     at_once = made.sink(queue=queue)
     await made.open()
     began = time.monotonic()
