@@ -28,6 +28,7 @@ from esb.envelope import Body, Envelope
 from esb.errors import BadMessage, RouteFailure, TooLarge, UnsupportedMedia
 from esb.expressions.language import MAX_TEXT
 from esb.schemas import SchemaError
+from esb.step import is_large
 from esb.templates import TemplateError
 
 _JOBS: Final = 1000
@@ -124,6 +125,8 @@ class Work:
         takes too long, too much, or everything down with it.
         """
         body = envelope.body
+        if self.pool is not None and is_large(envelope):
+            await asyncio.to_thread(lambda: body.raw)  # it may be to be written, or read, first
         job = msgspec.structs.replace(self._job, document=body.raw, document_type=body.content_type)
         done = await self.pool.do(job) if self.pool is not None else _alone(job, self._memory)
         done.check()
