@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import unquote
 
 from esb import asgi
+from esb.audit import LOOKS, Audit, begins, ended, is_told
 from esb.bus import Bus
 from esb.durable import Store
 from esb.envelope import Headers
@@ -47,13 +48,14 @@ def admin_app(
     hosts: set[str],
     view: View | None = None,
     operators: Callable[[], Operators] = lambda: EVERYBODY,
+    audit: Audit | None = None,
 ) -> App:
     """What the admin listener serves. `hosts` are the names it may be called by: any other Host is
     refused, so that a page in somebody's browser cannot reach it by rebinding a name of its own.
     Where callers are known any name will do: a page has nothing to show for itself.
     All of it is below /admin as well, for who puts it behind a proxy beside other things. view:
     as in `admin_api`. operators: who may use it by now; probes are for everybody, and then tell no
-    details."""
+    details. audit: where it is told who did what."""
     seen = view or Inside(bus)
     api: list[asgi.AsgiApp] = []
 
@@ -71,8 +73,8 @@ def admin_app(
             if known:
                 details = {"status": details.get("status", "")}
             _answer(exchange, 200 if well else 503, details)
-        elif known and not await _known(exchange, who):
-            pass  # that is answered
+        elif known and (refused := await _refused(exchange, who)):
+            tell(exchange, path, ended(refused))
         elif path == "/metrics":
             await _measure(bus.store)
             from prometheus_client import CONTENT_TYPE_LATEST
@@ -80,18 +82,31 @@ def admin_app(
             _send(exchange, 200, CONTENT_TYPE_LATEST, await seen.metrics())
         elif not _may(exchange.headers, None if known else hosts):
             _answer(exchange, 403, {"title": "this name or origin may not use the admin API"})
+            tell(exchange, path, "denied")
         else:
             if not api:
                 from esb.admin import admin_api
 
                 api.append(admin_api(bus, live, seen))
-            await asgi.answer(api[0], exchange, path)
+            status = 0
+            if begins(path):
+                tell(exchange, path, "begun")
+            try:
+                status = await asgi.answer(api[0], exchange, path)
+            finally:
+                if is_told(exchange.method, path) and not begins(path):
+                    tell(exchange, path, ended(status))
+
+    def tell(exchange: Exchange, path: str, result: str) -> None:
+        if audit is not None:
+            action, address = f"{exchange.method} {path}", exchange.connection.client
+            audit.tell(action, acting.get() or "loopback", result, **{"from": address})
 
     return app
 
 
-async def _known(exchange: Exchange, who: Operators) -> bool:
-    """Whether whoever asks may; the others have their answer then. His name is `acting`."""
+async def _refused(exchange: Exchange, who: Operators) -> int:
+    """0 if whoever asks may, whose name then is `acting`; else the status he was answered with."""
     connection = exchange.connection
     try:
         principal = await who.auth.authenticate(
@@ -109,15 +124,16 @@ async def _known(exchange: Exchange, who: Operators) -> bool:
         if (wait := getattr(e, "retry_after", None)) is not None:
             headers.append(("retry-after", str(math.ceil(wait))))
         _answer(exchange, status, {"title": "Who are you?", "detail": e.detail}, headers)
-        return False
-    looks = exchange.method in ("GET", "HEAD")
+        acting.set("nobody")
+        return status
+    acting.set(principal.name)
+    looks = exchange.method in LOOKS
     roles = who.operators | who.readers if looks else who.operators
     if roles.isdisjoint(principal.roles):
         text = f"this takes a role: {' or '.join(sorted(roles))}"
         _answer(exchange, 403, {"title": text, "detail": text})
-        return False
-    acting.set(principal.name)
-    return True
+        return 403
+    return 0
 
 
 def _may(headers: Headers, hosts: set[str] | None) -> bool:
@@ -186,11 +202,12 @@ class AdminServer:
         *,
         view: View | None = None,
         operators: Callable[[], Operators] = lambda: EVERYBODY,
+        audit: Audit | None = None,
     ) -> None:
         self.host = host
         self.port = port
         names = {"localhost", "127.0.0.1", "::1", host}
-        self._server = HttpServer(admin_app(bus, live, names, view, operators), limits)
+        self._server = HttpServer(admin_app(bus, live, names, view, operators, audit), limits)
 
     async def open(self) -> None:
         """Bind and serve. Raises EsbError if the address cannot be had."""

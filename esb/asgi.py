@@ -15,8 +15,8 @@ AsgiApp = Callable[[Any, Any, Any], Awaitable[None]]
 
 async def answer(
     app: AsgiApp, exchange: Exchange, path: str, state: Mapping[str, Any] | None = None
-) -> None:
-    """Let an app answer an exchange. path: decoded, where the app is to look. A HEAD is asked as a
+) -> int:
+    """Let an app answer an exchange; the status it answered with. path: decoded, where it looks. A HEAD is asked as a
     GET, for there is no other difference than that the body is left out."""
     connection = exchange.connection
     scope = {
@@ -70,3 +70,4 @@ async def answer(
             pass  # the app hears of it when it asks
 
     await app(scope, receive, send)
+    return int(start.get("status", 0))

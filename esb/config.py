@@ -21,6 +21,7 @@ from pydantic import Field, TypeAdapter
 from esb.adapter import Adapter, BuildFailed, Section, Sink, Source
 from esb.analysis import analyse
 from esb.analysis.streaming import open_passages
+from esb.audit import AuditOptions
 from esb.auth import AuthOptions
 from esb.build import (
     POLICIES,
@@ -106,6 +107,7 @@ SETTINGS: dict[str, type[Any]] = {
     "redis": RedisOptions,
     "secrets": SecretsOptions,
     "telemetry": TelemetryOptions,
+    "audit": AuditOptions,
 }
 LIVE: Final = frozenset({"auth", "secrets"})
 """Settings that each load goes by anew; the others are those that a bus started with."""

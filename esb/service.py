@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from esb.api import AdminServer, Operators
+from esb.audit import Audit
 from esb.build import Stores
 from esb.bus import Bus, Shared
 from esb.config import LIVE, Project, load, route_files_in
 from esb.control import NotThere, Refused
 from esb.errors import EsbError
+from esb.identity import acting
 from esb.inside import Inside, View
 from esb.logs import log
 from esb.metrics import Counter, Gauge
@@ -81,6 +83,7 @@ class Service:
         self.shared = Shared()
         self.project = self._load().check()
         self.loaded = datetime.now(UTC)
+        self.audit = Audit(self.project.settings["audit"], self.root)
         self.version: Version | None = None
         self._versions = self._kept()
         stopped = self._versions.stopped if self._versions else ()
@@ -96,8 +99,9 @@ class Service:
         self.bus = bus
         self.view = view or Inside(bus)
         self.admin = AdminServer(
-            bus, self, options.host, options.port, view=self.view, operators=self._operators
-        )
+            bus, self, options.host, options.port,
+            view=self.view, operators=self._operators, audit=self.audit,
+        )  # fmt: skip
 
     def _operators(self) -> Operators:
         """Who may use the admin API, as the last load that runs says."""
@@ -152,6 +156,7 @@ class Service:
                 await self.bus.start()
                 if self.leads:
                     await self._keep("start", _user())
+                    self._told("start", _user())
                     CURRENT.value = 1
             # What was loaded stays, so the collector is not to walk it again and again; and a
             # thousand messages in flight are no reason to look at each of them a few times.
@@ -271,6 +276,7 @@ class Service:
             self.shared.roll_back()
             raise
         if problems:
+            self._told(cause, by, result="refused", problems=len(problems))
             return self._not_loaded(problems)
         self.project, self.loaded = project, datetime.now(UTC)
         if stopped != self.bus.stopped:  # one of them is no more
@@ -281,6 +287,7 @@ class Service:
         await self._keep(cause, by, changes)
         version = self.version.number if self.version else None
         if any(changes.values()):
+            self._told(cause, by, changes=changes)
             log.info("reloaded", **changes, version=version, by=by)
             for found in project.warnings:
                 log.warning("a slip, most likely", found=str(found))
@@ -295,6 +302,12 @@ class Service:
         gc.unfreeze()
         gc.collect()
         gc.freeze()
+
+    def _told(self, cause: Cause, by: str, *, result: str = "done", **more: Any) -> None:
+        """For the audit: what runs now, and who had it so. A changed file says nobody's name."""
+        who = by or acting.get() or {"watch": "files", "secret": "secrets"}.get(cause, "loopback")
+        version = self.version.number if self.version else None
+        self.audit.tell("configuration", who, result, cause=cause, version=version, **more)
 
     def _not_loaded(self, problems: list[str]) -> dict[str, Any]:
         self.shared.roll_back()
