@@ -32,12 +32,13 @@ from esb.adapter import (
     Text,
     Validator,
 )
-from esb.auth import EVERYBODY, AnyOf, Failures, Method
+from esb.auth import EVERYBODY, AnyOf, Method
 from esb.bus import Shared
 from esb.clock import REAL, Clock
 from esb.durable import Store
 from esb.envelope import Body, Envelope
 from esb.errors import Diagnostic, RouteFailure
+from esb.guessing import Failures
 from esb.expressions import (
     PARAMS,
     ExpressionError,

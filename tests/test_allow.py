@@ -15,6 +15,7 @@ from support.waiting import until
 
 from esb.auth.keys import digest
 from esb.durable import DEAD
+from esb.guessing import FREE
 from esb.service import Service
 
 WSSE = "http://docs.oasis-open.org/wss/2004/01/oasis-200401-wss-wssecurity-secext-1.0.xsd"
@@ -58,6 +59,24 @@ async def test_operations_of_a_hosted_service_are_allowed_by_what_the_body_is_fo
         fault = await client.fault(as_user("bob", GET))
         assert fault.reason == "the credentials are not enough for this"
         assert fault.code.endswith("Client")
+
+
+async def test_who_guesses_at_usernametokens_has_to_wait(tmp_path: Path) -> None:
+    shutil.copytree(PARTNER_WSDL.parent, tmp_path, dirs_exist_ok=True)
+    text = f"""
+    routes:
+      partners:
+        from: {{soap: {{wsdl: {PARTNER_WSDL.name}, path: /p, security: {{users: {{ann: right}}}}}}}}
+        steps: [{{set: {{body: "{{'partner': {{}}}}"}}}}]
+    """
+    async with running(text, tmp_path) as bus, aiohttp.ClientSession() as session:
+        client = Client(f"{url(bus)}/p", session, [])
+        for number in range(FREE):
+            fault = await client.fault(as_user(f"eve{number}", GET))
+            assert fault.reason == "the UsernameToken could not be authenticated"
+        fault = await client.fault(as_user("ann", GET))
+        assert fault.reason == "too many attempts failed"
+        assert int(client.headers["retry-after"]) >= 1
 
 
 async def test_a_message_of_nobody_who_may_is_a_dead_letter(

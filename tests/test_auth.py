@@ -21,7 +21,7 @@ from support.bus import load_text, running, url
 
 from esb.auth import files
 from esb.auth.keys import digest, new_key
-from esb.auth.ways import FREE
+from esb.guessing import FREE
 
 SECRET = "a secret of a hook"
 

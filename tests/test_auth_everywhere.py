@@ -16,8 +16,8 @@ from support.bus import load_text, running, store_of, url
 from support.peers import HERE
 from support.waiting import until
 
+from esb import guessing
 from esb.admin import admin_api
-from esb.auth import ways
 from esb.auth.keys import digest
 from esb.bus import Bus, Shared
 from esb.cli import app
@@ -85,7 +85,7 @@ def served(bus: Bus) -> list[tuple[str, str]]:
 async def test_nothing_is_open_that_does_not_say_so(
     folder: Path, http: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ways, "FREE", 10_000)  # or a pause would look like a closed door
+    monkeypatch.setattr(guessing, "FREE", 10_000)  # or a pause would look like a closed door
     async with running(PROJECT, folder) as bus:
         everything = served(bus)
         assert len(everything) > 25

@@ -169,7 +169,7 @@ BAD = {
 async def test_what_only_looks_like_a_token_of_the_issuer_is_not_taken(
     tmp_path: Path, http: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("esb.auth.ways.FREE", 1000)
+    monkeypatch.setattr("esb.guessing.FREE", 1000)
     (tmp_path / "keys.json").write_bytes(jwks(RSA, EC))
     async with running(project(), tmp_path) as bus:
         seen = {what: (await ask(http, url(bus), make()))[0] for what, make in BAD.items()}

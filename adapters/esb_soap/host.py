@@ -37,7 +37,8 @@ from esb.errors import (
     Transient,
     UnsupportedMedia,
 )
-from esb.identity import PUBLIC
+from esb.guessing import Failures, network_of
+from esb.identity import PUBLIC, Principal
 from esb.options import Auth, Duration, Size
 from esb.step import SpanFacts, Step
 from esb_soap.addressing import (
@@ -285,6 +286,7 @@ class SoapHost:
         if options.security is not None:
             nonces = Nonces(build.store, f"soap nonces of {build.route}")
             self._guard = Guard(options.security, nonces)
+        self._failures: Failures = build.shared("failed logins", Failures)
         self._step: Step | None = None
         self._ask, self._tell = asking(build.asked), telling(build.asked)
         # Whoever has to show a UsernameToken has said who he is.
@@ -340,7 +342,7 @@ class SoapHost:
         try:
             message = await offload(len(request.body), self._parse, request)
             known.version = message.version
-            user = await self._guard.admit(message) if self._guard is not None else None
+            user = await self._user(message, request) if self._guard is not None else None
             action = _action(request, message.version)
             operation = self._operation(message, action, known)
             body = await offload(len(request.body), self._read, operation, message, request)
@@ -377,6 +379,18 @@ class SoapHost:
             return await self._refuse(EsbError(""), known, request.deadline)
         response = Response(200, [("content-type", content_type(known.version))], raw)
         return response if self._tell is None else self._tell(request, answer, response)
+
+    async def _user(self, message: SoapMessage, request: Request) -> Principal:
+        """Who sent a message. Raises HeaderFault; Throttled for who guesses at passwords."""
+        assert self._guard is not None
+        address = f"address {network_of(request.client)}"
+        self._failures.check(address)
+        try:
+            return await self._guard.admit(message)
+        except HeaderFault as e:
+            if any(code.endswith("}FailedAuthentication") for code in e.subcodes):
+                self._failures.failed(address)
+            raise
 
     async def _refuse(self, error: EsbError, known: _Exchange, deadline: float | None) -> Response:
         """Tell an error where that is wanted; to whoever asked, if it cannot be told there."""

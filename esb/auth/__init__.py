@@ -11,6 +11,6 @@ A library that one of them needs is imported when a project names it.
 """
 
 from esb.auth.options import EVERYBODY, AuthOptions, Way, made
-from esb.auth.ways import AnyOf, Failures, Method, Refused
+from esb.auth.ways import AnyOf, Method, Refused
 
-__all__ = ["EVERYBODY", "AnyOf", "AuthOptions", "Failures", "Method", "Refused", "Way", "made"]
+__all__ = ["EVERYBODY", "AnyOf", "AuthOptions", "Method", "Refused", "Way", "made"]

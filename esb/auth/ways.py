@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from ipaddress import IPv6Address, ip_address
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 import structlog
 
-from esb.clock import current
 from esb.errors import Denied, Throttled
+from esb.guessing import Failures, network_of
 from esb.identity import Credentials, Principal
 from esb.metrics import AUTHENTICATIONS
 
 log = structlog.get_logger("esb.auth")
-
-FREE: Final = 10
-"""Failures of an address, or for a name, that cost nothing."""
-LONGEST: Final = 60.0
-"""Seconds of the longest pause. Whoever fails for somebody else's name makes that one wait too."""
-FORGOTTEN: Final = 900.0
-_MOST: Final = 10_000
 
 
 class Refused(Exception):
@@ -60,40 +51,6 @@ class Method(Protocol):
         ...
 
 
-class Failures:
-    """Who failed how often lately, in this process. After some failures each costs a pause, twice
-    as long as the one before."""
-
-    def __init__(self) -> None:
-        self._known: OrderedDict[str, tuple[int, float]] = OrderedDict()
-
-    def check(self, *keys: str) -> None:
-        """Raises Throttled for whoever has to wait."""
-        now = current.get().monotonic()
-        for key in keys:
-            count, last = self._known.get(key, (0, 0.0))
-            left = last + _pause(count) - now
-            if left > 0:
-                raise Throttled("too many attempts failed", retry_after=left)
-
-    def failed(self, *keys: str) -> None:
-        """One more."""
-        now = current.get().monotonic()
-        for key in keys:
-            count, last = self._known.pop(key, (0, now))
-            self._known[key] = ((count if now - last < FORGOTTEN else 0) + 1, now)
-        while len(self._known) > _MOST:
-            self._known.popitem(last=False)
-
-    def passed(self, key: str) -> None:
-        """The failures for a name are over."""
-        self._known.pop(key, None)
-
-
-def _pause(count: int) -> float:
-    return min(LONGEST, 2.0 ** min(count - FREE, 10)) if count >= FREE else 0.0
-
-
 class AnyOf:
     """An Authenticator that knows whoever one of its methods knows."""
 
@@ -108,7 +65,7 @@ class AnyOf:
         """See Authenticator."""
         challenges = [method.challenge for method in self._methods]
         refused = False
-        address = f"address {_network(credentials.address)}"
+        address = f"address {network_of(credentials.address)}"
         for index, method in enumerate(self._methods):
             if not method.shown(credentials):
                 continue
@@ -135,17 +92,6 @@ class AnyOf:
                 return found
         text = "the credentials are not valid" if refused else "credentials are needed"
         raise Denied(text, challenge=[one for one in dict.fromkeys(challenges) if one])
-
-
-def _network(address: str) -> str:
-    """What stands for an address: of IPv6 its network, of which a caller has all the rest."""
-    try:
-        parsed = ip_address(address)
-    except ValueError:
-        return address
-    if isinstance(parsed, IPv6Address) and parsed.ipv4_mapped is None:
-        return str(IPv6Address(int(parsed) >> 64 << 64))
-    return address
 
 
 def bearer(credentials: Credentials) -> str:
