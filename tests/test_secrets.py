@@ -10,6 +10,7 @@ are not there either.
 from __future__ import annotations
 
 import base64
+import hashlib
 import html
 import json
 import re
@@ -55,6 +56,7 @@ ENVIRON = {
     "VAULT_SECRET_ID": "vault-secret-id-fourteen",
     "CRASH_TOKEN": "crash-token-fifteen",
     "SET_SECRET": "set-secret-sixteen",
+    "INBOUND_HOOK": "inbound-hook-seventeen-b",
     "OAUTH_BODY_SECRET": "oauth-in-body-seventeen",
     "OTHER_WORD": "other-word-eighteen",  # neither a name nor a place says that it is a secret
 }
@@ -68,6 +70,7 @@ CALLERS = {
     "Proxy-Authorization": "Basic Y2FsbGVyczpwcm94eS10d2VudHktc2l4",
     "X-Auth-Token": "callers-auth-token-twenty-seven",
 }
+KNOWN_BY = {"X-Partner-Key": "esb_callers-key-of-a-partner-thirty-one"}
 IN_MESSAGES = {"query": "callers-query-twenty-eight", "body": "callers-body-twenty-nine",
                "wsse": "callers-wsse-thirty"}  # fmt: skip
 
@@ -75,7 +78,7 @@ PEM = "".join(KEY.decode().splitlines()[1:-1])
 OURS = [*(unquote_plus(v) if "%" in v else v for v in ENVIRON.values()), FILES["bearer"], PEM[:40],
         *MOUNTED.values(), *VAULT.values()]  # fmt: skip
 OURS.remove(ENVIRON["OTHER_WORD"])
-THEIRS = [value.split("=")[-1].split(" ")[-1] for value in CALLERS.values()]
+THEIRS = [value.split("=")[-1].split(" ")[-1] for value in (CALLERS | KNOWN_BY).values()]
 
 
 # --- what is around the bus ----------------------------------------------------------------------
@@ -151,7 +154,7 @@ MORE = """
     from: {http: /limited}
     rate_limit: 1000/1m
   later:
-    from: {http: /later/:status}
+    from: {http: {path: /later/:status, auth: partners}}
     accept: durable
     retry: {attempts: 2, backoff: 1ms}
     steps:
@@ -178,6 +181,8 @@ MORE = """
     from: {soap: {wsdl: partner.wsdl, path: /hosted, security: {users: {ada: "${ADA_PASSWORD}"}}}}
     steps:
       - set: {body: "1 / 0"}
+  hooked:
+    from: {http: {path: /hooked/:status, auth: hooks}}
   publish:
     from: {http: /publish/:status}
     steps:
@@ -195,8 +200,11 @@ MORE = """
 """
 
 HEAD = """
-listen: {{port: {port}}}
+listen: {{port: {port}, auth: public}}
 admin: {{port: {admin}}}
+auth:
+  partners: {{api_keys: {{file: keys.yaml, header: X-Partner-Key}}}}
+  hooks: {{hmac: {{secret: "${{INBOUND_HOOK}}", header: X-Hub-Signature-256}}}}
 store: {{path: bus.db}}
 trace: {{sample: 1, bodies: true}}
 redis: {{url: "redis://:${{REDIS_PASSWORD}}@127.0.0.1:1/0"}}
@@ -349,6 +357,8 @@ def running(folder: Path, *options: str) -> Iterator[Run]:
         (folder / "mounted" / "crm" / name).write_text(content)
     (folder / "python").mkdir()
     (folder / "python" / "crash.py").write_text(CRASH)
+    digest = hashlib.sha256(KNOWN_BY["X-Partner-Key"].encode()).hexdigest()
+    (folder / "keys.yaml").write_text(f"keys: [{{name: partner, sha256: {digest}}}]")
     shutil.copy(PROJECT / "examples" / "legacy" / "partner.wsdl", folder)
     with fake_vault() as vault, far_side() as far:
         vault.kv2["kv/crm"] = VAULT
@@ -382,7 +392,8 @@ def happen(run: Run) -> None:
     for name in names:
         for status in ("200", "400", "401", "500"):
             if name not in ("hosted", "consume", "limited"):
-                run.post(f"/{name}/{status}")
+                # To a route that knows nobody by it, it is a header like any other.
+                run.post(f"/{name}/{status}", **(KNOWN_BY if name == "later" else {}))
     run.post("/limited")
     run.post("/basic/200", b'{"password": "' + IN_MESSAGES["body"].encode())  # no JSON, cut off
     run.post("/no/such/path")

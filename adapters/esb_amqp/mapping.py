@@ -37,7 +37,8 @@ _BROKER_HEADERS: Final = frozenset(
 _OTHERS_BUSINESS: Final = frozenset(
     {
         # Credentials stay with who they were given to.
-        *CREDENTIALS, "proxy-authenticate", "www-authenticate", "authentication-info", "proxy-authentication-info",
+        *CREDENTIALS, "proxy-authenticate", "www-authenticate", "authentication-info",
+        "proxy-authentication-info",
         # One HTTP connection's (RFC 9110, section 7.6.1), or said by a property or the body here.
         "connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding",
         "upgrade", "host", "content-length", "content-type", "content-encoding", "expect",
