@@ -27,7 +27,11 @@ log = structlog.get_logger("esb.redis")
 _ASK_AGAIN: Final = 1.0
 """Seconds for which a Redis that failed is left alone; then one call tries it."""
 
-_MOST_CONNECTIONS: Final = 50
+_MOST_CONNECTIONS: Final = 20
+
+_MOST_WAIT: Final = 5.0
+"""Seconds that a call may wait for a connection that others use, beside those that an answer may
+take. A crowd is no outage."""
 
 Script = Callable[[Sequence[str], Sequence[str]], Awaitable[Any]]
 """Runs a Lua script with these keys and arguments, all of it at once. Raises Unavailable."""
@@ -73,17 +77,21 @@ class Redis:
 
     async def open(self) -> None:
         """Connections are made when they are needed."""
+        from redis.asyncio import BlockingConnectionPool
         from redis.asyncio import Redis as Client
         from redis.asyncio.retry import Retry
         from redis.backoff import NoBackoff
 
         seconds = self._options.timeout
-        self._client = Client.from_url(
-            self._url,
-            socket_timeout=seconds,
-            socket_connect_timeout=seconds,
-            max_connections=_MOST_CONNECTIONS,
-            retry=Retry(NoBackoff(), 1),  # a connection may have ended since it was last used
+        self._client = Client.from_pool(
+            BlockingConnectionPool.from_url(
+                self._url,
+                socket_timeout=seconds,
+                socket_connect_timeout=seconds,
+                max_connections=_MOST_CONNECTIONS,
+                timeout=seconds + _MOST_WAIT,
+                retry=Retry(NoBackoff(), 1),  # one may have ended since it was last used
+            )
         )
 
     async def close(self) -> None:

@@ -55,25 +55,12 @@ _CREDENTIALS: Final = ("authorization", "cookie")
 _REFRESH_WITHIN: Final = 60.0
 """Seconds that an answer which nobody waits for may take."""
 
-_REST: Final = 1.0
-"""Seconds for which an answer that could not be refreshed, or kept, is not tried again."""
-
-_TOKEN: Final = frozenset(
-    {"exp", "iat", "nbf", "jti", "auth_time", "nonce", "at_hash", "c_hash", "sid"}
-)
-"""Claims that say nothing of who has the token, and are others in his next one."""
-
-_GOOD: Final = frozenset({None, 200, 203, 204})
-"""Statuses of answers that are kept."""
-
-_CREDENTIALS: Final = ("authorization", "cookie")
-_REFRESH_WITHIN: Final = 60.0
-"""Seconds that an answer which nobody waits for may take."""
+_REMEMBERED: Final = 1000
+"""Of how many answers it is known that they came a moment ago."""
 
 _REST: Final = 1.0
 """Seconds for which an answer that could not be refreshed, or kept, is not tried again."""
 
-_DIRECTIVE: Final = re.compile(r'\s*([\w-]+)(?:\s*=\s*(?:"([^"]*)"|([^,\s]*)))?\s*(?:,|\Z)')
 _TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
 
 
@@ -316,6 +303,7 @@ class Cache:
         )
         self._flights: dict[bytes, asyncio.Future[_Landed]] = {}
         self._resting: OrderedDict[bytes, float] = OrderedDict()
+        self._landed: OrderedDict[bytes, object] = OrderedDict()  # another each time
         self._fetching: set[asyncio.Task[None]] = set()
         self._era = 0  # what was asked in another one is not kept
         _CACHES.add(self)
@@ -359,7 +347,7 @@ class Cache:
                 self._count["passed"].value += 1
                 return await step(envelope)  # which will say what is wrong with it
             while True:
-                now = clock.time()
+                now, landed_before = clock.time(), self._landed.get(key)
                 entry = await self._kept.get(key, now)
                 if entry is not None and now < entry.fresh:
                     self._count["hit"].value += 1
@@ -369,6 +357,8 @@ class Cache:
                     self._refresh(key, envelope, step)
                     return self._told(entry.answer(envelope), entry, private)
                 flight = self._flights.get(key)
+                if flight is None and self._landed.get(key) is not landed_before:
+                    continue  # it came while Redis was asked whether it is there
                 if flight is None and self._rests(key, now) and entry is None:
                     self._count["passed"].value += 1
                     return await step(envelope)
@@ -426,6 +416,9 @@ class Cache:
             if era == self._era:
                 await self._kept.put(key, entry, now)
             landed = entry
+            self._landed[key] = object()
+            if len(self._landed) > _REMEMBERED:
+                self._landed.popitem(last=False)
             return result, entry
         except EsbError as e:
             late = envelope.deadline is not None and self._clock.monotonic() >= envelope.deadline

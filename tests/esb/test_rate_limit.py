@@ -353,6 +353,17 @@ async def test_of_many_at_once_redis_lets_no_more_in_than_it_says(redis_url: str
             await redis.close()
 
 
+async def test_more_at_once_than_there_are_connections_wait_for_one(redis_url: str) -> None:
+    redis = Redis(redis_url, RedisOptions.model_validate({"prefix": unique("crowd:")}))
+    await redis.open()
+    try:
+        step = limited({"limit": "20/1h"}, time=Jumping(), counts=InRedis(redis))
+        assert sum(await asyncio.gather(*(passed(step, 1) for _ in range(400)))) == 20
+        assert redis.health().detail == ""
+    finally:
+        await redis.close()
+
+
 async def test_when_redis_is_away_a_limit_says_what_then(redis_of_its_own: RedisServer) -> None:
     redis = await opened(redis_of_its_own)
     try:
