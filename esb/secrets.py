@@ -73,6 +73,10 @@ class References:
             value = self.resolved[reference] = self._look_up(reference, folder)
             return value
         name, has_default, default = reference.partition(":-")
+        scheme, colon, _ = name.partition(":")
+        if colon and ENV_NAME.match(scheme):
+            known = ", ".join(f"${{{one}...}}" for one in OUTSIDE)
+            raise ValueError(f"nothing is looked up by '{scheme}:'; there are {known}")
         if not ENV_NAME.match(name):
             raise ValueError(f"${{{name}}} names no environment variable")
         if self.environ is None:

@@ -100,6 +100,7 @@ async def test_the_section_is_found_however_it_is_written(tmp_path: Path, form: 
         ("k8s:../../etc/passwd", "names no Secret and its key"),
         ("k8s:crm/..data", "names no Secret and its key"),
         ("k8s:crm", "names no Secret and its key"),
+        ("valut:kv/crm#token", "nothing is looked up by 'valut:'; there are ${file:...}, ${k8s:"),
         ("vault:kv/crm#token", "there is no vault for ${vault:kv/crm#token}"),
     ],
 )
