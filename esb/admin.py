@@ -11,12 +11,14 @@ from urllib.parse import urlencode
 
 import msgspec
 from fastapi import FastAPI, HTTPException, Query, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic import Field
 
 from esb import __version__
 from esb.admin_trace import trace_api
 from esb.asgi import AsgiApp
+from esb.asyncapi import document as asyncapi_document
+from esb.asyncapi import page as asyncapi_page_of
 from esb.bus import Bus
 from esb.control import (
     Filter,
@@ -173,6 +175,18 @@ def admin_api(bus: Bus, live: Live | None, view: View | None = None) -> AsgiApp:
     async def purge(name: str) -> dict[str, int]:
         """Forget the answers that a route and its calls keep."""
         return {"forgotten": await seen.purge(name)}
+
+    @api.get("/asyncapi.json")
+    async def asyncapi() -> dict[str, Any]:
+        """The channels that routes read and feed, as AsyncAPI 3.0."""
+        return asyncapi_document(bus.routes.values())
+
+    @api.get("/asyncapi", response_class=HTMLResponse)
+    async def asyncapi_page() -> HTMLResponse:
+        """The same for people."""
+        safe = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
+        shown = asyncapi_page_of(asyncapi_document(bus.routes.values()))
+        return HTMLResponse(shown, headers=safe)
 
     @api.get("/channels")
     async def channels() -> dict[str, int]:

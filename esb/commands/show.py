@@ -204,8 +204,25 @@ def docs(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="The folder, made if it is not there.")
     ] = Path("reference"),
+    asyncapi: Annotated[
+        bool,
+        typer.Option(
+            "--asyncapi", help="AsyncAPI 3.0 of the project's channels, in asyncapi.json."
+        ),
+    ] = False,
+    project: Files = None,
 ) -> None:
-    """Write the reference: a page of Markdown for each step, adapter, format and section."""
+    """Write the reference: a page of Markdown for each step, adapter, format and section; or what
+    the project's routes read and feed."""
+    if asyncapi:
+        from esb.asyncapi import document
+
+        file = output if output.suffix == ".json" else output / "asyncapi.json"
+        described = document(_loaded(project)[0].routes)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(described, indent=2, default=str) + "\n", encoding="utf-8")
+        typer.echo(f"{len(described['channels'])} channels: {file}")
+        return
     from esb.catalogue import pages
 
     made = pages()
