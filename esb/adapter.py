@@ -422,11 +422,13 @@ class Build(Protocol):
     def ways(self) -> Collection[str]:
         """The names of the section `auth`; empty if the project has none."""
 
-    def auth(self, names: Sequence[str] | None, *path: str | int) -> Authenticator:
+    def auth(
+        self, names: Sequence[str] | None, *path: str | int, section: str = ""
+    ) -> Authenticator:
         """Who may call what is being built: whoever one of the ways of the section `auth` with
         these names knows. `esb.identity.PUBLIC` for everybody, where the names say "public".
 
-        names: None if nothing is said at `path`. Then it is everybody in a project that has no
+        section: that in which it is said, if that is not here. names: None if nothing is said. Then it is everybody in a project that has no
         section `auth`; in any other it is a mistake, and `esb.identity.NOBODY` may call."""
 
     def claim(self, name: str, *path: str | int) -> None:

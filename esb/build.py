@@ -172,6 +172,7 @@ class Load:
         self.policies: dict[str, EndpointPolicies] = {}  # of connections, by their names
         self.claims: dict[str, str] = {}
         self.ways: dict[str, Way] = {}  # to prove who one is
+        self.places: dict[str, Builder] = {}  # of sections that are settings
         self.secrets: set[str] = set()  # in options, as they are
         self.unread = False  # whether there is a file, or part of one, that could not be read
         self.store_uses = 0  # how often a part asked for the store
@@ -989,8 +990,11 @@ class Builder:
     def ways(self) -> Collection[str]:
         return self.load.ways
 
-    def auth(self, names: Sequence[str] | None, *path: str | int) -> Authenticator:
+    def auth(
+        self, names: Sequence[str] | None, *path: str | int, section: str = ""
+    ) -> Authenticator:
         ways = self.load.ways
+        said = self.load.places.get(section, self)  # where it is written
         if names is None:
             if not ways:
                 return PUBLIC
@@ -1002,7 +1006,7 @@ class Builder:
             return NOBODY
         if EVERYBODY in names:
             if len(names) > 1:
-                self.problem(f"'{EVERYBODY}' stands alone: everybody may call", *path, code="auth")
+                said.problem(f"'{EVERYBODY}' stands alone: everybody may call", *path, code="auth")
             return PUBLIC
         methods = []
         for name in names:
@@ -1010,7 +1014,8 @@ class Builder:
                 if self.load.unread:
                     raise BuildFailed("it may be in what could not be read")
                 hint = did_you_mean(name, [*ways, EVERYBODY])
-                raise self.problem(
+                hint = hint if ways else f"auth: {{{name}: {{api_keys: {{file: ...}}}}}}"
+                raise said.problem(
                     f"there is no '{name}' in the section 'auth'", *path, code="auth", hint=hint
                 )
             methods.append(ways[name].method())

@@ -448,6 +448,7 @@ class _Loader:
                     )  # fmt: skip
                     continue
                 first, raw = place, top.data[name]
+                self.common.places[name] = place
         try:
             self.common.settings[name] = (
                 first.validate(model, raw) if first else TypeAdapter(model).validate_python({})
@@ -467,7 +468,13 @@ class _Loader:
         place = next((top.at("admin") for top in tops if "admin" in top.data), None)
         if place is not None and options.auth is not None:
             with contextlib.suppress(BuildFailed):
-                self.project.operators = place.auth(options.auth, "auth")
+                found = place.auth(options.auth, "auth")
+                if found.asks:
+                    raise place.problem(
+                        "neither signed bodies nor certificates are looked at here", "auth",
+                        code="auth", hint="ways with api_keys, basic or jwt",
+                    )  # fmt: skip
+                self.project.operators = found
         elif options.is_near:
             self.project.operators = PUBLIC
         open_ = options.auth is None or self.project.operators is PUBLIC

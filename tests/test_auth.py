@@ -444,6 +444,18 @@ def test_once_callers_are_known_nothing_is_open_that_does_not_say_so(tmp_path: P
     assert found[1].hint == "did you mean 'it'?"
 
 
+def test_what_the_listener_says_is_wrong_at_the_listener(tmp_path: Path) -> None:
+    text = """
+    auth: {it: {hmac: {secret: "${S}"}}}
+    listen: {auth: its}
+    routes:
+      a: {from: {http: {path: /a}}, steps: [log: a]}
+      b: {from: {http: {path: /b}}, steps: [log: b]}
+    """
+    found = load_text(text, tmp_path, environ={"S": SECRET}).diagnostics
+    assert [(one.line, one.column, one.hint) for one in found] == [(3, 16, "did you mean 'it'?")]
+
+
 def test_allow_needs_callers_that_are_known(tmp_path: Path) -> None:
     text = """
     routes:

@@ -220,6 +220,8 @@ def test_away_from_this_machine_the_admin_api_has_to_know_who_asks(folder: Path)
     assert told("{host: 0.0.0.0, auth: public}") == wrong
     assert told("{host: 0.0.0.0, enabled: false}") == []
     assert told("{host: 0.0.0.0, auth: it}") == []
+    auth = 'auth: {it: {hmac: {secret: "long enough a secret"}}}\n'
+    assert told("{auth: it}") == ["neither signed bodies nor certificates are looked at here"]
     assert told("{host: '::1'}") == told("{host: localhost}") == told("{host: 127.0.0.9}") == []
 
 

@@ -16,8 +16,10 @@ def callers(build: Build, names: Sequence[str] | None, *path: str | int) -> Auth
     Records a problem for what is nowhere said, and for what cannot be.
     """
     listen: ListenOptions = build.section("listen")
-    said = listen.auth if names is None else names
-    found = build.auth(said, *(path if names is not None else ()))
+    if names is None and listen.auth is not None:
+        found = build.auth(listen.auth, "auth", section="listen")
+    else:
+        found = build.auth(names, *path)
     certified = listen.tls is not None and listen.tls.client_ca is not None
     if "certificate" in found.asks and not certified:
         build.problem(
@@ -36,4 +38,4 @@ def readers(build: Build) -> Authenticator:
     """Who may read the pages about what is served: those who may call what says nothing itself;
     if that is not said, whoever is known at all."""
     listen: ListenOptions = build.section("listen")
-    return build.auth(listen.auth or list(build.ways) or None)
+    return build.auth(listen.auth or list(build.ways) or None, "auth", section="listen")

@@ -131,7 +131,9 @@ class FakeBuild:
 
     ways: Collection[str] = ()
 
-    def auth(self, names: Sequence[str] | None, *path: str | int) -> Authenticator:
+    def auth(
+        self, names: Sequence[str] | None, *path: str | int, section: str = ""
+    ) -> Authenticator:
         """Everybody may call."""
         return PUBLIC
 
