@@ -115,9 +115,7 @@ def cached(
     clock = build.clock
 
     def make() -> Cache:
-        return Cache(
-            name, options, version=version, key=key, redis=redis, tells=tells, clock=clock
-        )
+        return Cache(name, options, version=version, key=key, redis=redis, tells=tells, clock=clock)
 
     return build.shared((f"cache {name}", version, redis is None), make)
 
