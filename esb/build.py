@@ -38,7 +38,6 @@ from esb.clock import REAL, Clock
 from esb.durable import Store
 from esb.envelope import Body, Envelope
 from esb.errors import Diagnostic, RouteFailure
-from esb.guessing import Failures
 from esb.expressions import (
     PARAMS,
     ExpressionError,
@@ -46,6 +45,7 @@ from esb.expressions import (
     compile_expression,
     compile_text,
 )
+from esb.guessing import Failures
 from esb.identity import NOBODY, PUBLIC, Authenticator
 from esb.middleware.breaker import Breaker
 from esb.middleware.cache import CacheOptions

@@ -184,9 +184,7 @@ def make_source(options: SourceOptions, build: Build) -> HttpSource:
     monitor: Monitor | None = None
     if build.durable:
         api = options.api.path if options.api else ""
-        monitor = Monitor(
-            build, options.status_path, document=options.document, api=api, auth=auth
-        )
+        monitor = Monitor(build, options.status_path, document=options.document, api=api, auth=auth)
     elif options.status_path is not None:
         build.problem("only a route with `accept: durable` has a status path", "status_path")
     # What is checked is read, and so is what a key or an event stands for.

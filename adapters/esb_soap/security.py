@@ -246,9 +246,7 @@ class Guard:
         parent = block.getparent()
         assert parent is not None
         parent.remove(block)
-        return Principal(
-            name=token.user, method="security", roles=self._roles.get(token.user, ())
-        )
+        return Principal(name=token.user, method="security", roles=self._roles.get(token.user, ()))
 
     def _check_password(self, token: _Token) -> bytes:
         """What makes the token the one that it is. Raises HeaderFault for a wrong password."""
