@@ -24,12 +24,11 @@ from pydantic import BeforeValidator, Field, field_validator
 from esb.adapter import Expression, Health
 from esb.clock import REAL, Clock
 from esb.durable import at_once
-from esb.envelope import Body, Envelope, Headers, HeaderValue, Outcome, codec_for
-from esb.envelope import parse_content_type as parsed
-from esb.errors import BadReply, EsbError, OutcomeUnknown, TimedOut, Transient, Unavailable
-from esb.metrics import Counter, Gauge, Number
+from esb.envelope import Body, Envelope, Headers, HeaderValue, Outcome
+from esb.errors import BadReply, EsbError, OutcomeUnknown, TimedOut, Transient
+from esb.metrics import Counter, Gauge
+from esb.middleware.kept import Entry, Memory, Shared, unwritten
 from esb.options import Duration, Options, Size
-from esb.record import Damaged, decode, encode
 from esb.redis import Redis
 from esb.step import Step
 
@@ -128,142 +127,6 @@ def _ttl(value: Any) -> Any:
 
 
 Caching = Annotated[CacheOptions, BeforeValidator(_ttl, json_schema_input_type=str | CacheOptions)]
-
-
-class Entry(msgspec.Struct, frozen=True):
-    """An answer. made, fresh, stale, rescue: when it was; until when it is good; is good while
-    another is fetched; is better than none. size: in bytes. ttl: how long it was to be good."""
-
-    body: Body
-    headers: Headers
-    facts: Mapping[str, Any] | None
-    made: float
-    fresh: float
-    stale: float
-    rescue: float
-    size: int
-
-    @property
-    def until(self) -> float:
-        """When nobody wants it any more."""
-        return max(self.fresh, self.stale, self.rescue)
-
-    def answer(self, envelope: Envelope) -> Envelope:
-        """It, as the answer to a message."""
-        if self.facts is None:
-            return envelope.replace(body=self.body, headers=self.headers)
-        return envelope.reply(self.body, self.headers, self.facts)
-
-
-class Memory:
-    """Answers in this process; the least recently used go when there are too many."""
-
-    def __init__(self, most: int, max_size: int, evicted: Number) -> None:
-        self._most, self._max_size, self._evicted = most, max_size, evicted
-        self._kept: OrderedDict[bytes, Entry] = OrderedDict()
-        self.size = 0
-
-    def __len__(self) -> int:
-        return len(self._kept)
-
-    async def get(self, key: bytes, now: float) -> Entry | None:
-        """What is kept under a key."""
-        entry = self._kept.get(key)
-        if entry is None:
-            return None
-        if entry.until <= now:
-            self._drop(key)
-            return None
-        self._kept.move_to_end(key)
-        return entry
-
-    async def put(self, key: bytes, entry: Entry, now: float) -> None:
-        """Keep an answer, if it is no larger than all may be together."""
-        self._drop(key)
-        if entry.size > self._max_size:
-            return
-        self._kept[key] = entry
-        self.size += entry.size
-        while len(self._kept) > self._most or self.size > self._max_size:
-            self._drop(next(iter(self._kept)))
-            self._evicted.value += 1
-
-    async def purge(self) -> int:
-        """Forget all; how many there were."""
-        count = len(self._kept)
-        self._kept.clear()
-        self.size = 0
-        return count
-
-    def _drop(self, key: bytes) -> None:
-        entry = self._kept.pop(key, None)
-        if entry is not None:
-            self.size -= entry.size
-
-
-class Shared:
-    """Answers in Redis. While that is away they are kept in `memory`."""
-
-    def __init__(self, redis: Redis, scope: str, memory: Memory) -> None:
-        self._redis, self._memory = redis, memory
-        self._start = f"cache:{blake2b(scope.encode(), digest_size=8).hexdigest()}:"
-
-    async def get(self, key: bytes, now: float) -> Entry | None:
-        """See Memory."""
-        try:
-            kept = await self._redis.get(self._start + key.hex())
-        except Unavailable:
-            return await self._memory.get(key, now)
-        if kept is None:
-            return None
-        try:
-            return _read(kept)
-        except (Damaged, EsbError, LookupError, TypeError, ValueError):
-            return None  # of another version of the bus; the next answer takes its place
-
-    async def put(self, key: bytes, entry: Entry, now: float) -> None:
-        """See Memory."""
-        try:
-            written = _written(entry)
-        except EsbError:
-            await self._memory.put(key, entry, now)
-            return
-        try:
-            await self._redis.put(self._start + key.hex(), written, entry.until - now)
-        except Unavailable:
-            await self._memory.put(key, entry, now)
-
-    async def purge(self) -> int:
-        """See Memory. Raises Unavailable."""
-        return await self._memory.purge() + await self._redis.forget(self._start)
-
-
-def _written(entry: Entry) -> bytes:
-    # What nobody has written yet may still be written as whoever asks wants it.
-    is_data = entry.body.is_parsed and not entry.body.is_written
-    times = [entry.made, entry.fresh, entry.stale, entry.rescue]
-    about = {"times": times, "data": is_data, "size": entry.size}
-    params: dict[str, Mapping[str, Any]] = {"kept": about}
-    if entry.facts is not None:
-        params["reply"] = entry.facts
-    body = _copy(entry.body) if is_data else entry.body
-    return encode(Envelope(body=body, headers=entry.headers, params=params))
-
-
-def _read(kept: bytes) -> Entry:
-    envelope = decode(kept)
-    about, body = envelope.params["kept"], envelope.body
-    if about["data"]:
-        kind = body.content_type
-        body = Body.of(codec_for(kind).decode(body.raw, parsed(kind)), kind)
-    facts = envelope.params.get("reply")
-    made, fresh, stale, rescue = about["times"]
-    return Entry(body, envelope.headers, facts, made, fresh, stale, rescue, about["size"])
-
-
-def _copy(body: Body) -> Body:
-    """The same data under the same type, to be written without the other's being written."""
-    return Body.of(body.data, body.content_type)
 
 
 class Cache:
@@ -530,7 +393,7 @@ class Cache:
         try:
             size = body.size
             if size is None:
-                size = len(_copy(body).raw)
+                size = len(unwritten(body).raw)
         except EsbError:
             return None  # whoever wants to read it is told why it cannot be
         size += sum(len(name) + len(str(value)) for name, value in headers)
@@ -553,7 +416,7 @@ _KEYS: Final = msgspec.msgpack.Encoder(enc_hook=repr, decimal_format="string")
 
 def _bytes(body: Body) -> bytes:
     # Not those of the body itself: what is data may still be written in another format.
-    return body.raw if body.is_written or not body.is_parsed else _copy(body).raw
+    return body.raw if body.is_written or not body.is_parsed else unwritten(body).raw
 
 
 def _pair(pair: tuple[str, HeaderValue]) -> tuple[str, str]:

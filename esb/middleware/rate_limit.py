@@ -487,19 +487,3 @@ def _house(address: str) -> str:
 
 
 _NOBODY: Final[dict[str, Any]] = {}
-
-__all__ = [
-    "Ask",
-    "Counts",
-    "InProcess",
-    "InRedis",
-    "Limiter",
-    "Rate",
-    "RateLimitOptions",
-    "RateLimits",
-    "Window",
-    "Windows",
-    "limiting",
-    "parse_rate",
-    "shared_by",
-]
