@@ -124,7 +124,21 @@ def _tame(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableM
 def _tamed(value: Any) -> Any:
     if isinstance(value, str):
         return tame(value)
-    return value if isinstance(value, int | float | None) else tame(repr(value))
+    if isinstance(value, int | float | None):
+        return value
+    shown = repr(value)
+    tamed = tame(shown)
+    return value if tamed == shown else _Shown(tamed)
+
+
+class _Shown:
+    """Something that is shown as this text, without quotes."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __repr__(self) -> str:
+        return self._text
 
 
 def _traceback(out: TextIO, exc_info: Any) -> None:
