@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ import pytest
 from support.backend import backend
 from support.broker import Rabbit
 from support.bus import running, url
+from support.collector import collector
+from support.examples import BIN
+from support.processes import Process, free_ports, request
 from support.waiting import until
 
 from esb.metrics import DEAD_LETTERS, registry
@@ -122,3 +126,31 @@ async def test_startupz_is_told_on_either_port_once_it_has_started(tmp_path: Pat
             assert (answer.status, await answer.json()) == (200, {"status": "ok"})
         bus.drain()
         assert bus.startupz()[0]  # it has, and that is over
+
+
+def test_of_several_processes_each_line_says_which_and_spans_come_from_the_workers(
+    tmp_path: Path,
+) -> None:
+    port, admin = free_ports(2)
+    with collector() as sink:
+        (tmp_path / "r.yaml").write_text(f"""
+listen: {{port: {port}}}
+admin: {{port: {admin}}}
+telemetry: {{otlp: "{sink.url}"}}
+routes: {{r: {{from: {{http: {{path: /, method: GET}}}}, steps: [{{log: hello}}]}}}}
+""")
+        command = [BIN / "esb", "run", "r.yaml", "--workers", "2", "--json"]
+        with Process(command, cwd=tmp_path, environ={}) as process:
+            process.wait_for(f"http://127.0.0.1:{admin}/startupz")
+            assert request("GET", f"http://127.0.0.1:{port}/").status == 200
+            text = request("GET", f"http://127.0.0.1:{admin}/metrics").body.decode()
+            assert process.stop() == 0
+            output = process.output
+        assert [span.name for span in sink.spans if span.kind == "server"] == ["GET /"]
+    [build] = [line for line in text.splitlines() if line.startswith("esb_build_info{")]
+    assert build.endswith(" 1.0")
+    assert 'esb_route_up{route="r"} 1.0' in text
+    told = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+    assert {"keeper", "worker"} <= {line.get("process") for line in told}
+    [hello] = [line for line in told if line["event"] == "hello"]
+    assert (hello["process"], hello["route"], len(hello["trace_id"])) == ("worker", "r", 32)
