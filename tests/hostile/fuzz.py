@@ -168,7 +168,8 @@ def _request(raw: bytes) -> object:
     transport = _Transport()
 
     async def feed() -> None:
-        connection = Connection(server, loop, Deadlines(loop), Outbox(loop))
+        deadlines = Deadlines(loop)
+        connection = Connection(server, loop, deadlines, Outbox(loop))
         connection.connection_made(transport)
         cut = len(raw) // 3
         for piece in (raw[:cut], raw[cut:]):
@@ -177,6 +178,7 @@ def _request(raw: bytes) -> object:
                 await _turns()
         connection.connection_lost(None)
         await _turns()
+        deadlines.close()
 
     loop.run_until_complete(feed())
     if _late:
@@ -195,7 +197,8 @@ def _answer(raw: bytes) -> object:
     loop = _loop()
 
     async def feed() -> object:
-        connection = Answering(Deadlines(loop), Outbox(loop), _Nobody())
+        deadlines = Deadlines(loop)
+        connection = Answering(deadlines, Outbox(loop), _Nobody())
         connection.connection_made(_Transport())
         answer = connection.ask(
             "GET", b"GET / HTTP/1.1\r\n\r\n", None, due=loop.time() + 60, silence=None,
@@ -207,6 +210,7 @@ def _answer(raw: bytes) -> object:
         if not answer.done():
             connection.eof_received()
             connection.connection_lost(None)
+        deadlines.close()
         reply = await asyncio.wait_for(answer, 1)
         return reply.status, len(reply.headers), len(reply.body)
 
@@ -451,9 +455,12 @@ def mutated(random: random.Random, pool: Sequence[bytes], words: Sequence[bytes]
 
 @contextmanager
 def deadline(seconds: float) -> Iterator[None]:
-    """Raises Hang after so much work, in the main thread."""
+    """Raises Hang after so much work, in the main thread; at the end, if something caught it."""
+    over = False
 
     def late(number: int, frame: FrameType | None) -> None:
+        nonlocal over
+        over = True
         raise Hang
 
     before = signal.signal(signal.SIGVTALRM, late)
@@ -463,6 +470,8 @@ def deadline(seconds: float) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         signal.signal(signal.SIGVTALRM, before)
+    if over:
+        raise Hang
 
 
 def attempt(target: Target, raw: bytes) -> tuple[str, str]:
