@@ -275,9 +275,9 @@ class Build(Protocol):
     def asked(self) -> Collection[str]:
         """What the policies of the route ask of its source, if it can tell: to fill in the params
         "client" ({"address": ...}) or "http" ({"method": ...}) of its messages, or to know its
-        callers ("principal"); to tell callers
-        what the params "limits" ({"quotas": [...]}, see `esb.errors.Quota`) or "cached" ({"age":
-        ..., "ttl": ..., "private": ...}) of an answer say."""
+        callers ("principal"); to tell callers what the params "limits" ({"quotas": [...]}, see
+        `esb.errors.Quota`) or "cached" ({"age": ..., "ttl": ..., "private": ...}) of an answer
+        say."""
 
     @property
     def clock(self) -> Clock:
@@ -415,6 +415,10 @@ class Build(Protocol):
         """The one object under `key` in this bus, made on first use; opened and closed by the bus
         if it is a Resource. It outlives a reload for as long as some route still asks for it."""
 
+    def once_running(self, key: object, act: Callable[[], None]) -> None:
+        """Do this when what is being loaded is what runs: to change what others still use before.
+        A load that fails changes nothing. One for each key; it must not raise."""
+
     def section(self, name: str) -> Any:
         """The validated top-level section `name`; its defaults if the project does not have it."""
 
@@ -428,8 +432,9 @@ class Build(Protocol):
         """Who may call what is being built: whoever one of the ways of the section `auth` with
         these names knows. `esb.identity.PUBLIC` for everybody, where the names say "public".
 
-        section: that in which it is said, if that is not here. names: None if nothing is said. Then it is everybody in a project that has no
-        section `auth`; in any other it is a mistake, and `esb.identity.NOBODY` may call."""
+        section: that in which it is said, if that is not here. names: None if nothing is said. Then
+        it is everybody in a project that has no section `auth`; in any other it is a mistake, and
+        `esb.identity.NOBODY` may call."""
 
     def claim(self, name: str, *path: str | int) -> None:
         """Take a name nobody else may take ("http GET /orders"); a second taker is a problem that

@@ -983,6 +983,9 @@ class Builder:
     def shared(self, key: object, make: Callable[[], T]) -> T:
         return self.load.shared.get(key, make)
 
+    def once_running(self, key: object, act: Callable[[], None]) -> None:
+        self.load.shared.once_running(key, act)
+
     def section(self, name: str) -> Any:
         return self.load.section_value(name)
 

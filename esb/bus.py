@@ -35,6 +35,7 @@ class Shared:
         self._asked: set[object] = set()
         self._before: set[object] = set()
         self._loading = False
+        self._when_run: dict[object, Callable[[], None]] = {}
         self._leases: list[set[object]] = []  # of loads whose routes have not all stopped
         self._open: list[object] = []
 
@@ -46,15 +47,27 @@ class Shared:
         found: T = self.objects[key]
         return found
 
+    def once_running(self, key: object, act: Callable[[], None]) -> None:
+        """See `Build.once_running`."""
+        self._when_run[key] = act
+
     def begin(self) -> None:
         """A load begins. Nothing is closed until its routes run or it is rolled back: it may still
         ask for what nobody uses any more."""
         self._before, self._asked, self._loading = self._asked, set(), True
+        self._when_run.clear()
 
     def roll_back(self) -> None:
         """The load failed: drop what only it made. Nothing of that is open yet."""
         self.objects = {key: self.objects[key] for key in self._open}
         self._asked, self._loading = self._before, False
+        self._when_run.clear()
+
+    def take_over(self) -> None:
+        """What was loaded is what runs now."""
+        acts, self._when_run = self._when_run, {}
+        for act in acts.values():
+            act()
 
     def lease(self) -> set[object]:
         """The routes of the load run. What those before them use stays open until `end`."""
@@ -138,6 +151,7 @@ class Bus:
         then everything is closed again."""
         self.state = "starting"
         try:
+            self.shared.take_over()
             await self.shared.open(self._prepare)
             await self._start(self.routes.values())
         except BaseException:
@@ -175,6 +189,7 @@ class Bus:
             except BaseException:
                 await self._take_back(starting, leaving)
                 raise
+            self.shared.take_over()
             self._serve()
             self.routes = {n: old[n] if n in kept else route for n, route in new.items()}
             self.stopped &= self.routes.keys()

@@ -141,3 +141,37 @@ routes: {a: {from: {http: {path: /a, method: GET}}, steps: [log: a]}}
             assert await seen("/a") == await seen("/docs") == [401, 200]
     finally:
         await service.bus.stop()
+
+
+async def test_what_is_not_loaded_opens_nothing(tmp_path: Path) -> None:
+    entries = [{"name": "one", "sha256": digest("one" * 20)}]
+    (tmp_path / "one.keys.yaml").write_text(json.dumps({"keys": entries}))
+    file = tmp_path / "routes.yaml"
+    auth = "auth: {it: {api_keys: {file: one.keys.yaml}}}\n"
+    routes = """
+listen: {port: 0}
+admin: {enabled: false}
+versions: {keep: 0}
+routes:
+  open: {from: {http: {path: /open, method: GET, auth: public}}, steps: [log: a]}
+  a: {from: {http: {path: /a, method: GET, auth: it}}, steps: [log: a]}
+"""
+    file.write_text(auth + routes)
+    service = Service([file], root=tmp_path)
+    await service.bus.start()
+    try:
+        async with aiohttp.ClientSession() as session:
+
+            async def docs() -> int:
+                async with session.get(url(service.bus) + "/docs") as answer:
+                    return answer.status
+
+            assert await docs() == 401
+            file.write_text(routes)  # half of what somebody is about to write
+            assert not (await service.reload())["reloaded"]
+            assert await docs() == 401
+            file.write_text(routes.replace("auth: it", "auth: public"))
+            assert (await service.reload())["reloaded"]
+            assert await docs() == 200
+    finally:
+        await service.bus.stop()

@@ -82,8 +82,8 @@ def web_server(build: Build) -> WebServer:
         return WebServer(options, _server_tls(build, options))
 
     server = build.shared("web", make)
-    server.otherwise = NOBODY if build.ways else PUBLIC
-    server.readers = readers(build)
+    otherwise, who = NOBODY if build.ways else PUBLIC, readers(build)
+    build.once_running("callers of the web server", lambda: server.know(otherwise, who))
     return server
 
 
@@ -176,6 +176,10 @@ class WebServer:
     def requests(self) -> int:
         """How many requests are being answered."""
         return len(self._server.running) if self._server else 0
+
+    def know(self, otherwise: Authenticator, readers: Authenticator) -> None:
+        """From now on these may call; see above."""
+        self.otherwise, self.readers = otherwise, readers
 
     # --- what is served ---
 

@@ -126,6 +126,9 @@ class FakeBuild:
             self.objects[key] = make()
         return self.objects[key]
 
+    def once_running(self, key: object, act: Callable[[], None]) -> None:
+        act()
+
     def section(self, name: str) -> Any:
         return self.sections[name]
 
