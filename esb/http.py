@@ -60,6 +60,10 @@ _BUFFER: Final = 64 * 1024
 _APART: Final = 16 * 1024
 """Bytes of a body from which to write it beside its head; a smaller one is sooner copied."""
 
+_UNSENT: Final = (lowat, _BUFFER) if (lowat := getattr(socket, "TCP_NOTSENT_LOWAT", 0)) else None
+"""What the kernel may hold of answers that nobody reads: it takes megabytes of each if it can, and
+when its memory for all of TCP is used up everybody waits."""
+
 _LINGER: Final = 2.0
 """Seconds to read on after an early answer, so that the caller gets to see it (RFC 9112, 9.6)."""
 
@@ -89,6 +93,7 @@ class Limits:
     max_headers: int = 100
     max_connections: int = 1000
     max_connections_per_address: int | None = None
+    max_memory: int = 256 * 1024**2
     header_timeout: float = 10.0
     body_timeout: float = 30.0
     idle_timeout: float = 75.0
@@ -371,6 +376,8 @@ class HttpServer:
         self.date = ""
         self._tls = tls
         self._servers: list[asyncio.Server] = []
+        self._unread: dict[Connection, int] = {}  # by when they stopped
+        self._unread_size = 0
         self._tick: asyncio.TimerHandle | None = None
 
     async def open(self, host: str, port: int, sock: socket.socket | None = None) -> int:
@@ -398,6 +405,9 @@ class HttpServer:
         for each in server.sockets:
             if each.family in (socket.AF_INET, socket.AF_INET6):
                 port = each.getsockname()[1]
+                if _UNSENT is not None:
+                    with socket.socket(fileno=os.dup(each.fileno())) as listening:
+                        listening.setsockopt(socket.IPPROTO_TCP, *_UNSENT)
             for _ in range(_DOORS - 1):
                 again = socket.socket(fileno=os.dup(each.fileno()))
                 self._servers.append(await listen(sock=again))
@@ -408,6 +418,21 @@ class HttpServer:
         """From now on accept connections on the socket that was handed over."""
         for server in self._servers:
             await server.start_serving()
+
+    def stuck(self, connection: Connection) -> None:
+        """For the connections: a caller does not read what was written for him. If that is too
+        much for all of them together, those who have not read for longest are given up."""
+        size = connection.transport.get_write_buffer_size()
+        self._unread[connection] = size
+        self._unread_size += size
+        while self._unread_size > self.limits.max_memory and len(self._unread) > 1:
+            longest = next(iter(self._unread))
+            self.moving(longest)
+            longest.transport.abort()
+
+    def moving(self, connection: Connection) -> None:
+        """For the connections: it reads again, or is gone."""
+        self._unread_size -= self._unread.pop(connection, 0)
 
     def _each_second(self) -> None:
         self.date = f"date: {formatdate(time.time(), usegmt=True)}\r\n"
@@ -693,8 +718,10 @@ class Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         self._drain = self.loop.create_future()
         self._write_timer = self.loop.call_later(self._limits.write_timeout, self.transport.abort)
+        self.server.stuck(self)
 
     def resume_writing(self) -> None:
+        self.server.moving(self)
         if self._write_timer is not None:
             self._write_timer.cancel()
             self._write_timer = None

@@ -117,7 +117,8 @@ class ListenOptions(Options):
     max_memory: Size = Field(
         256 * 1024**2,
         description="Bodies over 64 KB together, without what is passed on as it arrives; more is "
-        "answered with 503.",
+        "answered with 503. The same for answers that callers do not read: who has not read for "
+        "longest is given up.",
     )
     docs: bool = Field(True, description="Serve /docs and /openapi.json.")
 

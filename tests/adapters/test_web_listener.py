@@ -371,6 +371,32 @@ async def test_a_caller_who_does_not_read_is_dropped() -> None:
             await until(lambda: server.connections == 0)
 
 
+async def test_answers_that_nobody_reads_have_a_limit_together() -> None:
+    async def large(_request: Request) -> Response:
+        return Response(200, [], bytes(32 * 1024**2))
+
+    async def stuck(server: WebServer) -> Wire:
+        parts = urlsplit(server.url)
+        sock = socket.create_connection((parts.hostname, parts.port))
+        one = Wire(*await asyncio.open_connection(sock=sock, limit=2**16))
+        await one.send(b"POST /in HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
+        return one
+
+    options = {"max_memory": 80 * 1024**2, "write_timeout": "60s"}
+    async with serving(site("/in", handler=large), **options) as server:
+        http = server._server
+        assert http is not None
+        first = await stuck(server)
+        await until(lambda: http.served == 1)
+        second, third = await stuck(server), await stuck(server)
+        await until(lambda: http.served == 3 and server.connections == 2)
+        assert len(await first.ended()) < 32 * 1024**2
+        for one in (second, third):
+            _, _, body = await one.answer()
+            assert len(body) == 32 * 1024**2
+            one.writer.close()
+
+
 async def test_too_many_connections() -> None:
     async with serving(site("/in"), max_connections=2) as server:
         async with wire(server.url) as first, wire(server.url):
@@ -799,7 +825,7 @@ async def test_what_a_handler_raises() -> None:
     ) as server:
         head = "POST {} HTTP/1.1\r\nHost: a\r\n\r\n"
         status, headers, body = await ask(server.url, head.format("/error").encode())
-        assert (status, headers.get("retry-after")) == (503, "7")
+        assert (status, headers.get("retry-after")) == (503, "8")
         assert json.loads(body)["detail"] == "the queue is full"
         status, _, body = await ask(server.url, head.format("/bug").encode())
         assert status == 500
