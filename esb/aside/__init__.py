@@ -140,6 +140,7 @@ class Pool:
         self._memory = memory
         self._turns = asyncio.Semaphore(most)
         self._idle: list[_Process] = []
+        self._closed = False
 
     async def open(self) -> None:
         """The first one starts now, so that no message waits for it."""
@@ -147,6 +148,7 @@ class Pool:
             self._idle.append(await _Process.started(self._memory))
 
     async def close(self) -> None:
+        self._closed = True  # what is still at work comes back to nobody
         while self._idle:
             process = self._idle.pop()
             process.kill()
@@ -169,7 +171,7 @@ class Pool:
             except (OSError, EOFError, msgspec.DecodeError) as e:
                 raise RouteFailure(_LOST.format(_WHAT[job.kind])).noted(str(e)) from None
             finally:
-                if good and process.jobs < _JOBS:
+                if good and process.jobs < _JOBS and not self._closed:
                     self._idle.append(process)
                 else:
                     process.kill()

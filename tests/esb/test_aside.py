@@ -120,6 +120,15 @@ async def test_one_process_does_one_after_the_other(tmp_path: Path, pool: Pool) 
     assert pid_of(pool) == before
 
 
+async def test_what_is_at_work_when_all_is_closed_is_not_left(tmp_path: Path, pool: Pool) -> None:
+    sheet, pid = runs(pool, tmp_path, GOOD), pid_of(pool)
+    at_work = asyncio.create_task(sheet(message()))
+    await asyncio.sleep(0)
+    await pool.close()
+    assert (await at_work).raw.endswith(b"<b>1</b>\n")
+    await until(lambda: not Path(f"/proc/{pid}").exists())
+
+
 async def test_it_has_nothing(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     pid = pid_of(pool)
     environ = Path(f"/proc/{pid}/environ").read_bytes()
