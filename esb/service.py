@@ -37,6 +37,9 @@ T = TypeVar("T")
 _FAREWELL: Final = 0.2
 """Seconds in which whoever asks is still told that the bus stops."""
 
+_LOOK_AGAIN: Final = 10.0
+"""Seconds until the next look at whether secrets are to be looked at: a reload may say so."""
+
 _COLLECT_AFTER: Final = 5000
 """Objects that may be new before the collector looks for cycles among them; Python's 700 cost a
 third of all time at 1,000 messages in flight, more than this gains nothing."""
@@ -435,10 +438,11 @@ class Service:
 
     async def _look_at_secrets(self) -> None:
         """Reload when a secret is another one than it was."""
-        while (every := self.project.settings["secrets"].refresh) != "never":
-            await asyncio.sleep(every)
+        while True:
+            every = self.project.settings["secrets"].refresh
+            await asyncio.sleep(_LOOK_AGAIN if every == "never" else every)
             references = self._found.references
-            if not references.changing:
+            if every == "never" or not references.changing:
                 continue
             try:
                 changed = await asyncio.to_thread(references.changed)

@@ -234,6 +234,33 @@ async def test_a_session_is_renewed_and_begun_anew_when_it_is_over(
     assert "POST /v1/auth/approle/login" in vault.asked
 
 
+async def test_a_reload_says_whether_secrets_are_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("esb.service._LOOK_AGAIN", 0.02)
+    folder = mounted(tmp_path, token="first")
+    text = f"""
+        secrets: {{refresh: never, kubernetes: {folder}}}
+        routes:
+          a:
+            from: {{http: {{path: /a, method: GET}}}}
+            steps: [{{set: {{body: "'${{k8s:crm/token}}'"}}}}]
+    """
+    (tmp_path / "routes").mkdir()
+    file = tmp_path / "routes" / "all.yaml"
+    file.write_text(HEAD + textwrap.dedent(text))
+    async with live(tmp_path) as bus:
+        assert await bus.get("/a") == (200, '"first"')
+        file.write_text(file.read_text().replace("never", "50ms"))
+        assert (await bus.service.reload())["reloaded"]
+        mounted(tmp_path, token="second")
+
+        async def is_second() -> bool:
+            return await bus.get("/a") == (200, '"second"')
+
+        await until(is_second)
+
+
 async def test_a_secret_that_is_another_one_is_a_reload(tmp_path: Path, vault: FakeVault) -> None:
     text = f"""
         secrets: {{refresh: 50ms, vault: {{url: "{vault.url}", token: root-token}}}}
