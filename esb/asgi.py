@@ -16,8 +16,8 @@ AsgiApp = Callable[[Any, Any, Any], Awaitable[None]]
 async def answer(
     app: AsgiApp, exchange: Exchange, path: str, state: Mapping[str, Any] | None = None
 ) -> int:
-    """Let an app answer an exchange; the status it answered with. path: decoded, where it looks. A HEAD is asked as a
-    GET, for there is no other difference than that the body is left out."""
+    """Let an app answer an exchange; the status it answered with. path: decoded, where it looks. A
+    HEAD is asked as a GET, for there is no other difference than that the body is left out."""
     connection = exchange.connection
     scope = {
         "type": "http",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from ipaddress import IPv6Address, ip_address
 from typing import Final
 
 from esb.clock import current
@@ -49,14 +48,3 @@ class Failures:
 
 def _pause(count: int) -> float:
     return min(LONGEST, 2.0 ** min(count - FREE, 10)) if count >= FREE else 0.0
-
-
-def network_of(address: str) -> str:
-    """What stands for an address: of IPv6 its network, of which a caller has all the rest."""
-    try:
-        parsed = ip_address(address)
-    except ValueError:
-        return address
-    if isinstance(parsed, IPv6Address) and parsed.ipv4_mapped is None:
-        return str(IPv6Address(int(parsed) >> 64 << 64))
-    return address

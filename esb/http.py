@@ -18,7 +18,6 @@ for each request cost as much as all that this file does.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import math
 import os
 import re
@@ -41,6 +40,7 @@ import structlog
 from esb.deadlines import Deadlines
 from esb.envelope import Headers
 from esb.errors import EsbError
+from esb.identity import network_of
 from esb.outbox import Outbox
 
 log = structlog.get_logger("esb.http")
@@ -614,13 +614,8 @@ class Connection(asyncio.Protocol):
         self._arm(self._limits.header_timeout)
 
     def _counted(self) -> int:
-        """How many connections there are from this address, or network: whoever has one address of
-        IPv6 has all of a /64."""
-        self._neighbours = self.client
-        if ":" in self.client:
-            address = ipaddress.IPv6Address(self.client.partition("%")[0])
-            network = ipaddress.IPv6Network((int(address), 64), strict=False)
-            self._neighbours = str(address.ipv4_mapped or network)
+        """How many connections there are from this address, or its network."""
+        self._neighbours = network_of(self.client)
         self.server.neighbours[self._neighbours] += 1
         return self.server.neighbours[self._neighbours]
 

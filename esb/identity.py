@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextvars import ContextVar
+from functools import lru_cache
+from ipaddress import IPv6Address, IPv6Network
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -41,6 +43,19 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
             "scopes": list(self.scopes),
             "claims": dict(self.claims),
         }
+
+
+@lru_cache(10_000)
+def network_of(address: str) -> str:
+    """Whom an address belongs to: who has one of IPv6 has the 2^64 of its network (RFC 6177). What
+    is no address stands for itself."""
+    if ":" not in address:
+        return address
+    try:
+        there = IPv6Address(address.partition("%")[0])
+    except ValueError:
+        return address
+    return str(there.ipv4_mapped or IPv6Network((there, 64), strict=False))
 
 
 class Credentials(msgspec.Struct, frozen=True, kw_only=True):

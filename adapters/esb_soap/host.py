@@ -37,8 +37,8 @@ from esb.errors import (
     Transient,
     UnsupportedMedia,
 )
-from esb.guessing import Failures, network_of
-from esb.identity import PUBLIC, Principal
+from esb.guessing import Failures
+from esb.identity import PUBLIC, Principal, network_of
 from esb.options import Auth, Duration, Size
 from esb.step import SpanFacts, Step
 from esb_soap.addressing import (

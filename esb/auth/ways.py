@@ -8,8 +8,8 @@ from typing import Any, Protocol
 import structlog
 
 from esb.errors import Denied, Throttled
-from esb.guessing import Failures, network_of
-from esb.identity import Credentials, Principal
+from esb.guessing import Failures
+from esb.identity import Credentials, Principal, network_of
 from esb.metrics import AUTHENTICATIONS
 
 log = structlog.get_logger("esb.auth")

@@ -18,9 +18,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
-from functools import lru_cache
 from hashlib import blake2b
-from ipaddress import IPv6Address, IPv6Network
 from typing import Annotated, Any, Final, Literal, NamedTuple, Protocol
 from zoneinfo import ZoneInfo
 
@@ -31,6 +29,7 @@ from esb.clock import REAL, Clock
 from esb.durable import Store
 from esb.envelope import Envelope, Outcome
 from esb.errors import Quota, Throttled, Unavailable
+from esb.identity import network_of
 from esb.metrics import Counter
 from esb.middleware.retry import Aside, park, stopped_within
 from esb.options import Name, Options, parse_duration
@@ -470,20 +469,10 @@ def shared_by(per: str, expression: Callable[[str], Expression]) -> Expression |
     if per == "principal":
         return lambda envelope: envelope.principal
     if per == "address":
-        return lambda envelope: _house(envelope.params.get("client", _NOBODY).get("address", ""))
+        return lambda envelope: network_of(
+            envelope.params.get("client", _NOBODY).get("address", "")
+        )
     return expression(per)
-
-
-@lru_cache(10_000)
-def _house(address: str) -> str:
-    """Whom an address belongs to: one who has an IPv6 address has 2^64 of them (RFC 6177)."""
-    if ":" not in address:
-        return address
-    try:
-        there = IPv6Address(address.partition("%")[0])
-    except ValueError:
-        return address
-    return str(there.ipv4_mapped or IPv6Network((there, 64), strict=False))
 
 
 _NOBODY: Final[dict[str, Any]] = {}
