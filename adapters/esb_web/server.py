@@ -8,14 +8,12 @@ the deadline of the request gets a 504 meanwhile.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import re
 import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from dataclasses import fields, replace
-from functools import lru_cache
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 from weakref import WeakSet
@@ -40,14 +38,16 @@ from esb.http import Exchange, HttpServer, HungUp, Limits
 from esb.identity import NOBODY, PUBLIC, Authenticator, Credentials, Principal
 from esb.metrics import Gauge
 from esb_web.callers import readers
+from esb_web.cors import allowed_by, preflight
+from esb_web.forwarded import Forwarded
 from esb_web.listen import ListenOptions
 from esb_web.messages import Headerlist, Request, Response, Site
 from esb_web.problems import problem, unexpected
+from esb_web.query import parse_query
 from esb_web.router import Found, Router, normal_path
 
 log = structlog.get_logger("esb.web")
 
-_MAX_QUERY: Final = 1000
 _SMALL: Final = 64 * 1024
 """Bodies up to this size are not counted: connections bound them well enough."""
 
@@ -63,12 +63,8 @@ _PAUSED: Final = 30.0
 _OVERTIME: Final = 1.0
 """Seconds after the deadline in which the route's own error may still come: it says more."""
 
-_PREFIX: Final = re.compile(r"(?:/[A-Za-z0-9._~\-]+)*\Z")
-_HOST: Final = re.compile(r"(?:[A-Za-z0-9._~\-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?\Z")
 
 _DOCS: Final = re.compile(r"/\Z|/docs/|.*(?:/docs|/openapi\.json)\Z")
-
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 def web_server(build: Build) -> WebServer:
@@ -143,7 +139,7 @@ class WebServer:
         self._running = 0
         _SERVERS.add(self)
         self._held = 0  # bytes of large bodies in memory
-        self._forwarded = _Forwarded(options.trusted_proxies) if options.trusted_proxies else None
+        self._forwarded = Forwarded(options.trusted_proxies) if options.trusted_proxies else None
         self._cors = options.cors
         self._docs: Any = None
 
@@ -495,7 +491,7 @@ class WebServer:
             exchange.keep_alive = False
         headers = response.headers
         if self._cors is not None:
-            headers = [*headers, *self._cors_headers(exchange.headers), ("vary", "Origin")]
+            headers = [*headers, *allowed_by(self._cors, exchange.headers), ("vary", "Origin")]
         try:
             if arriving is None:
                 exchange.answer(response.status, headers, response.body)
@@ -619,44 +615,13 @@ class WebServer:
             methods = sorted(allowed | {"OPTIONS"} | ({"HEAD"} if "GET" in allowed else set()))
             if method == "OPTIONS":
                 answer = [("allow", ", ".join(methods))]
-                if exchange.headers.get("access-control-request-method"):
-                    answer += self._preflight(exchange.headers)
+                if self._cors and exchange.headers.get("access-control-request-method"):
+                    answer += preflight(self._cors, exchange.headers)
                 return Response(204, answer)
             raise NoSuchOperation(f"{method} is not served at this path", methods)
         if method == "OPTIONS" and exchange.path == "*":
             return Response(204, [("allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")])
         raise NoSuchOperation("nothing is served at this path")
-
-    # --- CORS (Fetch Standard, section 3.3) ---
-
-    def _cors_headers(self, headers: Headers) -> Headerlist:
-        """What lets the page that asks read the answer; nothing if it may not."""
-        cors = self._cors
-        origin = headers.get("origin")
-        if cors is None or not origin:
-            return []
-        if "*" in cors.origins:
-            found = [("access-control-allow-origin", "*")]
-        elif origin in cors.origins:
-            found = [("access-control-allow-origin", origin)]
-        else:
-            return []
-        if cors.credentials:
-            found.append(("access-control-allow-credentials", "true"))
-        if cors.expose:
-            found.append(("access-control-expose-headers", ", ".join(cors.expose)))
-        return found
-
-    def _preflight(self, headers: Headers) -> Headerlist:
-        """What the page that asks may send; nothing if it may not call at all."""
-        cors = self._cors
-        if cors is None or not self._cors_headers(headers):
-            return []
-        return [
-            ("access-control-allow-methods", ", ".join(cors.methods)),
-            ("access-control-allow-headers", ", ".join(cors.headers)),
-            ("access-control-max-age", str(int(cors.max_age))),
-        ]
 
 
 def _refusal(site: Site | None, error: EsbError, headers: Headers, path: str) -> Response:
@@ -685,102 +650,11 @@ class _Misdirected(NoSuchOperation):
     """The request names a host that is not served (421, RFC 9110, section 15.5.20)."""
 
 
-class _Forwarded:
-    """What trusted proxies tell about the caller: X-Forwarded-For, -Proto, -Host, -Prefix.
-
-    Each proxy appends, so the last value is the one that the nearest proxy vouches for.
-    """
-
-    def __init__(self, trusted: list[str]) -> None:
-        self._networks: list[Network] = [ipaddress.ip_network(c, strict=False) for c in trusted]
-        self.trusts = lru_cache(maxsize=1024)(self._trusts)
-
-    def _trusts(self, address: str) -> bool:
-        try:
-            parsed = ipaddress.ip_address(address)
-        except ValueError:
-            return False
-        mapped = getattr(parsed, "ipv4_mapped", None)
-        return any((mapped or parsed) in network for network in self._networks)
-
-    def told(
-        self, headers: Headers, client: str, scheme: str, host: str
-    ) -> tuple[str, str, str, str]:
-        """Client, scheme, host and prefix as the proxies tell; what is not valid is ignored."""
-        for address in reversed(_values(headers, "x-forwarded-for")):
-            try:
-                client = str(ipaddress.ip_address(address.strip("[]")))
-            except ValueError:
-                break
-            if not self.trusts(client):
-                break
-        proto = _last(headers, "x-forwarded-proto").lower()
-        told_host = _last(headers, "x-forwarded-host")
-        prefix = _last(headers, "x-forwarded-prefix").rstrip("/")
-        return (
-            client,
-            proto if proto in ("http", "https") else scheme,
-            told_host if _HOST.match(told_host) else host,
-            prefix if _PREFIX.match(prefix) else "",
-        )
-
-
-def _values(headers: Headers, name: str) -> list[str]:
-    return [
-        part.strip()
-        for value in headers.get_all(name)
-        for part in str(value).split(",")
-        if part.strip()
-    ]
-
-
-def _last(headers: Headers, name: str) -> str:
-    values = _values(headers, name)
-    return values[-1] if values else ""
-
-
 def _decoded_path(path: str) -> str:
     """The path that was dispatched: decoded (the router has checked it), no slash at its end."""
     if len(path) > 1 and path.endswith("/"):
         path = path[:-1]
     return unquote_to_bytes(path).decode() if "%" in path else path
-
-
-def parse_query(text: str) -> dict[str, str | list[str]]:
-    """The parameters of a query string; those that come more than once as lists, in order.
-
-    Raises BadMessage for more than a thousand, a broken escape, a NUL or bytes that are not UTF-8.
-    """
-    found: dict[str, str | list[str]] = {}
-    parts = text.split("&")
-    if len(parts) > _MAX_QUERY:
-        raise BadMessage(f"the query has more than {_MAX_QUERY} parameters")
-    for part in parts:
-        if not part:
-            continue
-        name, _, value = part.partition("=")
-        if "%" in part or "+" in part:
-            name, value = _plain(name), _plain(value)
-        before = found.get(name)
-        if before is None:
-            found[name] = value
-        elif isinstance(before, list):
-            before.append(value)
-        else:
-            found[name] = [before, value]
-    return found
-
-
-def _plain(text: str) -> str:
-    if re.search(r"%(?![0-9A-Fa-f]{2})", text):
-        raise BadMessage("the query has a % that starts no escape")
-    try:
-        plain = unquote_to_bytes(text.replace("+", " ")).decode()
-    except UnicodeDecodeError as e:
-        raise BadMessage("the query is not UTF-8") from e
-    if "\0" in plain:
-        raise BadMessage("the query has a NUL")
-    return plain
 
 
 def _json(status: int, members: Mapping[str, object]) -> tuple[int, Headerlist, bytes]:

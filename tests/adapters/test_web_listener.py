@@ -25,7 +25,8 @@ from esb.adapter import BuildFailed
 from esb.errors import BadMessage, EsbError, Overloaded
 from esb.http import Exchange, HttpServer, Limits
 from esb_web import ListenOptions, Request, Response, WebServer
-from esb_web.server import parse_query, web_server
+from esb_web.query import parse_query
+from esb_web.server import web_server
 
 GOOD = b"POST /in HTTP/1.1\r\nHost: bus\r\nContent-Length: 2\r\n\r\nok"
 
