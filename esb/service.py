@@ -188,6 +188,7 @@ class Service:
             gc.set_threshold(threshold)
             if serves:
                 await self.admin.close()
+            self.audit.close()
 
     async def _drain(self, hurry: asyncio.Event) -> None:
         draining = asyncio.create_task(self._stop())
