@@ -4,13 +4,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help setup run test faults hostile mutants check lint fmt sbom bench clean
+.PHONY: help setup run test faults hostile fuzz mutants check lint fmt sbom bench clean
 
 help:
 	@echo "make run     serve routes/ beside a stand-in legacy service; Ctrl-C stops both"
 	@echo "make test    run all tests, on a RabbitMQ, a PostgreSQL and a Redis of their own"
 	@echo "make faults  make everything fail around the bus, and judge it (one to two hours; see tests/faults/)"
 	@echo "make hostile send what attackers send, and judge what the bus makes of it (see tests/hostile/)"
+	@echo "make fuzz    feed parsers and codecs with what no one would send (ARGS=\"--seconds 600\")"
 	@echo "make mutants make every slip a user could make in the examples, and count what esb check finds"
 	@echo "make check   types, lint, formatting, import contracts, generated pages"
 	@echo "make fmt     put the code into its format, and the generated pages up to date"
@@ -37,6 +38,9 @@ faults: setup
 
 hostile: setup
 	@PYTHONPATH=tests $(BIN)/python -m hostile $(ARGS)
+
+fuzz: setup
+	@PYTHONPATH=tests $(BIN)/python -m hostile.fuzz $(ARGS)
 
 mutants: setup
 	@PYTHONPATH=tests $(BIN)/python -m mutants $(ARGS)
