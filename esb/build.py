@@ -9,11 +9,8 @@ import typing
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
-from functools import lru_cache
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any, Final, Literal, Protocol, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -26,18 +23,16 @@ from esb.adapter import (
     Renderer,
     RequestReply,
     Role,
-    Section,
     Sink,
     Source,
     Text,
     Validator,
 )
-from esb.auth import EVERYBODY, AnyOf, Method
-from esb.bus import Shared
-from esb.clock import REAL, Clock
+from esb.auth import EVERYBODY, AnyOf
+from esb.clock import Clock
 from esb.durable import Store
 from esb.envelope import Body, Envelope
-from esb.errors import Diagnostic, RouteFailure
+from esb.errors import RouteFailure
 from esb.expressions import (
     PARAMS,
     ExpressionError,
@@ -47,6 +42,7 @@ from esb.expressions import (
 )
 from esb.guessing import Failures
 from esb.identity import NOBODY, PUBLIC, Authenticator
+from esb.loading import Continuation, Load, StandIn, Subroute
 from esb.middleware.breaker import Breaker
 from esb.middleware.cache import CacheOptions
 from esb.middleware.endpoint import EndpointPolicies, Guard, GuardedCaller, GuardedSink
@@ -65,13 +61,9 @@ from esb.outline import Channel, Fate, Given, Kind, Origin, Part, Passage, Promi
 from esb.policies import cached, unkeyed
 from esb.route import OF_CALLERS, RouteOptions, StepPolicies, step_policies, subroute
 from esb.schemas import SchemaError, compile_json_schema, compile_xsd
-from esb.secrets import References
 from esb.step import SpanFacts, Step, Watch, identity, in_turn, pipeline
 from esb.steps import STEPS
-from esb.store import StoreOptions, open_store
-from esb.store.traces import open_traces
 from esb.strict_yaml import (
-    READING,
     Document,
     Environment,
     Mark,
@@ -79,7 +71,6 @@ from esb.strict_yaml import (
     read_yaml,
 )
 from esb.templates import TemplateError, compile_jinja, compile_xslt
-from esb.traces import TraceStore
 
 T = TypeVar("T")
 
@@ -88,169 +79,6 @@ _POLICIES = tuple(StepPolicies.model_fields)
 _KINDS = {"source": "consumer", "sink": "client", "caller": "client"}
 POLICIES = tuple(EndpointPolicies.model_fields)
 """Keys that may stand among the options of any endpoint of `send` and `call`."""
-
-
-class StandIn(Protocol):
-    """In the place of one endpoint, or of its far side."""
-
-    async def call(self, envelope: Envelope) -> Envelope:
-        """As that of a RequestReply."""
-        ...
-
-    def instead(self, made: Any, *, taken: bool) -> Any:
-        """What stands where the endpoint was `made`. taken: that asked for this."""
-        ...
-
-
-class Stage(Protocol):
-    """What tests of routes put in the place of all that is outside."""
-
-    def stand_in(self, place: Builder, raw: Any) -> StandIn:
-        """For the endpoint at this place, with these options."""
-        ...
-
-    def store(self) -> Store:
-        """For the project's."""
-        ...
-
-
-class Stores(Protocol):
-    """What opens the store of a project and that of its traces: see `open_store`, `open_traces`."""
-
-    def store(self, settings: StoreOptions, folder: Path, clock: Clock) -> Store:
-        """The store. It is a Resource."""
-        ...
-
-    def traces(self, settings: StoreOptions, folder: Path, clock: Clock) -> TraceStore:
-        """Where traces are kept."""
-        ...
-
-
-class OwnStores:
-    """Those of a process that has them for itself. See Stores."""
-
-    def store(self, settings: StoreOptions, folder: Path, clock: Clock) -> Store:
-        """See Stores."""
-        return open_store(settings, folder, clock)
-
-    def traces(self, settings: StoreOptions, folder: Path, clock: Clock) -> TraceStore:
-        """See Stores."""
-        return open_traces(settings, folder, clock)
-
-
-class Way(Protocol):
-    """An entry of the section `auth`."""
-
-    mark: str
-
-    def method(self) -> Method:
-        """What knows callers by it. Raises BuildFailed."""
-        ...
-
-
-class Load:
-    """What one load shares between all files: adapters, connections, claims, diagnostics."""
-
-    def __init__(
-        self,
-        shared: Shared,
-        references: References,
-        root: Path | None,
-        clock: Clock = REAL,
-        stage: Stage | None = None,
-        stores: Stores | None = None,
-    ) -> None:
-        self.shared = shared
-        self.clock = clock
-        self.stage = stage
-        self.stores = stores or OwnStores()
-        self.references = references
-        self.root = (root or Path.cwd()).resolve()
-        self.diagnostics: list[Diagnostic] = []
-        self.settings: dict[str, Any] = {}
-        self.connections: dict[str, tuple[str, dict[str, Any]]] = {}
-        self.policies: dict[str, EndpointPolicies] = {}  # of connections, by their names
-        self.claims: dict[str, str] = {}
-        self.ways: dict[str, Way] = {}  # to prove who one is
-        self.places: dict[str, Builder] = {}  # of sections that are settings
-        self.secrets: set[str] = set()  # in options, as they are
-        self.unread = False  # whether there is a file, or part of one, that could not be read
-        self.store_uses = 0  # how often a part asked for the store
-        self.routes: dict[str, Builder] = {}  # every route's place, also before it is built
-        self.subroutes: dict[str, Subroute] = {}
-        self.continuations: list[Continuation] = []
-        self.sources: dict[Path, bytes | None] = {}
-        self.digests: dict[Path, str] = {}
-        self.adapter_points = entry_points_by_name("esb.adapters")
-        self.section_points = entry_points_by_name("esb.sections")
-        self._adapters: dict[str, Adapter] = {}
-
-    def diagnose(
-        self, file: str, mark: Mark | None, code: str, message: str, hint: str = ""
-    ) -> None:
-        """Record a mistake, once; not where the YAML itself is wrong, which is cause enough."""
-        line, column = mark or (0, 0)
-        message, hint = (self.references.named(text, secrets=True) for text in (message, hint))
-        found = Diagnostic(file, line, column, code, message, hint)
-        for known in self.diagnostics:
-            there = (known.file, known.line, known.column) == (file, line, column)
-            same = (known.code, known.message) == (code, message)
-            if there and (same or (line and known.code in READING)):
-                return
-        self.diagnostics.append(found)
-
-    def left_open(self, document: Document, path: YamlPath) -> bool:
-        """Whether nobody can say what the value there will be: a reference, and `--no-env`."""
-        if not document.is_open(path):
-            return False
-        self.unread = True
-        return True
-
-    def remember(self, file: Path, *, secret: bool = False) -> None:
-        """A file is part of the project, as it is at this moment. secret: nothing keeps it."""
-        file = file.resolve()
-        if file not in self.digests:
-            try:
-                content = file.read_bytes()
-            except OSError:
-                return  # whoever reads it says so
-            self.digests[file] = hashlib.sha256(content).hexdigest()
-            self.sources[file] = content
-        if secret:
-            self.sources[file] = None
-
-    def adapter(self, name: str) -> Adapter:
-        """Load an adapter on its first use. Raises ImportError, or KeyError if there is none."""
-        if name not in self._adapters:
-            self._adapters[name] = self.adapter_points[name].load()
-        return self._adapters[name]
-
-    def section_value(self, name: str) -> Any:
-        """A section's validated value; its defaults if no file has it."""
-        if name not in self.settings:
-            section: Section = self.section_points[name].load()
-            self.settings[name] = TypeAdapter(section.options).validate_python({})
-        return self.settings[name]
-
-
-@dataclass
-class Subroute:
-    """A route without `from:` while it is built, and after. step: None as long as it is built, and
-    if it cannot be. store_uses: whether it asked for the store."""
-
-    options: RouteOptions | None = None
-    step: Step | None = None
-    store_uses: int = 0
-
-
-@dataclass
-class Continuation:
-    """A route that a step of another goes on in: see `Build.continuation`."""
-
-    place: Builder
-    name: str
-    source: Source
-    step: Step
 
 
 class Builder:
@@ -1087,9 +915,3 @@ def split_policies(options: Any) -> tuple[Any, dict[str, Any]]:
         return options, {}
     own = {key: value for key, value in options.items() if key in POLICIES}
     return {key: value for key, value in options.items() if key not in own}, own
-
-
-@lru_cache
-def entry_points_by_name(group: str) -> dict[str, EntryPoint]:
-    """What the installed packages offer in a group."""
-    return {point.name: point for point in sorted(entry_points(group=group), key=lambda p: p.name)}

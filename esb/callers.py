@@ -17,9 +17,10 @@ from esb.auth import AuthOptions, Way, made
 from esb.auth.files import Table
 from esb.auth.tokens import Fetch
 from esb.auth.ways import Method
-from esb.build import Builder, Load
+from esb.build import Builder
 from esb.durable import Store
 from esb.envelope import Envelope
+from esb.loading import Load
 from esb.mistakes import shown_path
 from esb.strict_yaml import read_yaml
 

@@ -23,20 +23,13 @@ from esb.analysis import analyse
 from esb.analysis.streaming import open_passages
 from esb.audit import AuditOptions
 from esb.auth import AuthOptions
-from esb.build import (
-    POLICIES,
-    Builder,
-    Continuation,
-    Load,
-    Stage,
-    Stores,
-    split_policies,
-)
+from esb.build import POLICIES, Builder, split_policies
 from esb.bus import Shared
 from esb.callers import add_ways
 from esb.clock import REAL, Clock
 from esb.errors import ConfigError, Diagnostic
 from esb.identity import NOBODY, PUBLIC, Authenticator
+from esb.loading import Continuation, Load, Stage, Stores
 from esb.middleware.cache import Cache, CacheOptions
 from esb.middleware.endpoint import EndpointPolicies
 from esb.mistakes import did_you_mean, option_names, shown_path

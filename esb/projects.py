@@ -17,7 +17,8 @@ from typing import Any, Final
 from pydantic import Field, RootModel
 
 from esb.adapter import BuildFailed
-from esb.build import Builder, Load
+from esb.build import Builder
+from esb.loading import Load
 from esb.mistakes import did_you_mean
 from esb.options import Options, RawRoute
 from esb.route import OF_CALLERS, RoutePolicies

@@ -17,13 +17,13 @@ from typing import Any, Final, TypeVar
 
 from esb.api import AdminServer, Operators
 from esb.audit import Audit
-from esb.build import Stores
 from esb.bus import Bus, Shared
 from esb.config import LIVE, Project, load, route_files_in
 from esb.control import NotThere, Refused
 from esb.errors import EsbError
 from esb.identity import acting
 from esb.inside import Inside, View
+from esb.loading import Stores
 from esb.logs import log
 from esb.metrics import Counter, Gauge
 from esb.mistakes import did_you_mean, shown_path

@@ -116,7 +116,7 @@ class Stage:
     _used: Counter[str] = field(default_factory=Counter)  # answers, by the keys of mocks
 
     def stand_in(self, place: Builder, raw: Any) -> StandIn:
-        """For the endpoint that is being built: see `esb.build.Stage`."""
+        """For the endpoint that is being built: see `esb.loading.Stage`."""
         endpoint = _endpoint(place, raw)
         if place.part.direction != "source":
             self.endpoints.append(endpoint)

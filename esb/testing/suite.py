@@ -18,12 +18,13 @@ from typing import Any, Final
 import structlog
 
 from esb.adapter import BuildFailed
-from esb.build import Builder, Load
+from esb.build import Builder
 from esb.bus import Shared
 from esb.clock import Clock
 from esb.config import Project, load
 from esb.envelope import NO_BODY, Body, Envelope, new_id
 from esb.errors import ConfigError, Diagnostic, EsbError
+from esb.loading import Load
 from esb.mistakes import did_you_mean, shown_path
 from esb.outline import Part
 from esb.secrets import References

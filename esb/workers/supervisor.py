@@ -54,7 +54,7 @@ _SIGNALS: Final = (
 
 
 class RemoteStores:
-    """`esb.build.Stores` of a process beside the keeper: what is a file is reached through it."""
+    """`esb.loading.Stores` of a process beside the keeper: what is a file is reached through it."""
 
     def __init__(self, line: Line) -> None:
         self._line = line

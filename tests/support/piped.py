@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import Field
 
-import esb.build
+import esb.loading
 from esb.adapter import Adapter, Build, Health, Role
 from esb.envelope import Body, Envelope
 from esb.options import Options
@@ -82,11 +82,11 @@ adapter = Adapter(source=Role(Pipes, Pipe), sink=Role(Pipes, SinkPipe), caller=R
 
 def install(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let routes name it, until the test is over."""
-    installed = esb.build.entry_points_by_name
+    installed = esb.loading.entry_points_by_name
     pipe = EntryPoint("pipe", "support.piped:adapter", "esb.adapters")
 
     def with_pipe(group: str) -> dict[str, Any]:
         found = installed(group)
         return {**found, "pipe": pipe} if group == "esb.adapters" else found
 
-    monkeypatch.setattr(esb.build, "entry_points_by_name", with_pipe)
+    monkeypatch.setattr(esb.loading, "entry_points_by_name", with_pipe)

@@ -12,7 +12,7 @@ from typing import Any, Final
 import pytest
 from pydantic import Field
 
-import esb.build
+import esb.loading
 from esb.adapter import Adapter, Build, Role
 from esb.envelope import Body, Envelope
 from esb.errors import KINDS
@@ -80,13 +80,13 @@ adapter = Adapter(sink=Role(FarOptions, _Endpoint), caller=Role(FarOptions, _End
 
 def install(monkeypatch: pytest.MonkeyPatch) -> World:
     """Let routes name it, until the test is over."""
-    installed = esb.build.entry_points_by_name
+    installed = esb.loading.entry_points_by_name
     far = EntryPoint("far", "support.scripted:adapter", "esb.adapters")
 
     def with_far(group: str) -> dict[str, Any]:
         found = installed(group)
         return {**found, "far": far} if group == "esb.adapters" else found
 
-    monkeypatch.setattr(esb.build, "entry_points_by_name", with_far)
+    monkeypatch.setattr(esb.loading, "entry_points_by_name", with_far)
     monkeypatch.setattr(WORLD, "far", Far())
     return WORLD
