@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from esb import graph
 from esb.cli import app
-from esb.config import load
+from esb.config import load, route_files_in
 from esb.explain import explain
 from esb.route import Called
 from esb.strict_yaml import References, read_yaml
@@ -221,7 +221,7 @@ def test_what_is_explained_is_the_same_route(folder: Path, tmp_path: Path) -> No
     """What `explain` writes loads without what is a default anyway, and is explained as before."""
     with contextlib.chdir(PROJECT):
         routes = load([folder], environ=None).routes
-    shared = [_top(file) for file in folder.glob("*.yaml") if ".test." not in file.name]
+    shared = [_top(file) for file in route_files_in(folder)]
     for route in routes:
         if isinstance(route.source, Called):
             continue
@@ -260,7 +260,7 @@ def _given(text: str) -> str:
 
 def _top(file: Path) -> dict[str, Any]:
     found = _plain(file.read_text()) or {}
-    return {key: found[key] for key in ("connections",) if key in found}
+    return {key: found[key] for key in ("auth", "connections") if key in found}
 
 
 def _plain(text: str) -> Any:
