@@ -12,9 +12,11 @@ from urllib.parse import urlencode
 import msgspec
 from fastapi import FastAPI, HTTPException, Query, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.routing import APIRoute
 from pydantic import Field
 
 from esb import __version__
+from esb.admin_answers import ANSWERS, MISTAKES, Octets
 from esb.admin_trace import trace_api
 from esb.asgi import AsgiApp
 from esb.asyncapi import document as asyncapi_document
@@ -63,7 +65,13 @@ def admin_api(bus: Bus, live: Live | None, view: View | None = None) -> AsgiApp:
     """The ASGI app. live: None where no bus runs. view: what looks into what runs, if that is not
     `bus` alone."""
     seen = view or Inside(bus)
-    api = FastAPI(title="The bus's own API", version=__version__, docs_url=None, redoc_url=None)
+    api = FastAPI(
+        title="The bus's own API",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        responses=ANSWERS,
+    )
 
     def store() -> Store:
         if (found := bus.store) is None:
@@ -82,6 +90,16 @@ def admin_api(bus: Bus, live: Live | None, view: View | None = None) -> AsgiApp:
     async def failed(request: Request, error: EsbError) -> JSONResponse:
         status = 404 if isinstance(error, NotThere) else 409 if isinstance(error, Refused) else 503
         return JSONResponse({"detail": error.detail}, status)
+
+    @api.exception_handler(405)
+    async def wrong_method(request: Request, error: HTTPException) -> JSONResponse:
+        # Starlette names the methods of the first route of that path alone.
+        path = request.scope["route"].path
+        same = [one for one in api.routes if isinstance(one, APIRoute) and one.path == path]
+        named = (error.headers or {}).get("Allow", "").split(", ")
+        allowed = {*named, *(method for one in same for method in one.methods or ())}
+        headers = {"Allow": ", ".join(sorted(allowed))}
+        return JSONResponse({"detail": error.detail}, 405, headers)
 
     @api.get("/")
     async def index() -> dict[str, str]:
@@ -123,7 +141,7 @@ def admin_api(bus: Bus, live: Live | None, view: View | None = None) -> AsgiApp:
         """Which version runs, whether that is what lies in the files, and the mistakes there."""
         return await running().configuration()
 
-    @api.post("/reload")
+    @api.post("/reload", responses=MISTAKES)
     async def reload_routes(response: Response, who: Who | None = None) -> dict[str, Any]:
         """Read the files again. Mistakes are listed, with 422, and then the old routes run on."""
         return _loaded(await running().reload(_by(who)), response)
@@ -140,12 +158,12 @@ def admin_api(bus: Bus, live: Live | None, view: View | None = None) -> AsgiApp:
         one = running().versions.get(number)
         return {**_version(one, (await running().configuration())["version"]), "files": one.files}
 
-    @api.get("/versions/{number}/files/{path:path}", response_class=Response)
+    @api.get("/versions/{number}/files/{path:path}", response_class=Octets)
     async def version_file(number: Key, path: str) -> Response:
         """A file as it was in that version."""
         kept = running().versions
         content = kept.content(kept.get(number), path)
-        return Response(content, media_type="application/octet-stream", headers=_INERT)
+        return Octets(content, headers=_INERT)
 
     @api.get("/versions/{number}/diff")
     async def differences(number: Key, to: Key | None = None) -> list[dict[str, Any]]:
@@ -155,7 +173,7 @@ def admin_api(bus: Bus, live: Live | None, view: View | None = None) -> AsgiApp:
         found = kept.diff(kept.get(number), kept.get(other or number))
         return [msgspec.structs.asdict(one) for one in found]
 
-    @api.post("/versions/{number}/roll-back")
+    @api.post("/versions/{number}/roll-back", responses=MISTAKES)
     async def roll_back(number: Key, response: Response, who: Who | None = None) -> dict[str, Any]:
         """Make the project's files what they were in that version, and load them. What lies there
         now is kept as a version. Mistakes are listed, with 422, and nothing changes."""
@@ -244,13 +262,13 @@ def admin_api(bus: Bus, live: Live | None, view: View | None = None) -> AsgiApp:
         """One dead letter; a body that is no text is shown in hexadecimal."""
         return _whole(await dead_letter(store(), key))
 
-    @api.get("/dead/{key}/body", response_class=Response)
+    @api.get("/dead/{key}/body", response_class=Octets)
     async def body(key: Key) -> Response:
         """The body of a dead letter, byte for byte as it came."""
         one = await dead_letter(store(), key)
         # Whatever a sender put into it, no browser shall run it in the name of this API.
         kept = {"Content-Disposition": f"attachment; filename=dead-{key}", **_INERT}
-        return Response(one.envelope.body.raw, media_type="application/octet-stream", headers=kept)
+        return Octets(one.envelope.body.raw, headers=kept)
 
     @api.post("/dead/{key}/replay", status_code=202)
     async def replay_one(key: Key, target: To | None = None) -> dict[str, Any]:

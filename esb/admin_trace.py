@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, HTTPException, Query
-from fastapi.responses import StreamingResponse
 
+from esb.admin_answers import Lines
 from esb.bus import Bus
 from esb.control import NotThere
 from esb.expressions import ExpressionError
@@ -26,8 +26,8 @@ def trace_api(bus: Bus, view: View) -> APIRouter:
                 return one
         raise HTTPException(404, "this bus has no routes")
 
-    @api.get("/routes/{name:path}/trace")
-    async def trace(name: str, look: Annotated[Look, Query()]) -> StreamingResponse:
+    @api.get("/routes/{name:path}/trace", response_class=Lines)
+    async def trace(name: str, look: Annotated[Look, Query()]) -> Lines:
         """What each step receives and returns, live: a line of JSON for each message, once it is
         through. Empty lines come in between; nothing is looked at any more when the caller goes."""
         source_of(bus, name)
@@ -36,15 +36,15 @@ def trace_api(bus: Bus, view: View) -> APIRouter:
         except ExpressionError as e:
             hint = f" ({e.hint})" if e.hint else ""
             raise HTTPException(422, f"where: {e.message}{hint}") from e
-        return StreamingResponse(lines, media_type="application/x-ndjson")
+        return Lines(lines)
 
-    @api.get("/routes/{name:path}/recording")
-    async def recording(name: str, take: Annotated[Take, Query()]) -> StreamingResponse:
+    @api.get("/routes/{name:path}/recording", response_class=Lines)
+    async def recording(name: str, take: Annotated[Take, Query()]) -> Lines:
         """Tests made of live traffic: a line of JSON for each message, once it is through."""
         if name not in bus.routes or isinstance(bus.routes[name].source, Called):
             raise NotThere(f"there is no route '{name}' that messages come in at")
         lines = view.recording(name, take)
-        return StreamingResponse(lines, media_type="application/x-ndjson")
+        return Lines(lines)
 
     @api.get("/messages/{text:path}/traces")
     async def traces(text: str) -> list[dict[str, Any]]:

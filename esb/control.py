@@ -95,7 +95,7 @@ class Selection(Filter):
     """Dead letters by their keys, or by a filter, or all."""
 
     keys: list[Key] = Field([], description="Their keys.")
-    all: bool = Field(False, description="All there are.")
+    all: bool = Field(False, strict=True, description="All there are.")
 
     @model_validator(mode="after")
     def _one_way(self) -> Selection:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -79,3 +80,44 @@ async def test_an_address_that_is_taken_is_told_with_what_helps() -> None:
         with pytest.raises(EsbError, match=r"the admin API cannot listen .*'enabled: false'"):
             async with admin(server.port):
                 pass
+
+
+async def test_its_document_tells_of_refusals_and_of_what_is_no_json() -> None:
+    async with admin() as server:
+        _, content = await told(server, b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    paths = json.loads(content)["paths"]
+    for path, item in paths.items():
+        for method, operation in item.items():
+            missing = {"400", "401", "403", "404", "409", "422", "429", "503"}.difference(
+                operation["responses"]
+            )
+            assert not missing, (method, path)
+    for path, media in (
+        ("/dead/{key}/body", "application/octet-stream"),
+        ("/routes/{name}/trace", "application/x-ndjson"),
+    ):
+        assert list(paths[path]["get"]["responses"]["200"]["content"]) == [media]
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [("/dead/1", "DELETE, GET"), ("/messages/a/story", "GET"), ("/cache", "DELETE")],
+)
+async def test_a_method_that_is_not_there_is_told_all_that_are(path: str, allowed: str) -> None:
+    async with admin() as server:
+        request = f"PUT {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n"
+        status, headers, _ = await ask(f"http://127.0.0.1:{server.port}", request.encode())
+    assert (status, headers.get("allow")) == (405, allowed)
+
+
+@pytest.mark.parametrize("not_a_boolean", [b"1", b"0", b'"yes"'])
+async def test_all_dead_letters_are_dropped_by_true_alone(not_a_boolean: bytes) -> None:
+    content = b'{"all": %b, "code": ""}' % not_a_boolean
+    async with admin() as server:
+        status, body = await told(
+            server,
+            b"POST /dead/drop HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            b"Content-Length: %d\r\n\r\n%b" % (len(content), content),
+        )
+    assert status == 422
+    assert b"boolean" in body
