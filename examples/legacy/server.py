@@ -117,7 +117,9 @@ class Partners:
                     detail = partner.PartnerExists(partner.id(str(number)), partner.vatId(vat))
                     raise Fault("Client", f"Partner {number} has this VAT id already", detail)
             number = max(self._partners) + 1
-            self._partners[number] = partner.partner(*request, partner.id(str(number)))
+            # A Partner is a PartnerData, too (xsi:type), but the id it brings is none of ours.
+            given = [one for one in request if etree.QName(one).localname != "id"]
+            self._partners[number] = partner.partner(*given, partner.id(str(number)))
         return partner.createPartnerResponse(partner.id(str(number)))
 
     def findPartners(self, request: etree._Element) -> etree._Element:  # noqa: N802
@@ -131,7 +133,7 @@ class Partners:
                 if name in _text(found, "name").lower()
                 and (not wanted or _text(found, "status") in wanted)
             )
-            return partner.findPartnersResponse(*islice(matching, limit))
+            return partner.findPartnersResponse(*islice(matching, min(limit, sys.maxsize)))
 
 
 def _text(element: etree._Element, name: str) -> str:

@@ -66,6 +66,10 @@ def test_soap_as_rest(start: Start, legacy: str) -> None:
     again = bus.post("/partners", new)
     assert (again.status, again.json["title"]) == (409, "PartnerExists")
     assert again.json["fault"] == {"id": 4, "vatId": "ATU1"}
+    known = bus.post("/partners", {**new, "vatId": "ATU2", "@type": "Partner", "id": 1})
+    assert known.json == {"id": 5}
+    assert bus.get("/partners/5").json["id"] == 5
+    assert bus.get(f"/partners?limit={10**30}").status == 200
     wrong = bus.post("/partners", {**new, "status": "dead", "creditLimit": "1.234"})
     assert wrong.status == 400
     assert {error["pointer"] for error in wrong.json["errors"]} == {"/status", "/creditLimit"}
