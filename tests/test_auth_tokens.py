@@ -16,7 +16,7 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
-from joserfc import jwt
+from joserfc import jws, jwt
 from joserfc.jwk import ECKey, OctKey, OKPKey, RSAKey
 from joserfc.jws import JWSRegistry
 from support.bus import load_text, running, url
@@ -70,6 +70,15 @@ def by_secret(secret: bytes) -> str:
     token = forged({"alg": "HS256", "kid": "one"}, claims()).rstrip(".")
     made = hmac.new(secret, token.encode(), hashlib.sha256).digest()
     return f"{token}.{base64.urlsafe_b64encode(made).decode().rstrip('=')}"
+
+
+def nested(depth: int) -> str:
+    return base64.urlsafe_b64encode(b"[" * depth + b"]" * depth).decode().rstrip("=")
+
+
+def by_key(payload: str) -> str:
+    content = base64.urlsafe_b64decode(payload + "==")
+    return jws.serialize_compact({"alg": "RS256", "kid": "one"}, content, RSA, registry=LOOSE)
 
 
 def changed(token: str) -> str:
@@ -161,6 +170,12 @@ BAD = {
     "no signature": lambda: signed().rpartition(".")[0] + ".",
     "a great length": lambda: signed(x="x" * 20_000),
     "no JSON": lambda: "a.b.c",
+    "a header too deep to read": lambda: nested(1500) + ".e30.x",
+    "claims too deep to read": lambda: by_key(nested(3000)),
+    "a name of two lines": lambda: signed(sub="ann\r\nroot"),
+    "a name with half a surrogate pair": lambda: by_key(
+        forged({}, claims(sub="\ud800")).split(".")[1]
+    ),
     "an array": lambda: "W10.W10.W10",
     "encryption": lambda: "a.b.c.d.e",
 }
@@ -198,6 +213,33 @@ async def test_a_shared_secret_is_for_its_own_algorithms(
         other = OctKey.import_key("t" * 32)
         assert (await ask(http, url(bus), signed(other, "HS256")))[0] == 401
         assert (await ask(http, url(bus), signed()))[0] == 401
+
+
+async def test_a_key_that_does_not_fit_hides_none_that_does(
+    tmp_path: Path, http: aiohttp.ClientSession
+) -> None:
+    others = [ECKey.generate_key("P-384"), OKPKey.generate_key("X25519")]
+    (tmp_path / "keys.json").write_bytes(jwks(*others, EC, ED))
+    async with running(project(), tmp_path) as bus:
+        for token in (signed(EC, "ES256", {"kid": None}), signed(ED, "EdDSA", {"kid": None})):
+            assert await ask(http, url(bus), token) == (200, "")
+
+
+@pytest.mark.filterwarnings("ignore:Key size")
+async def test_keys_that_prove_nothing_are_left_out(
+    tmp_path: Path, http: aiohttp.ClientSession
+) -> None:
+    short = RSAKey.generate_key(1024)
+    known = [EC.as_dict(private=True), short.as_dict(private=False)]
+    file = tmp_path / "keys.json"
+    file.write_text(json.dumps({"keys": known}))
+    assert "there is no public key in it" in str(load_text(project(), tmp_path).diagnostics)
+    file.write_text(json.dumps({"keys": [*known, RSA.as_dict(private=False)]}))
+    async with running(project(), tmp_path) as bus:
+        assert (await ask(http, url(bus), signed(EC, "ES256", {"kid": None})))[0] == 401
+        assert (await ask(http, url(bus), signed()))[0] == 200
+    file.write_text('{"keys": ' + "[" * 100_000)
+    assert "it is no JWK Set" in str(load_text(project(), tmp_path).diagnostics)
 
 
 def test_options_that_would_confuse_keys_and_secrets_are_refused(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ _PUBLIC: Final[tuple[Algorithm, ...]] = ("RS256", "PS256", "ES256", "ES384", "Ed
 _SHARED: Final[tuple[Algorithm, ...]] = ("HS256",)
 _KINDS: Final = {"RS": "RSA", "PS": "RSA", "ES": "EC", "Ed": "OKP", "HS": "oct"}
 _SHORTEST_SECRET: Final = 32  # RFC 7518, section 3.2
+_SHORTEST_RSA: Final = 2048  # RFC 7518, section 3.3
 _LONGEST: Final = 16 * 1024
 _MOST_KEYS: Final = 100
 _NOT_AGAIN: Final = 30.0
@@ -206,7 +207,7 @@ class Keys:
             self._keys = _keys(await self._fetch(url))
             self._read = current.get().monotonic()
             self._failed = False
-        except (EsbError, ValueError, msgspec.MsgspecError) as e:
+        except (EsbError, ValueError, msgspec.MsgspecError, RecursionError) as e:
             self._failed = True
             log.error("the keys of an issuer cannot be had", issuer=options.issuer, why=str(e))
 
@@ -224,18 +225,23 @@ def _keys(content: bytes) -> list[tuple[str | None, Any]]:
     """The public keys of a JWK Set (RFC 7517, section 5); those that cannot be used are left out.
     Raises ValueError."""
     from joserfc.errors import JoseError
-    from joserfc.jwk import import_key
+    from joserfc.jwk import RSAKey, import_key
 
     try:
         told = msgspec.json.decode(content)["keys"]
-    except (msgspec.MsgspecError, KeyError, TypeError) as e:
+    except (msgspec.MsgspecError, KeyError, TypeError, RecursionError) as e:
         raise ValueError("it is no JWK Set: {keys: [...]}") from e
     found: list[tuple[str | None, Any]] = []
     for one in told[:_MOST_KEYS] if isinstance(told, list) else []:
         if not isinstance(one, Mapping) or one.get("kty") not in ("RSA", "EC", "OKP"):
             continue  # a secret that lies in public is none
         try:
-            found.append((one.get("kid"), import_key(dict(one))))
+            key = import_key(dict(one))
+            if key.is_private:
+                raise ValueError("it is the private key: whoever reads it there can sign")
+            if isinstance(key, RSAKey) and key.raw_value.key_size < _SHORTEST_RSA:
+                raise ValueError(f"an RSA key has at least {_SHORTEST_RSA} bits")
+            found.append((one.get("kid"), key))
         except (JoseError, ValueError, TypeError, KeyError) as e:
             log.warning("a key of an issuer cannot be used", kid=one.get("kid"), why=str(e))
     if not found:
@@ -285,13 +291,19 @@ class Tokens:
 
     async def _verify(self, token: str) -> Principal:
         from joserfc import jws, jwt
-        from joserfc.errors import BadSignatureError, JoseError
+        from joserfc.errors import (
+            BadSignatureError,
+            InvalidKeyCurveError,
+            InvalidKeyTypeError,
+            JoseError,
+        )
 
+        unreadable = (JoseError, ValueError, TypeError, RecursionError)
         if len(token) > _LONGEST:
             raise Refused("the token is too long")
         try:
             header = jws.extract_compact(token.encode(), registry=self._registry).headers()
-        except (JoseError, ValueError, TypeError) as e:
+        except unreadable as e:
             raise Refused(f"the token is malformed: {type(e).__name__}") from None
         self._check_header(header)
         algorithm = header["alg"]
@@ -299,9 +311,9 @@ class Tokens:
             try:
                 claims = jwt.decode(token, key, [algorithm], registry=self._registry).claims
                 break
-            except BadSignatureError:
+            except (BadSignatureError, InvalidKeyCurveError, InvalidKeyTypeError):
                 continue
-            except (JoseError, ValueError, TypeError) as e:
+            except unreadable as e:
                 raise Refused(f"the token cannot be checked: {e}") from None
         else:
             raise Refused("no key of the issuer made its signature")
@@ -326,7 +338,7 @@ class Tokens:
 
     def _principal(self, claims: Mapping[str, Any]) -> Principal:
         name = _claim(claims, self._options.name)
-        if not isinstance(name, str) or not name:
+        if not isinstance(name, str) or not name or not name.isprintable():
             raise Refused(f"it names nobody as '{self._options.name}'")
         return Principal(
             name=name,
