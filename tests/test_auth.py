@@ -324,6 +324,17 @@ async def test_who_guesses_has_to_wait(tmp_path: Path, http: aiohttp.ClientSessi
         assert (await asked("ann", "right", "192.0.2.2"))[0] == 200
 
 
+async def test_who_cannot_be_guessed_is_not_locked_out_by_others(
+    tmp_path: Path, http: aiohttp.ClientSession
+) -> None:
+    keys(tmp_path, {"name": "acme", "sha256": digest("k" * 40)})
+    async with running(route(KEYS), tmp_path) as bus:
+        address = f"{url(bus)}/who"
+        seen = [await status(http, address, headers={"X-API-Key": "x"}) for _ in range(FREE + 2)]
+        assert (seen[0], seen[-1]) == (401, 429)
+        assert await status(http, address, headers={"X-API-Key": "k" * 40}) == 200
+
+
 # --- what routes allow ----------------------------------------------------------------------------
 
 

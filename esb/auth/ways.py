@@ -65,20 +65,20 @@ class AnyOf:
         """See Authenticator."""
         challenges = [method.challenge for method in self._methods]
         refused = False
-        address = f"address {network_of(credentials.address)}"
         for index, method in enumerate(self._methods):
             if not method.shown(credentials):
                 continue
+            address = f"{method.name} at {network_of(credentials.address)}"
             claimed = method.user(credentials)
             user = f"user {method.name} {claimed}" if claimed else address
-            try:
-                self._failures.check(address, user)
-            except Throttled:
-                AUTHENTICATIONS.labels(method.name, "paused").value += 1
-                raise
+            if claimed:
+                self._check(method, address, user)
             try:
                 found = await method.verify(credentials)
             except Refused as e:
+                # Where nobody can guess, this comes last: whoever shares an address with one who
+                # fails is let in meanwhile.
+                self._check(method, address, user)
                 refused = True
                 challenges[index] = e.challenge or method.challenge
                 log.warning("not let in", method=method.name, why=str(e), user=claimed[:100],
@@ -92,6 +92,13 @@ class AnyOf:
                 return found
         text = "the credentials are not valid" if refused else "credentials are needed"
         raise Denied(text, challenge=[one for one in dict.fromkeys(challenges) if one])
+
+    def _check(self, method: Method, address: str, user: str) -> None:
+        try:
+            self._failures.check(address, user)
+        except Throttled:
+            AUTHENTICATIONS.labels(method.name, "paused").value += 1
+            raise
 
 
 def bearer(credentials: Credentials) -> str:
