@@ -206,7 +206,7 @@ class Cache:
             envelope = envelope.replace(headers=envelope.headers.keep(self._seen.__contains__))
             try:
                 key, private = self._key_of(envelope)
-            except (EsbError, UnicodeError):
+            except (EsbError, UnicodeError, OverflowError):
                 self._count["passed"].value += 1
                 return await step(envelope)  # which will say what is wrong with it
             while True:
@@ -341,7 +341,7 @@ class Cache:
 
     def _key_of(self, envelope: Envelope) -> tuple[bytes, bool]:
         """By what an answer is found, and whether it is for this caller alone. Raises EsbError,
-        UnicodeError for a message that has no such thing."""
+        UnicodeError, OverflowError for a message that has no such thing."""
         params, headers = envelope.params, envelope.headers
         if self._key is not None:
             what: Any = self._key(envelope)
