@@ -21,12 +21,12 @@ from pydantic import BaseModel, RootModel, SecretStr, TypeAdapter
 
 from esb.adapter import Adapter, Role
 from esb.codecs import FORMATS
-from esb.config import SETTINGS
 from esb.middleware.endpoint import EndpointPolicies
 from esb.middleware.rate_limit import Rate
 from esb.options import Options, Range
 from esb.projects import SHARED, Use
 from esb.route import RouteOptions, StepPolicies
+from esb.settings import SETTINGS
 from esb.steps import STEPS
 
 Model = type[BaseModel]

@@ -12,17 +12,14 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final
 
-from pydantic import Field, TypeAdapter
+from pydantic import TypeAdapter
 
 from esb.adapter import Adapter, BuildFailed, Section, Sink, Source
 from esb.analysis import analyse
 from esb.analysis.streaming import open_passages
-from esb.audit import AuditOptions
-from esb.auth import AuthOptions
 from esb.build import POLICIES, Builder, split_policies
 from esb.bus import Shared
 from esb.callers import add_ways
@@ -33,77 +30,17 @@ from esb.loading import Continuation, Load, Stage, Stores
 from esb.middleware.cache import Cache, CacheOptions
 from esb.middleware.endpoint import EndpointPolicies
 from esb.mistakes import did_you_mean, option_names, shown_path
-from esb.options import Auth, Options
-from esb.otel import Telemetry, TelemetryOptions
+from esb.options import Options
+from esb.otel import Telemetry
 from esb.policies import cached, route_policies
 from esb.projects import LATER, SHARED, Projects
 from esb.redaction import known_secrets, secret_values
-from esb.redis import RedisOptions
 from esb.route import Called, Route, RouteOptions, assemble
 from esb.secrets import References, SecretsOptions
+from esb.settings import SETTINGS, AdminOptions
 from esb.step import Middleware, Watch
-from esb.store import StoreOptions
 from esb.strict_yaml import Document, read_yaml
 from esb.tracing import Sampling, TraceOptions, Tracing
-
-
-class AdminOptions(Options):
-    """The admin listener: health, metrics and what operators need."""
-
-    host: str = Field(
-        "127.0.0.1",
-        description="Address to listen on. Whoever reaches it may see and replay messages.",
-    )
-    port: int = Field(8081, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
-    enabled: bool = Field(True, description="Whether it listens at all.")
-    auth: Auth | None = Field(
-        None,
-        description="Who may ask: names of the section `auth`. Needed where it listens at any "
-        "address but one of the machine's own (127.0.0.1). `/healthz`, and whether it is ready, "
-        "are told to everybody.",
-    )
-    readers: list[str] = Field(
-        ["reader"], description="With `auth`: roles that may look at everything."
-    )
-    operators: list[str] = Field(
-        ["operator"], description="With `auth`: roles that may look and change."
-    )
-
-    @property
-    def is_near(self) -> bool:
-        """Whether only this machine reaches it."""
-        try:
-            return ip_address(self.host.strip("[]")).is_loopback
-        except ValueError:
-            return self.host == "localhost"
-
-
-class VersionsOptions(Options):
-    """What is kept of each configuration that `esb run` loads, so that one can go back to it. The
-    names of routes that were stopped are kept there as well."""
-
-    path: Path = Field(
-        Path("data/versions"),
-        description="The folder, made when missing; a relative path is one of the project.",
-    )
-    keep: int = Field(
-        50, ge=0, description="How many versions are kept; the oldest go first. 0 keeps none."
-    )
-
-
-SETTINGS: dict[str, type[Any]] = {
-    "auth": AuthOptions,
-    "store": StoreOptions,
-    "admin": AdminOptions,
-    "versions": VersionsOptions,
-    "trace": TraceOptions,
-    "redis": RedisOptions,
-    "secrets": SecretsOptions,
-    "telemetry": TelemetryOptions,
-    "audit": AuditOptions,
-}
-LIVE: Final = frozenset({"auth", "secrets"})
-"""Settings that each load goes by anew; the others are those that a bus started with."""
 
 _NAMES_SECRETS: Final = re.compile(r"""\bsecrets["']?\s*:""")
 _CORE_KEYS = ("routes", "connections", *SHARED, *SETTINGS)

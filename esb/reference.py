@@ -10,10 +10,10 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from esb.adapter import Adapter, Section
-from esb.config import SETTINGS
 from esb.middleware.endpoint import EndpointPolicies
 from esb.projects import SHARED, Use
 from esb.route import RouteOptions, StepPolicies
+from esb.settings import SETTINGS
 from esb.steps import STEPS
 
 

@@ -18,7 +18,7 @@ from typing import Any, Final, TypeVar
 from esb.api import AdminServer, Operators
 from esb.audit import Audit
 from esb.bus import Bus, Shared
-from esb.config import LIVE, Project, load, route_files_in
+from esb.config import Project, load, route_files_in
 from esb.control import NotThere, Refused
 from esb.errors import EsbError
 from esb.identity import acting
@@ -29,6 +29,7 @@ from esb.metrics import Counter, Gauge
 from esb.mistakes import did_you_mean, shown_path
 from esb.route import Called
 from esb.secrets import References
+from esb.settings import LIVE
 from esb.versions import Cause, Version, Versions, put
 from esb.vitals import watch_loop
 
