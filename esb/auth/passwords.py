@@ -87,6 +87,8 @@ class Basic:
         self.name = name
         self._hasher = PasswordHasher()
         self._table = table
+        self._named: dict[str, User] = {}
+        self._of: UserFile | None = None
         self._remember = options.remember
         self._key = secrets.token_bytes(32)
         self._known: OrderedDict[bytes, float] = OrderedDict()
@@ -109,7 +111,7 @@ class Basic:
 
     async def verify(self, credentials: Credentials) -> Principal:
         name, password = _given(credentials)
-        found = next((user for user in self._table.content.users if user.name == name), None)
+        found = self._users().get(name)
         expected = found.password if found is not None else self._nobody
         if not await self._right(name, password, expected) or found is None:
             raise Refused("the password is wrong" if found else "the user is not known")
@@ -120,6 +122,13 @@ class Basic:
             scopes=tuple(found.scopes),
             claims=found.claims,
         )
+
+    def _users(self) -> dict[str, User]:
+        content = self._table.content
+        if content is not self._of:
+            # Of two of one name the first counts.
+            self._of, self._named = content, {one.name: one for one in reversed(content.users)}
+        return self._named
 
     async def _right(self, name: str, password: str, expected: str) -> bool:
         # With the hash in it: whoever gets another password has the old one no longer.
