@@ -417,9 +417,14 @@ class Service:
             version = self.versions.get(number)
             then = self.versions.contents(version)
             found = await asyncio.to_thread(self._look)
-            now, routes = found.kept, [path.resolve() for path in found.files]
+            kept, routes = found.kept, [path.resolve() for path in found.files]
             try:
-                await asyncio.to_thread(self.versions.add, now, "found", by=by)
+                # What no route names any more may still lie there, and be somebody's only copy.
+                now = {**await asyncio.to_thread(_there, then.keys() - kept.keys()), **kept}
+                known = {
+                    path: now[path] for path in now if found.sources.get(path, b"") is not None
+                }
+                await asyncio.to_thread(self.versions.add, known, "found", by=by)
                 await asyncio.to_thread(put, then, now, routes)
             except OSError as e:
                 raise Refused(f"the files cannot be written: {_why(e)}") from e
@@ -521,3 +526,8 @@ def _user() -> str:
     with contextlib.suppress(OSError, KeyError):
         return getpass.getuser()
     return ""
+
+
+def _there(paths: Collection[Path]) -> dict[Path, bytes]:
+    """The content of those files that are there. Raises OSError."""
+    return {path: path.read_bytes() for path in paths if path.is_file()}

@@ -202,6 +202,34 @@ async def test_a_way_back_that_leads_nowhere_changes_nothing(
         )  # fmt: skip
 
 
+@pytest.mark.parametrize("leads_somewhere", [True, False])
+async def test_what_no_route_names_any_more_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, leads_somewhere: bool
+) -> None:
+    text = """
+        routes:
+          a:
+            from: {http: {path: "${A_PATH}", method: GET}}
+            steps: [{transform: {jinja: a.json.j2, content_type: application/json}}]
+    """
+    monkeypatch.setenv("A_PATH", "/a")
+    template = tmp_path / "transforms" / "a.json.j2"
+    async with live(tmp_path, text) as bus:
+        bus.write("routes/all.yaml", HEAD + "routes: {b: {from: {http: /b}}}")
+        await bus.told("POST", "/reload")
+        template.write_text('"mine"')
+        if not leads_somewhere:
+            monkeypatch.delenv("A_PATH")
+        status, told = await bus.ask("POST", "/versions/1/roll-back")
+        assert told["rolled_back"] is leads_somewhere
+        if leads_somewhere:
+            assert await bus.get("/a") == (200, '"one"')
+            assert await bus.told("GET", "/versions/3/files/transforms/a.json.j2") == '"mine"'
+        else:
+            assert status == 422
+            assert template.read_text() == '"mine"'
+
+
 def _read_only(self: Path, target: Path) -> Path:
     raise OSError(30, "Read-only file system")
 
