@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import aiohttp
 from support.broker import Rabbit, unique
@@ -173,5 +175,34 @@ routes:
             file.write_text(routes.replace("auth: it", "auth: public"))
             assert (await service.reload())["reloaded"]
             assert await docs() == 200
+    finally:
+        await service.bus.stop()
+
+
+async def test_who_began_before_a_reload_has_to_show_who_he_is_after_it(tmp_path: Path) -> None:
+    entries = [{"name": "one", "sha256": digest("one" * 20)}]
+    (tmp_path / "one.keys.yaml").write_text(json.dumps({"keys": entries}))
+    file = tmp_path / "routes.yaml"
+    text = """
+listen: {port: 0}
+admin: {enabled: false}
+versions: {keep: 0}
+auth: {it: {api_keys: {file: one.keys.yaml}}}
+routes: {a: {from: {http: {path: /a, auth: public}}, steps: [set: {body: "{'done': true}"}]}}
+"""
+    file.write_text(text)
+    service = Service([file], root=tmp_path)
+    await service.bus.start()
+    try:
+        parts = urlsplit(url(service.bus))
+        reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+        head = "POST /a HTTP/1.1\r\nHost: a\r\nConnection: close\r\nExpect: 100-continue\r\n"
+        writer.write(f"{head}Content-Type: application/json\r\nContent-Length: 2\r\n\r\n".encode())
+        assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        file.write_text(text.replace("auth: public", "auth: it"))
+        assert (await service.reload())["reloaded"]
+        writer.write(b"{}")
+        assert (await reader.read()).startswith(b"HTTP/1.1 401 ")
+        writer.close()
     finally:
         await service.bus.stop()

@@ -309,7 +309,7 @@ class WebServer:
             if (auth := site.auth or self.otherwise) is not PUBLIC:
                 return self._admit(exchange, site, auth, asked, limit)
             if not exchange.complete:
-                return self._read_on(exchange, asked, limit)
+                return self._admit(exchange, site, PUBLIC, asked, limit)
             body = exchange.taken()
             if len(body) > limit:
                 raise _too_large(limit)
@@ -319,30 +319,14 @@ class WebServer:
             return None
         return self._serve(exchange, site, request)
 
-    async def _read_on(self, exchange: Exchange, asked: float, limit: int) -> None:
-        """Serve a request whose body is not here yet."""
-        site: Site | None = None
-        try:
-            body, arriving = await self._read(exchange, limit)
-            # While it came, routes may have been replaced: then it belongs to the new one.
-            site, values = self._now(exchange)
-            path = self._inside(exchange.path) or ""
-            request = self._request(exchange, site, path, values, asked, body, arriving)
-        except HungUp:
-            return
-        except EsbError as e:
-            self._refuse(exchange, site, e)
-            return
-        await self._serve(exchange, site, request)
-
     async def _admit(
         self, exchange: Exchange, site: Site, auth: Authenticator, asked: float, limit: int
     ) -> None:
-        """Serve a request once it is known who sent it: before its body is read, where that does
-        not tell."""
+        """Serve a request once it is here and it is known who sent it: before its body is read,
+        where that does not tell."""
         try:
             who: Principal | None = None
-            if "body" not in auth.asks:
+            if auth is not PUBLIC and "body" not in auth.asks:
                 who = await auth.authenticate(self._credentials(exchange, auth))
             arriving: Body | None = None
             if exchange.complete:
