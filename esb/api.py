@@ -20,7 +20,7 @@ from esb.durable import Store
 from esb.envelope import Headers
 from esb.errors import Denied, EsbError, Throttled
 from esb.http import App, Exchange, HttpServer, Limits
-from esb.identity import PUBLIC, Authenticator, Credentials, acting
+from esb.identity import PUBLIC, Authenticator, Credentials, Principal, acting
 from esb.inside import Inside, View
 from esb.metrics import Gauge
 
@@ -54,8 +54,8 @@ def admin_app(
     refused, so that a page in somebody's browser cannot reach it by rebinding a name of its own.
     Where callers are known any name will do: a page has nothing to show for itself.
     All of it is below /admin as well, for who puts it behind a proxy beside other things. view:
-    as in `admin_api`. operators: who may use it by now; probes are for everybody, and then tell no
-    details. audit: where it is told who did what."""
+    as in `admin_api`. operators: who may use it by now; probes are for everybody, and then tell
+    details to readers and operators alone. audit: where it is told who did what."""
     seen = view or Inside(bus)
     api: list[asgi.AsgiApp] = []
 
@@ -70,7 +70,7 @@ def admin_app(
             _answer(exchange, 200 if well else 503, details)
         elif path in ("/healthz", "/readyz"):
             well, details = bus.healthz() if path == "/healthz" else await seen.readyz()
-            if known:
+            if known and not await _may_look(exchange, who):
                 details = {"status": details.get("status", "")}
             _answer(exchange, 200 if well else 503, details)
         elif known and (refused := await _refused(exchange, who)):
@@ -105,18 +105,30 @@ def admin_app(
     return app
 
 
+async def _caller(exchange: Exchange, who: Operators) -> Principal:
+    return await who.auth.authenticate(
+        Credentials(
+            headers=exchange.headers,
+            method=exchange.method,
+            target=exchange.path,
+            address=exchange.connection.client,
+        )
+    )
+
+
+async def _may_look(exchange: Exchange, who: Operators) -> bool:
+    """Whether a probe is asked by somebody who may look at the rest, too."""
+    try:
+        principal = await _caller(exchange, who)
+    except EsbError:
+        return False
+    return not (who.operators | who.readers).isdisjoint(principal.roles)
+
+
 async def _refused(exchange: Exchange, who: Operators) -> int:
     """0 if whoever asks may, whose name then is `acting`; else the status he was answered with."""
-    connection = exchange.connection
     try:
-        principal = await who.auth.authenticate(
-            Credentials(
-                headers=exchange.headers,
-                method=exchange.method,
-                target=exchange.path,
-                address=connection.client,
-            )
-        )
+        principal = await _caller(exchange, who)
     except EsbError as e:
         told: Mapping[type[EsbError], int] = {Denied: 401, Throttled: 429}
         status = next((number for kind, number in told.items() if isinstance(e, kind)), 503)

@@ -282,6 +282,9 @@ async def test_readers_look_and_operators_change(folder: Path, http: aiohttp.Cli
         for key, look, change in ((KEY, 403, 403), ("r" * 40, 200, 403), ("o" * 40, 200, 200)):
             assert await seen(key, "GET", "/routes") == look
             assert await seen(key, "GET", "/metrics") == look
+            async with http.get(f"{address}/readyz", headers={"X-API-Key": key}) as answer:
+                assert answer.status == 200
+                assert ("routes" in await answer.json()) == (look == 200)
             assert await seen(key, "POST", "/routes/open/stop") == change
         assert service.bus.stopped == {"open"}
         # A page that somebody has open cannot ask in his name.
