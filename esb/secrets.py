@@ -68,6 +68,8 @@ class References:
         """The value of what stands between the braces. Raises ValueError with what is wrong."""
         if reference.startswith(OUTSIDE):
             if self.is_open(reference):
+                if reference.startswith("vault:"):
+                    self._place(reference)  # a slip is told without asking
                 return "${" + reference + "}"
             self._folders[reference] = folder
             value = self.resolved[reference] = self._look_up(reference, folder)
@@ -119,7 +121,7 @@ class References:
     def _look_up(self, reference: str, folder: Path) -> str:
         scheme, _, rest = reference.partition(":")
         if scheme == "vault":
-            return self._in_vault(rest, reference)
+            return self._in_vault(reference)
         if scheme == "file":
             return self._file(folder / rest, f"the file of ${{{reference}}} cannot be read")
         found = _SECRET.match(rest)
@@ -138,12 +140,16 @@ class References:
         self.files.add(file)
         return text
 
-    def _in_vault(self, rest: str, reference: str) -> str:
-        found = _PLACE.match(rest)
+    def _place(self, reference: str) -> re.Match[str]:
+        found = _PLACE.match(reference.removeprefix("vault:"))
         if found is None or {".", ".."} & set(found[1].split("/")):
             raise ValueError(
                 f"${{{reference}}} names no field of a secret: ${{vault:mount/path#field}}"
             )
+        return found
+
+    def _in_vault(self, reference: str) -> str:
+        found = self._place(reference)
         if self.options.vault is None:
             raise ValueError(f"there is no vault for ${{{reference}}}: secrets: {{vault: ...}}")
         if self._vault is None:

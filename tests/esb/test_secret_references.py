@@ -213,6 +213,18 @@ async def test_a_check_asks_no_vault_unless_it_is_told_to(
     assert vault.asked
 
 
+@pytest.mark.parametrize("environ", [{}, None])
+def test_a_slip_in_a_reference_to_a_vault_is_found_without_asking(
+    tmp_path: Path, environ: dict[str, str] | None
+) -> None:
+    vault = "secrets: {vault: {url: 'https://vault.example', token: root-token}}\n"
+    file = tmp_path / "all.yaml"
+    file.write_text(vault + bearers("vault:kv/crm"))
+    found = told(load([file], environ=References(environ), root=tmp_path))
+    assert len(found) == 1, found
+    assert "names no field" in found[0]
+
+
 async def test_a_session_is_renewed_and_begun_anew_when_it_is_over(
     tmp_path: Path, vault: FakeVault
 ) -> None:
