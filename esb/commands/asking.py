@@ -253,7 +253,8 @@ def running(url: str, files: list[Path] | None) -> There:
     if url:
         return There(url)
     # Whatever is wrong with the files otherwise: the bus may run what they were before.
-    admin = load(route_files(files)).settings["admin"]
+    otherwise = "--project says where the project is, or --url where the bus"
+    admin = load(route_files(files, otherwise)).settings["admin"]
     if not admin.enabled or not admin.port:
         raise EsbError("the admin API is off, or on any free port: --url says where it is")
     return There(_address(admin.host, admin.port))

@@ -15,13 +15,17 @@ from esb.errors import Diagnostic
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
 
-def route_files(paths: Sequence[Path] | None) -> Sequence[Path]:
-    """The files that were named, or routes/; ends the command if there is neither."""
+def route_files(
+    paths: Sequence[Path] | None,
+    otherwise: str = "name a file or a folder, or start a project with 'esb init'",
+) -> Sequence[Path]:
+    """The files that were named, or routes/; ends the command if there is neither, and says what to
+    do otherwise."""
     if paths:
         return paths
     if Path("routes").is_dir():
         return [Path("routes")]
-    fail("there is no routes/ here: name a file or a folder, or start a project with 'esb init'", 2)
+    fail(f"there is no routes/ here: {otherwise}", 2)
 
 
 def show(found: Sequence[Diagnostic]) -> None:

@@ -114,3 +114,10 @@ def test_without_a_bus_it_says_so(tmp_path: Path, command: tuple[str, ...]) -> N
         text=True, env=os.environ,
     )  # fmt: skip
     assert (done.returncode, "no bus answers at http://127.0.0.1:1" in done.stderr) == (1, True)
+
+
+def test_a_command_for_a_running_bus_says_how_to_name_it(tmp_path: Path) -> None:
+    done = esb("reload", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "--project" in done.stderr
+    assert "--url" in done.stderr
