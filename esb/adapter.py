@@ -389,11 +389,14 @@ class Build(Protocol):
         body: Mapping[str, Any] | None = None,
         params: Mapping[str, Collection[str]] | None = None,
         faults: Collection[str] | None = None,
+        methods: Collection[str] = (),
+        anonymous: bool = False,
     ) -> None:
         """Say what is known of the messages that come out of the endpoint being built: a JSON
         Schema of their body, all names in groups of params ({"path": ["id"]}), the names of the
         faults that it may raise; of a source (with these as keys of its option `faults`), of those
-        that it has an answer for."""
+        that it has an answer for; the methods of HTTP that a source serves, and whether nobody is
+        asked who he is. What is left out stays as it was said."""
 
     def answer(self) -> Build:
         """The Build for texts of a source that are filled in from the answer of its route."""

@@ -267,11 +267,11 @@ class Builder:
         """`loc` without the names of union members that pydantic puts into it."""
         path: YamlPath = ()
         value: Any = self.data if not self.fixed else None
-        for part in loc:
+        for at, part in enumerate(loc, 1):
             try:
                 value = value[part]
             except (KeyError, IndexError, TypeError):
-                if part is not loc[-1] and not self.fixed:
+                if at < len(loc) and not self.fixed:
                     continue
                 value = None
             path = (*path, part)
@@ -631,12 +631,19 @@ class Builder:
         body: Mapping[str, Any] | None = None,
         params: Mapping[str, Collection[str]] | None = None,
         faults: Collection[str] | None = None,
+        methods: Collection[str] = (),
+        anonymous: bool = False,
     ) -> None:
         places = None
         if faults is not None:
             spots = {name: self.spot(("faults", name), key=True) for name in faults}
             places = {name: Spot(document.file, *mark) for name, (document, mark) in spots.items()}
-        self.part.given = Given(body, params or {}, places)
+        said = self.part.given
+        self.part.given = Given(
+            body if body is not None else said.body, params or said.params,
+            places if places is not None else said.faults, methods or said.methods,
+            anonymous or said.anonymous,
+        )  # fmt: skip
 
     def answer(self) -> Builder:
         inner = self.at()

@@ -38,6 +38,7 @@ from esb.redaction import known_secrets, secret_values
 from esb.route import Called, Route, RouteOptions, assemble
 from esb.secrets import References, SecretsOptions
 from esb.settings import SETTINGS, AdminOptions
+from esb.slips import slips
 from esb.step import Middleware, Watch
 from esb.strict_yaml import Document, read_yaml
 from esb.tracing import Sampling, TraceOptions, Tracing
@@ -280,7 +281,8 @@ class _Loader:
         outlines = [place.part for place in dict.fromkeys(self.places)]
         found = analyse(outlines, whole=not self.project.diagnostics)
         self.project.diagnostics += [one for one in found if one.severity == "error"]
-        self.project.warnings = [one for one in found if one.severity != "error"]
+        self.project.warnings += [one for one in found if one.severity != "error"]
+        self.project.warnings = sorted(set(self.project.warnings))
 
     def _top_level(self, top: Builder) -> bool:
         if top.data is None and not top.document.diagnostics:
@@ -508,6 +510,8 @@ class _Loader:
                 f"what comes from a {next(iter(options.from_))} has no address of a caller",
                 "rate_limit", key=True, hint="per: route, or an expression over the message",
             )  # fmt: skip
+        if source is not None:
+            self.project.warnings += slips(place, options)
         uses = self.common.store_uses
         place.endpoints = options.endpoints
         step = place.steps(options.steps, "steps")

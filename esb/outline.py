@@ -98,11 +98,15 @@ class Given(NamedTuple):
 
     body: a JSON Schema. params: the names in groups like "path", where all are known. faults: the
     names of the faults that it may raise (caller) or has an answer for (source), with their places.
+    methods: those of HTTP that a source serves, where it is one of HTTP. anonymous: nobody is asked
+    who he is.
     """
 
     body: Mapping[str, Any] | None = None
     params: Mapping[str, Collection[str]] = {}
     faults: Mapping[str, Spot] | None = None
+    methods: Collection[str] = ()
+    anonymous: bool = False
 
 
 NOTHING_GIVEN: Final = Given()

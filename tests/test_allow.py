@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 from support.broker import Rabbit, unique
-from support.bus import running, store_of, url
+from support.bus import load_text, running, store_of, url
 from support.peers import PARTNER_WSDL
 from support.soap import GET, NS, Client, soap
 from support.waiting import until
@@ -61,6 +61,24 @@ async def test_operations_of_a_hosted_service_are_allowed_by_what_the_body_is_fo
         fault = await client.fault(as_user("bob", GET))
         assert fault.reason == "the credentials are not enough for this"
         assert fault.code.endswith("Client")
+
+
+def test_a_token_is_proof_enough_where_the_listener_asks_for_nothing(tmp_path: Path) -> None:
+    shutil.copytree(PARTNER_WSDL.parent, tmp_path, dirs_exist_ok=True)
+    text = f"""\
+    routes:
+      partners:
+        from:
+          soap: {{wsdl: {PARTNER_WSDL.name}, path: /p, auth: public, security: {{users: {{a: b}}}}}}
+        allow: {{principals: [a]}}
+        rate_limit: {{limit: 1/1m, per: principal}}
+        steps: [{{set: {{body: "{{'partner': {{}}}}"}}}}]
+    """
+    project = load_text(text, tmp_path)
+    assert (project.diagnostics, project.warnings) == ([], [])
+    found = load_text(text.replace("principals:", "methods: GET, principals:"), tmp_path)
+    assert [str(one) for one in found.diagnostics if "not asked with GET" in one.message]
+    assert [one.line for one in found.diagnostics] == [5]
 
 
 async def test_who_guesses_at_usernametokens_has_to_wait(tmp_path: Path) -> None:

@@ -63,6 +63,7 @@ class AmqpSource:
         self.where = f"amqp queue {options.queue}"
         build.channel(self.where, outside=True)
         build.span(spans("process", "consumer", options.queue))
+        build.gives(anonymous=options.principal is None)
         if options.rpc:
             build.promises("answered")
         settings, tls = options.settings(build)

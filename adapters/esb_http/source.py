@@ -170,7 +170,11 @@ def make_source(options: SourceOptions, build: Build) -> HttpSource:
         shown = options.schema_
         if isinstance(shown, str):
             shown = json.loads(build.file(shown, "schema").read_text())
-    build.gives(params={"path": parameters(options.path)}, faults=options.faults or None)
+    build.gives(
+        params={"path": parameters(options.path)},
+        faults=options.faults or None,
+        methods=options.method,
+    )
     if options.idempotency_key is not None and options.idempotency_key.use == "required":
         build.promises("once")
     else:

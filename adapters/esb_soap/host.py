@@ -290,7 +290,8 @@ class SoapHost:
         self._step: Step | None = None
         self._ask, self._tell = asking(build.asked), telling(build.asked)
         # Whoever has to show a UsernameToken has said who he is.
-        alone = self._guard is not None and options.auth is None
+        alone = self._guard is not None and options.auth in (None, ["public"])
+        build.gives(methods=["POST"])
         self._site = Site(
             auth=PUBLIC if alone else callers(build, options.auth, "auth"),
             path=options.path,

@@ -31,6 +31,8 @@ def callers(build: Build, names: Sequence[str] | None, *path: str | int) -> Auth
             "`allow` is about callers, and nobody is asked who he is", code="auth", key=True,
             hint="say with `auth` how callers prove it" if build.ways else "auth: {...}",
         )  # fmt: skip
+    if found is PUBLIC and not certified:
+        build.gives(anonymous=True)
     return found
 
 

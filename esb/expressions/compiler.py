@@ -21,7 +21,16 @@ from esb.adapter import Expression, Text
 from esb.envelope import Envelope
 from esb.errors import EsbError, RouteFailure
 from esb.expressions import language
-from esb.expressions.language import MESSAGE, PARAMS, Missing, nearest, reason, to_text, truth
+from esb.expressions.language import (
+    MESSAGE,
+    PARAMS,
+    PRINCIPAL,
+    Missing,
+    nearest,
+    reason,
+    to_text,
+    truth,
+)
 from esb.expressions.queries import compile_jmespath, compile_xpath, xpath_namespaces
 from esb.expressions.sandbox import FILTERS, INSTEAD, TESTS, Sandbox, check_arguments, written
 
@@ -369,6 +378,8 @@ class _Compiler:
             return self._known_value(node, owner.name, key)
         if isinstance(owner, nodes.Name) and owner.name in self.groups:
             group = owner.name
+            if group == "principal":
+                self._one_of(PRINCIPAL, node, group, key)
             return lambda e: language.field(e.params.get(group, _NO_PARAMS), key, path)
         inner = self.compile(owner)
         field = language.field
@@ -394,11 +405,15 @@ class _Compiler:
         return lambda e: value
 
     def _message_field(self, node: nodes.Node, key: str) -> _Value:
-        if key not in MESSAGE:
-            meant = nearest(key, MESSAGE)
-            hint = f"did you mean message.{meant}?" if meant else "it has " + ", ".join(MESSAGE)
-            raise self._error(node, f"message has no {key}", hint)
+        self._one_of(MESSAGE, node, "message", key)
         return MESSAGE[key]
+
+    def _one_of(self, names: Collection[str], node: nodes.Node, group: str, key: str) -> None:
+        """What a group has is known: anything else is a slip."""
+        if key not in names:
+            meant = nearest(key, names)
+            hint = f"did you mean {group}.{meant}?" if meant else "it has " + ", ".join(names)
+            raise self._error(node, f"{group} has no {key}", hint)
 
     def _getitem(self, node: nodes.Getitem) -> _Value:
         path = written(node)
@@ -409,6 +424,9 @@ class _Compiler:
                     return self._message_field(node, node.arg.value)
                 return self._known_value(node, name, node.arg.value)
             return self._name(node.node)  # which says that it is no value
+        named = isinstance(node.node, nodes.Name) and node.node.name == "principal"
+        if named and "principal" in self.groups and isinstance(node.arg, nodes.Const):
+            self._one_of(PRINCIPAL, node, "principal", str(node.arg.value))
         inner = self.compile(node.node)
         item = language.item
         if isinstance(node.arg, nodes.Const):

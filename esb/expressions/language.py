@@ -21,6 +21,7 @@ from esb.clock import current
 from esb.codecs.json import dumps
 from esb.envelope import Envelope, Headers
 from esb.errors import RouteFailure
+from esb.identity import Principal
 
 PARAMS: Final = (
     *("path", "query", "reply", "cloudevents", "error", "turn", "group", "sequence", "split"),
@@ -46,6 +47,9 @@ MESSAGE: Final[Mapping[str, Callable[[Envelope], Any]]] = {
     )
 }
 """What `message.` has."""
+
+PRINCIPAL: Final = Principal.__struct_fields__
+"""What `principal.` may have."""
 
 MAX_TEXT = 10_000_000
 """How long a text or a list may get, in characters or items."""

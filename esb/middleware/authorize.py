@@ -7,7 +7,7 @@ that the message was dispatched by; so nobody is allowed one thing and does anot
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -16,6 +16,9 @@ from esb.envelope import Envelope
 from esb.errors import Denied, EsbError
 from esb.options import Options
 from esb.step import Middleware, Step
+
+HttpMethod = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
+"""Those that a source can be asked with."""
 
 
 def _upper(value: Any) -> Any:
@@ -33,7 +36,8 @@ class Allow(Options):
         description="An expression that is true: `principal.claims.tenant == path.tenant`.",
     )
     methods: Annotated[
-        list[str], BeforeValidator(_upper, json_schema_input_type=str | list[str])
+        list[HttpMethod],
+        BeforeValidator(_upper, json_schema_input_type=HttpMethod | list[HttpMethod]),
     ] = Field([], description="It is about requests with these methods; about all if left out.")
     operations: list[str] = Field(
         [], description="It is about these operations of a hosted service; about all if left out."
@@ -83,7 +87,8 @@ def allowing(rules: Sequence[Rule]) -> Middleware:
 
 def _concerns(rule: Allow) -> Callable[[Envelope], bool]:
     """Whether a rule is about a message."""
-    methods, operations = frozenset(rule.methods), frozenset(rule.operations)
+    methods: frozenset[str] = frozenset(rule.methods)
+    operations = frozenset(rule.operations)
     if "GET" in methods:
         methods |= {"HEAD"}  # which is answered as a GET is
 
