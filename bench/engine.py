@@ -21,7 +21,7 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
-import esb.build
+import esb.loading
 from esb import logs
 from esb.adapter import Adapter, Build, Health, Role
 from esb.config import load
@@ -110,14 +110,14 @@ def message() -> Envelope:
 
 @contextmanager
 def _routes() -> Iterator[dict[str, Step]]:
-    installed = esb.build.entry_points_by_name
+    installed = esb.loading.entry_points_by_name
     here = EntryPoint("here", f"{__name__}:adapter", "esb.adapters")
 
     def with_here(group: str) -> dict[str, Any]:
         found = installed(group)
         return {**found, "here": here} if group == "esb.adapters" else found
 
-    esb.build.entry_points_by_name = with_here  # type: ignore[assignment]
+    esb.loading.entry_points_by_name = with_here  # type: ignore[assignment]
     try:
         with tempfile.TemporaryDirectory() as name:
             lines = [f"store: {{path: {name}/bus.db}}", "routes:"]
@@ -130,7 +130,7 @@ def _routes() -> Iterator[dict[str, Step]]:
             project = load([file], root=Path(name)).check()
             yield {name: route.step for name, route in zip(ROUTES, project.routes, strict=False)}
     finally:
-        esb.build.entry_points_by_name = installed
+        esb.loading.entry_points_by_name = installed
 
 
 async def run(*, quick: bool = False) -> list[tuple[str, float]]:

@@ -308,6 +308,7 @@ async def test_what_the_metrics_say() -> None:
     assert guard.status() | {"retry_after": 0} == {
         "name": "metrics/steps[0].call",
         "adapter": "http",
+        "up": False,
         "in_flight": 0,
         "circuit": "open",
         "detail": "open: no",
