@@ -235,7 +235,7 @@ def assemble(
     retry = options.retry if waits else options.retry or RetryOptions()
     recorded = [layer for layer in (spans, recorder) if layer is not None]
     layers: list[Middleware] = [*recorded, traced(name)]
-    entrance: list[Middleware] = [*recorded, traced(f"{name}.accept")]
+    entrance: list[Middleware] = [*recorded, traced(f"{name}.accept", waits=source.waits)]
     if allow is not None:
         if durable:
             entrance.append(allow)  # what was accepted has been allowed

@@ -16,8 +16,8 @@ from esb.step import Middleware, Step
 log = structlog.get_logger("esb.trace")
 
 
-def traced(route: str) -> Middleware:
-    """The outermost layer of the route named `route`.
+def traced(route: str, *, waits: bool = True) -> Middleware:
+    """The outermost layer of the route named `route`. waits: whether a caller is told of errors.
 
     Nothing but an EsbError leaves it: what is a bug is logged with its traceback and becomes a
     RouteFailure that says no more than "internal error".
@@ -52,6 +52,10 @@ def traced(route: str) -> Middleware:
                 ended = failed if isinstance(e, Transient) else refused
                 if isinstance(e, Denied):
                     DENIED.labels(route).value += 1
+                    if waits and not e.step:  # `allow` said so: as with those who send too many
+                        if tell is not None:
+                            tell("message denied", error=e.detail)
+                        raise
                 log.warning("message failed", code=e.code, error=e.detail, step=e.step, **notes(e))
                 raise
             except Exception as e:

@@ -17,7 +17,15 @@ from support.waiting import until
 
 from esb.durable import DEAD
 from esb.envelope import Envelope, Outcome
-from esb.errors import OutcomeUnknown, Overloaded, Rejected, RouteFailure, TimedOut, Transient
+from esb.errors import (
+    Denied,
+    OutcomeUnknown,
+    Overloaded,
+    Rejected,
+    RouteFailure,
+    TimedOut,
+    Transient,
+)
 from esb.logs import ABOUT
 from esb.metrics import registry
 from esb.middleware.accept import accept_channel, accepted, accepting
@@ -329,6 +337,23 @@ async def test_logs_know_the_route_and_the_message() -> None:
     [line] = [log for log in logs if log["log_level"] == "warning"]
     assert line["code"] == "rejected"
     assert "said no" in line["error"]
+
+
+@pytest.mark.parametrize(
+    ("waits", "step", "level"),
+    [(True, "", "debug"), (True, "steps[0].call", "warning"), (False, "", "warning")],
+)
+async def test_who_is_denied_does_not_fill_the_log(waits: bool, step: str, level: str) -> None:
+    async def denying(envelope: Envelope) -> Envelope:
+        error = Denied("not you")
+        error.step = step
+        raise error
+
+    name = f"denying-{waits}-{level}"
+    with capture_logs() as logs, pytest.raises(Denied):
+        await traced(name, waits=waits)(denying)(message())
+    assert [log["log_level"] for log in logs] == [level]
+    assert registry().get_sample_value("esb_denied_total", {"route": name}) == 1
 
 
 async def test_nothing_is_said_of_what_passes_but_for_debugging() -> None:
