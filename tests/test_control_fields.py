@@ -13,6 +13,19 @@ from typing import Any, Final, cast
 from urllib.parse import quote, urlencode
 
 import pytest
+from hostile.spellings import (
+    CONTROL,
+    GROUPS,
+    MARK,
+    NAMES,
+    OBEYED,
+    TRACE,
+    holds,
+    odd,
+    snapshot,
+    tokens,
+    values,
+)
 from support.contract import Recorder
 from support.fake_build import FakeBuild
 from support.soap import GET, hosted, soap
@@ -32,19 +45,6 @@ from esb_amqp.properties import Properties, read, written
 from esb_file import adapter as file_adapter
 from esb_http import adapter as http_adapter
 from esb_web import ClientOptions, ListenOptions, OutboundHeaders, WebServer
-from hostile.spellings import (
-    CONTROL,
-    GROUPS,
-    MARK,
-    NAMES,
-    OBEYED,
-    TRACE,
-    holds,
-    odd,
-    snapshot,
-    tokens,
-    values,
-)
 
 STANDARDS: Final = frozenset({"traceparent", "tracestate"})
 """Names of W3C Trace Context, by which a trace is told; every other spelling is none."""

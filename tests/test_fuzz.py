@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from hostile.fuzz import Target, attempt, fuzz, targets
 
 from esb.errors import BadMessage
-from hostile.fuzz import Target, attempt, fuzz, targets
 
 TARGETS = targets()
 

@@ -13,13 +13,13 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 import pytest
+from hostile.ssrf import ADDRESSES, NAMES, Canary, canary
 from support.bus import load_text, running, url
 from support.peers import HERE
 from support.soap import GET, soap
 from support.web import ask, backend, read_request
 
 from esb_web.reach import Reach
-from hostile.ssrf import ADDRESSES, NAMES, Canary, canary
 
 WSA: Final = "http://www.w3.org/2005/08/addressing"
 ROUTES: Final = """\
