@@ -4,6 +4,7 @@ Duration   "500ms", "5s", "2m", "1h", "1d" -> seconds (float)
 Size       "512", "64KB", "5MB", "1GB"     -> bytes (int; units of 1024)
 Backoff    "1s", "1s..60s"                 -> Range(first, longest)
 Name       "orders-2"                      -> str
+Words      "clerk", [clerk, boss]          -> list of str
 """
 
 from __future__ import annotations
@@ -160,6 +161,9 @@ Name = Annotated[
     AfterValidator(_name),
     WithJsonSchema({"type": "string", "pattern": "^" + NAME.pattern + "$"}),
 ]
+Words = Annotated[list[str], BeforeValidator(_listed, json_schema_input_type=str | list[str])]
+"""One may stand without a list."""
+
 Auth = Annotated[
     list[str],
     Field(min_length=1),

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from esb.audit import AuditOptions
 from esb.auth import AuthOptions
-from esb.options import Auth, Options
+from esb.options import Auth, Options, Words
 from esb.otel import TelemetryOptions
 from esb.redis import RedisOptions
 from esb.secrets import SecretsOptions
@@ -33,10 +33,10 @@ class AdminOptions(Options):
         "address but one of the machine's own (127.0.0.1). `/healthz`, and whether it is ready, "
         "are told to everybody.",
     )
-    readers: list[str] = Field(
+    readers: Words = Field(
         ["reader"], description="With `auth`: roles that may look at everything."
     )
-    operators: list[str] = Field(
+    operators: Words = Field(
         ["operator"], description="With `auth`: roles that may look and change."
     )
 

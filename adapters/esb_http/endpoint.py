@@ -12,6 +12,7 @@ from esb.cloudevents import binary as binary_event
 from esb.cloudevents import structured as structured_event
 from esb.envelope import NO_BODY, NO_HEADERS, PIECE, Body, Envelope, parse_content_type
 from esb.errors import BadReply, EsbError, Rejected
+from esb.options import Words
 from esb.outline import Fate, Passage
 from esb.redaction import holds_secret
 from esb_http.target import QueryValue, chooses_host, make_target, reach
@@ -72,13 +73,13 @@ class SinkOptions(ClientOptions):
         description="Send the message as a CloudEvent: its attributes as ce- headers (binary), or "
         "with the body in one JSON document (structured).",
     )
-    allow_hosts: list[str] = Field(
+    allow_hosts: Words = Field(
         [],
         description="Hosts a message may choose where `{{ }}` is the host; *.example.org too, or * "
         "for any. What they lead to is of the public network, or an address that stands here, or "
         "of `allow_networks`.",
     )
-    allow_networks: list[str] = Field(
+    allow_networks: Words = Field(
         [],
         description="Networks beside the public one that a host chosen by a message may lie in "
         "(10.1.0.0/16), and single addresses.",

@@ -33,7 +33,7 @@ from esb.clock import current
 from esb.durable import Confirm, Store, give_up
 from esb.errors import BadReply
 from esb.identity import Principal
-from esb.options import Duration, Options
+from esb.options import Duration, Options, Words
 from esb_soap.envelope import HeaderFault, SoapMessage, blocks_for_us, xml_text
 
 log = structlog.get_logger("esb.soap")
@@ -169,7 +169,7 @@ class HostSecurity(Options):
     users: dict[str, SecretStr] = Field(
         min_length=1, description="Passwords by user; write ${NAME} or name a secret file."
     )
-    roles: dict[str, list[str]] = Field(
+    roles: dict[str, Words] = Field(
         {}, description="Roles by user: `principal.roles`, for `allow`."
     )
     type: Kind | None = Field(

@@ -36,7 +36,7 @@ from esb.errors import (
     TimedOut,
     Transient,
 )
-from esb.options import Duration, Options, Size
+from esb.options import Duration, Options, Size, Words
 from esb.redaction import CREDENTIALS, heard
 from esb.step import turns
 from esb_web.credentials import Auth
@@ -185,7 +185,7 @@ class ClientOptions(Options):
         "through a tunnel (CONNECT). `environment`: what HTTP_PROXY, HTTPS_PROXY and NO_PROXY say, "
         "which is not looked at otherwise.",
     )
-    no_proxy: list[str] = Field(
+    no_proxy: Words = Field(
         [],
         description="What is reached without the proxy: a host and all below it, an address, a "
         "network (10.0.0.0/8).",

@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, model_validator
 
 from esb.adapter import Section
-from esb.options import Auth, Duration, Options, Size
+from esb.options import Auth, Duration, Options, Size, Words
 
 
 def _cidr(value: str) -> str:
@@ -80,7 +80,7 @@ class ListenOptions(Options):
     base_path: Annotated[str, AfterValidator(_prefix)] = Field(
         "", description="Path in front of everything that is served, such as /esb."
     )
-    hosts: list[str] = Field(
+    hosts: Words = Field(
         [], description="Host names that are answered; empty for any. *.example.org is allowed."
     )
     trusted_proxies: list[Annotated[str, AfterValidator(_cidr)]] = Field(

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from esb.auth.ways import Refused
 from esb.identity import Credentials, Principal
-from esb.options import Options
+from esb.options import Options, Words
 
 Part = Literal["common_name", "dns", "uri", "email"]
 _ALTERNATIVES: Final = {"dns": "DNS", "uri": "URI", "email": "email"}
@@ -24,11 +24,11 @@ class MtlsOptions(Options):
         description="Which name in a certificate is the caller's: the common name of its subject, "
         "or the first alternative name of a kind, such as `uri` for SPIFFE.",
     )
-    names: list[str] = Field(
+    names: Words = Field(
         [], description="Names that may call; any with a certificate of `client_ca` if left out."
     )
-    roles: dict[str, list[str]] = Field({}, description="Roles by name.")
-    scopes: dict[str, list[str]] = Field({}, description="Scopes by name.")
+    roles: dict[str, Words] = Field({}, description="Roles by name.")
+    scopes: dict[str, Words] = Field({}, description="Scopes by name.")
 
 
 class Certificates:

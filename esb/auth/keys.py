@@ -18,7 +18,7 @@ from esb.auth.files import Table
 from esb.auth.ways import Refused, bearer
 from esb.clock import current
 from esb.identity import Credentials, Principal
-from esb.options import Options
+from esb.options import Options, Words
 
 _PREFIX: Final = "esb_"
 
@@ -49,8 +49,8 @@ class ApiKey(Options):
     sha256: Annotated[str, AfterValidator(_sha256)] = Field(
         description="SHA-256 of the key in hex digits."
     )
-    roles: list[str] = Field([], description="Roles of whoever has it.")
-    scopes: list[str] = Field([], description="Scopes of whoever has it.")
+    roles: Words = Field([], description="Roles of whoever has it.")
+    scopes: Words = Field([], description="Scopes of whoever has it.")
     claims: dict[str, Any] = Field({}, description="What else is known: `principal.claims`.")
     not_before: Moment | None = Field(None, description="It is good from then on.")
     expires: Moment | None = Field(None, description="It is good until then.")

@@ -23,7 +23,7 @@ from esb.auth.ways import Refused
 from esb.clock import current
 from esb.errors import Overloaded
 from esb.identity import Credentials, Principal
-from esb.options import Duration, Options
+from esb.options import Duration, Options, Words
 
 _AT_ONCE: Final = 2
 _WAITING: Final = 50
@@ -44,8 +44,8 @@ class User(Options):
     password: Annotated[str, AfterValidator(_hash)] = Field(
         description="argon2id hash of the password: `$argon2id$v=19$...`."
     )
-    roles: list[str] = Field([], description="The user's roles.")
-    scopes: list[str] = Field([], description="The user's scopes.")
+    roles: Words = Field([], description="The user's roles.")
+    scopes: Words = Field([], description="The user's scopes.")
     claims: dict[str, Any] = Field({}, description="What else is known: `principal.claims`.")
 
 

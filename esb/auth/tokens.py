@@ -16,13 +16,13 @@ from urllib.parse import urlsplit
 
 import msgspec
 import structlog
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
+from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from esb.auth.ways import Refused, bearer
 from esb.clock import current
 from esb.errors import EsbError, Unavailable
 from esb.identity import Credentials, Principal
-from esb.options import Duration, Options
+from esb.options import Duration, Options, Words
 
 log = structlog.get_logger("esb.auth")
 
@@ -41,10 +41,6 @@ _NOT_AGAIN: Final = 30.0
 """Seconds between two looks for keys, whatever tokens say: else each could cause a request."""
 
 Fetch = Callable[[str], Awaitable[bytes]]
-
-
-def _listed(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
 
 
 def is_secure(url: str) -> bool:
@@ -73,9 +69,9 @@ class JwtOptions(Options):
         description="Who made the token: its `iss`, letter by letter. Its keys are found by OpenID "
         "Connect Discovery if nothing else says where they are."
     )
-    audience: Annotated[
-        list[str], BeforeValidator(_listed, json_schema_input_type=str | list[str])
-    ] = Field(min_length=1, description="Whom it is for: one of these must be in its `aud`.")
+    audience: Words = Field(
+        min_length=1, description="Whom it is for: one of these must be in its `aud`."
+    )
     jwks: str | None = Field(
         None,
         description="The issuer's keys: a file of the project, one at an absolute path, or an "
@@ -93,7 +89,7 @@ class JwtOptions(Options):
         description="Signatures that are taken. RS256, PS256, ES256, ES384 and EdDSA if left out; "
         "HS256 with a `secret`.",
     )
-    types: list[str] = Field(
+    types: Words = Field(
         ["JWT", "at+jwt"],
         description="What `typ` may say; a token without one is taken. `[at+jwt]` takes access "
         "tokens alone (RFC 9068), and only such as say so.",

@@ -12,7 +12,7 @@ from esb.auth.ways import Refused
 from esb.clock import current
 from esb.durable import Confirm, Store, give_up
 from esb.identity import Credentials, Principal
-from esb.options import Duration, Options
+from esb.options import Duration, Options, Words
 from esb.signing import BadSignature, Form, verify
 
 _SHORTEST: Final = 8
@@ -51,7 +51,7 @@ class HmacOptions(Options):
         "only once, also over restarts. The other forms have no time, so they can be repeated.",
     )
     name: str = Field("", description="`message.principal`; the name under `auth` if left out.")
-    roles: list[str] = Field([], description="Roles of whoever has the secret.")
+    roles: Words = Field([], description="Roles of whoever has the secret.")
 
 
 class Webhooks:

@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from esb.adapter import Expression
 from esb.envelope import Envelope
 from esb.errors import Denied, EsbError
-from esb.options import Options
+from esb.options import Options, Words
 from esb.step import Middleware, Step
 
 HttpMethod = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
@@ -28,9 +28,9 @@ def _upper(value: Any) -> Any:
 class Allow(Options):
     """A rule about who may. All that is said in it must be true of a message."""
 
-    roles: list[str] = Field([], description="The caller has one of these roles.")
-    scopes: list[str] = Field([], description="The caller has all of these scopes.")
-    principals: list[str] = Field([], description="The caller is one of these.")
+    roles: Words = Field([], description="The caller has one of these roles.")
+    scopes: Words = Field([], description="The caller has all of these scopes.")
+    principals: Words = Field([], description="The caller is one of these.")
     when: str | None = Field(
         None,
         description="An expression that is true: `principal.claims.tenant == path.tenant`.",
@@ -39,7 +39,7 @@ class Allow(Options):
         list[HttpMethod],
         BeforeValidator(_upper, json_schema_input_type=HttpMethod | list[HttpMethod]),
     ] = Field([], description="It is about requests with these methods; about all if left out.")
-    operations: list[str] = Field(
+    operations: Words = Field(
         [], description="It is about these operations of a hosted service; about all if left out."
     )
 

@@ -28,7 +28,7 @@ from esb.envelope import Body, Envelope, Headers, HeaderValue, Outcome
 from esb.errors import BadReply, EsbError, OutcomeUnknown, TimedOut, Transient
 from esb.metrics import Counter, Gauge
 from esb.middleware.kept import Entry, Memory, Shared, unwritten
-from esb.options import Duration, Options, Size
+from esb.options import Duration, Options, Size, Words
 from esb.redis import Redis
 from esb.step import Step
 
@@ -77,7 +77,7 @@ class CacheOptions(Options):
         description="An expression that gives what an answer depends on: `path.id`. If left out: "
         "path, query, method or operation, and the body.",
     )
-    vary: list[str] = Field(
+    vary: Words = Field(
         [],
         description="Headers of the message that an answer depends on as well. The steps behind "
         "see none but these, and `Accept`, `Authorization` and `Cookie`.",

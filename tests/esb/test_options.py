@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
+from esb.auth.certificates import MtlsOptions
+from esb.auth.keys import ApiKey
+from esb.auth.passwords import User
+from esb.auth.tokens import JwtOptions
+from esb.auth.webhooks import HmacOptions
+from esb.middleware.authorize import Allow
+from esb.middleware.cache import CacheOptions
 from esb.options import Backoff, Duration, Options, Range, Size
+from esb.settings import AdminOptions
 
 
 class Example(Options):
@@ -81,3 +89,35 @@ def test_what_editors_are_told() -> None:
     assert properties["timeout"]["type"] == "string"
     assert properties["limit"]["type"] == ["integer", "string"]
     assert properties["backoff"]["examples"] == ["1s..60s"]
+
+
+@pytest.mark.parametrize(
+    ("model", "written", "name"),
+    [
+        (Allow, {"roles": "clerk"}, "roles"),
+        (Allow, {"scopes": "clerk"}, "scopes"),
+        (Allow, {"principals": "clerk"}, "principals"),
+        (Allow, {"roles": "r", "operations": "clerk"}, "operations"),
+        (ApiKey, {"name": "a", "sha256": "0" * 64, "roles": "clerk"}, "roles"),
+        (ApiKey, {"name": "a", "sha256": "0" * 64, "scopes": "clerk"}, "scopes"),
+        (User, {"name": "a", "password": "$argon2id$", "roles": "clerk"}, "roles"),
+        (User, {"name": "a", "password": "$argon2id$", "scopes": "clerk"}, "scopes"),
+        (HmacOptions, {"secret": "long enough", "roles": "clerk"}, "roles"),
+        (MtlsOptions, {"names": "clerk"}, "names"),
+        (JwtOptions, {"issuer": "https://a", "audience": "b", "types": "clerk"}, "types"),
+        (AdminOptions, {"readers": "clerk"}, "readers"),
+        (AdminOptions, {"operators": "clerk"}, "operators"),
+        (CacheOptions, {"ttl": "1m", "vary": "clerk"}, "vary"),
+    ],
+)
+def test_one_word_stands_for_a_list_of_one(
+    model: type[Options], written: dict[str, Any], name: str
+) -> None:
+    assert getattr(model.model_validate(written), name) == ["clerk"]
+
+
+def test_roles_of_names_may_be_one_each() -> None:
+    found = MtlsOptions.model_validate({"roles": {"a": "clerk"}, "scopes": {"a": ["x", "y"]}})
+    assert (found.roles, found.scopes) == ({"a": ["clerk"]}, {"a": ["x", "y"]})
+    with pytest.raises(ValidationError):
+        MtlsOptions.model_validate({"roles": {"a": 1}})
