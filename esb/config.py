@@ -214,18 +214,20 @@ class _Loader:
     def _where_secrets_are(self, references: References) -> None:
         """The section `secrets`, before anything is looked up by it. What is wrong with it is told
         when it is read with all the rest."""
+        settled = True
         for path, text in self.texts:
             if not _NAMES_SECRETS.search(text):
                 continue
             alone = References(references.environ)
             document = read_yaml(text, shown_path(path), path.resolve().parent, alone, later=LATER)
+            settled &= not any(one.code != "reference" for one in document.diagnostics)
             place = Builder(Load(Shared(), alone, self.common.root), document, ())
             try:
                 if isinstance(place.data, dict) and "secrets" in place.data:
                     at = place.at("secrets")
                     references.options = at.validate(SecretsOptions, at.data)
             except BuildFailed:
-                references.asks = False  # it would be for something else
+                references.asks = settled = False  # it would be for something else
             for where in document.open:
                 if where[:1] == ("secrets",) and references.environ is not None:
                     references.asks = False
@@ -233,6 +235,7 @@ class _Loader:
                         document.file, document.mark(where), "reference",
                         "what opens the vault cannot lie in it", "${NAME} or ${file:...}",
                     )  # fmt: skip
+        references.settled = settled
 
     # --- the whole load
 

@@ -46,13 +46,15 @@ class References:
     """Resolves `${...}`. With `environ` None every reference stands for itself (`--no-env`).
 
     asks: whether a vault may be asked; if not, its references stand for themselves as well.
-    options, root: where to look things up; known once the files are read.
+    options, root: where to look things up; known once the files are read. settled: whether the
+    options are what the project says for sure, so that a vault that is not there is missing.
     """
 
     def __init__(self, environ: Mapping[str, str] | None, *, asks: bool = False) -> None:
         self.environ = environ
         self.asks = asks
         self.options = SecretsOptions()
+        self.settled = False
         self.root = Path()
         self.files: set[Path] = set()  # that were read
         self.resolved: dict[str, str] = {}  # what came from outside, by what stands in the braces
@@ -70,6 +72,8 @@ class References:
             if self.is_open(reference):
                 if reference.startswith("vault:"):
                     self._place(reference)  # a slip is told without asking
+                    if self.settled:
+                        self._known_vault(reference)
                 return "${" + reference + "}"
             self._folders[reference] = folder
             value = self.resolved[reference] = self._look_up(reference, folder)
@@ -148,12 +152,16 @@ class References:
             )
         return found
 
-    def _in_vault(self, reference: str) -> str:
-        found = self._place(reference)
+    def _known_vault(self, reference: str) -> VaultOptions:
         if self.options.vault is None:
             raise ValueError(f"there is no vault for ${{{reference}}}: secrets: {{vault: ...}}")
+        return self.options.vault
+
+    def _in_vault(self, reference: str) -> str:
+        found = self._place(reference)
+        options = self._known_vault(reference)
         if self._vault is None:
-            self._vault = Vault(self.options.vault, self.root)
+            self._vault = Vault(options, self.root)
         try:
             return self._vault.read(found[1], found[2])
         except ValueError as e:

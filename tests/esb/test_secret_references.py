@@ -225,6 +225,32 @@ def test_a_slip_in_a_reference_to_a_vault_is_found_without_asking(
     assert "names no field" in found[0]
 
 
+@pytest.mark.parametrize("environ", [{}, None])
+@pytest.mark.parametrize(
+    ("section", "told_of"),
+    [
+        ("", "there is no vault for ${vault:kv/crm#token}"),
+        ("secrets: {kubernetes: mounted}\n", "there is no vault for ${vault:kv/crm#token}"),
+        ("secrets: {vault: {url: 'https://vault.example', token: a}}\n", ""),
+        ("secrets: {vault: {url: 'https://vault.example', tokn: a}}\n", "unknown key 'tokn'"),
+        ("secrets: {vault: {url: ftp://x, token: a}}\n", "url is https://host:port"),
+        ("secrets: nothing\n", ""),
+        ("secrets: [\n", ""),
+    ],
+)
+def test_a_vault_that_is_nowhere_is_missed_without_asking(
+    tmp_path: Path, environ: dict[str, str] | None, section: str, told_of: str
+) -> None:
+    file = tmp_path / "all.yaml"
+    file.write_text(section + bearers("vault:kv/crm#token"))
+    found = told(load([file], environ=References(environ), root=tmp_path))
+    if told_of:
+        assert len(found) == 1, found
+        assert told_of in found[0]
+    else:
+        assert not [one for one in found if "there is no vault" in one]
+
+
 async def test_a_session_is_renewed_and_begun_anew_when_it_is_over(
     tmp_path: Path, vault: FakeVault
 ) -> None:
