@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, TypeVar
+from urllib.parse import urlsplit
 
 import structlog
 from pydantic import Field, SecretStr, field_validator
@@ -57,6 +58,10 @@ class RedisOptions(Options):
         schemes = ("redis://", "rediss://", "unix://")
         if value is not None and not value.get_secret_value().startswith(schemes):
             raise ValueError("the URL of a Redis starts with redis://, rediss:// or unix://")
+        if value is not None and not _whole(value.get_secret_value()):
+            raise ValueError(
+                "this is no URL with a host and a port; in a password %2F stands for /, %23 for #"
+            )
         return value
 
 
@@ -72,11 +77,13 @@ class Redis:
         self._client: Client | None = None
         self._away_until = 0.0  # 0 while it answers
         self._reason = ""
+        self._greeting: asyncio.Task[None] | None = None
 
     # --- the resource
 
     async def open(self) -> None:
-        """Connections are made when they are needed."""
+        """Connections are made when they are needed. Nobody waits for the first answer, but that
+        there is none is told at once: a wrong URL would else be seen by whoever asks first."""
         from redis.asyncio import BlockingConnectionPool
         from redis.asyncio import Redis as Client
         from redis.asyncio.retry import Retry
@@ -93,12 +100,17 @@ class Redis:
                 retry=Retry(NoBackoff(), 1),  # one may have ended since it was last used
             )
         )
+        self._greeting = asyncio.create_task(self._greet())
 
     async def close(self) -> None:
         """Close the connections."""
-        if self._client is not None:
-            await self._client.aclose()
-            self._client = None
+        client, self._client = self._client, None
+        if self._greeting is not None:
+            self._greeting.cancel()
+            await asyncio.wait([self._greeting])
+            self._greeting = None
+        if client is not None:
+            await client.aclose()
 
     def health(self) -> Health:
         """It works without: what is shared is then counted and kept by nobody."""
@@ -157,7 +169,7 @@ class Redis:
         try:
             answer = await ask(self._client)
         except (self._library.RedisError, OSError, TimeoutError, asyncio.IncompleteReadError) as e:
-            self._reason = _shown(e)
+            self._reason = f"{_where(self._client)}: {_shown(e)}"
             if not self._away_until:
                 log.warning("redis is away", error=self._reason)
             self._away_until = monotonic() + _ASK_AGAIN
@@ -167,6 +179,16 @@ class Redis:
             log.info("redis is back")
         return answer
 
+    async def _greet(self) -> None:
+        """Ask until it answers once: no route may ask for long, and see that it has come."""
+        while self._client is not None:  # a cancellation may be lost in the library
+            try:
+                await self._ask(lambda client: client.ping())
+                return
+            except Unavailable:
+                if self._client is not None:
+                    await asyncio.sleep(_ASK_AGAIN)
+
     def _away(self) -> Unavailable:
         error = Unavailable("what is shared with others cannot be reached").noted(
             f"redis: {self._reason}"
@@ -175,15 +197,37 @@ class Redis:
         return error
 
 
+def _whole(url: str) -> bool:
+    """Whether it has the parts it seems to have. A password with a slash ends the host, and would
+    be told for it."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # raises ValueError
+    except ValueError:
+        return False
+    return parts.scheme == "unix" or "@" not in parts.path + parts.fragment
+
+
 def _literal(text: str) -> str:
     """A pattern of Redis that stands for itself."""
     return "".join(f"\\{c}" if c in "*?[]\\^-" else c for c in text)
 
 
-def _shown(error: Exception) -> str:
-    # Redis' own words may quote a command, and with that a key or a password.
-    return (
-        f"{type(error).__name__}: {error}"[:200]
-        if isinstance(error, OSError)
-        else (type(error).__name__)
-    )
+def _where(client: Client) -> str:
+    """Its address, without who logs in."""
+    known = client.connection_pool.connection_kwargs
+    if "path" in known:
+        return str(known["path"])
+    return f"{known.get('host', 'localhost')}:{known.get('port', 6379)}"
+
+
+def _shown(error: BaseException) -> str:
+    # Redis' own words may quote a command, and with that a key or a password; those of the system
+    # say no more than why there is no connection.
+    kind, reason = type(error).__name__, error
+    while not isinstance(reason, OSError):
+        below = reason.__cause__ or reason.__context__
+        if below is None:
+            return kind
+        reason = below
+    return f"{kind}: {reason}"[:200] if str(reason) else kind

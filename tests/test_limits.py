@@ -13,7 +13,9 @@ from typing import Any
 
 import aiohttp
 import pytest
+import structlog
 from redis_server import RedisServer
+from servers import ports
 from support.backend import Backend
 from support.backend import backend as rest
 from support.broker import Rabbit
@@ -25,6 +27,7 @@ from support.waiting import until
 
 from esb.api import AdminServer
 from esb.auth.keys import new_key
+from esb.redis import Redis, RedisOptions
 
 
 @pytest.fixture
@@ -422,6 +425,37 @@ async def test_two_buses_share_answers_through_redis(
                 bus = await stack.enter_async_context(running(text, tmp_path / name))
                 assert (await get(http, f"{url(bus)}/price/7"))[2] == b'{"ok": true}'
         assert len(far.asked) == 1
+
+
+async def test_a_redis_that_is_not_there_is_told_before_anybody_asks(tmp_path: Path) -> None:
+    with ports(0) as (port,):
+        pass
+    with structlog.testing.capture_logs() as logs:
+        async with running(
+            ECHO % "1/1h" + section(f"redis://:s3cret@127.0.0.1:{port}/0"), tmp_path
+        ) as bus:
+            await until(lambda: "warnings" in bus.readyz()[1])
+            ready, told = bus.readyz()
+    (log,) = (one for one in logs if one["event"] == "redis is away")
+    for text in (*told["warnings"].values(), log["error"]):
+        assert f"127.0.0.1:{port}: ConnectionError: [Errno 111]" in text
+    assert ready
+    assert told["status"] == "ok"
+    assert "s3cret" not in repr((told, logs))
+
+
+async def test_a_redis_that_comes_later_is_seen_though_nobody_asks(tmp_path: Path) -> None:
+    with ports(0) as (port,):
+        pass
+    server = RedisServer(port)
+    redis = Redis(server.url, RedisOptions())
+    await redis.open()
+    try:
+        await until(lambda: redis.health().detail.startswith("away"))
+        with server:
+            await until(lambda: not redis.health().detail)
+    finally:
+        await redis.close()
 
 
 async def test_the_answers_of_a_call_are_kept_beside_it(

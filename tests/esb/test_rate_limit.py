@@ -429,6 +429,13 @@ async def test_over_tls_and_only_to_whom_it_should_be(tmp_path: Path) -> None:
                 await redis.close()
 
 
+@pytest.mark.parametrize("url", ["redis://:s3/cret@host:1", "redis://s3/cret@host", "redis://h:x"])
+def test_a_url_that_would_tell_of_its_password_is_none(url: str) -> None:
+    with pytest.raises(ValidationError, match="%2F") as caught:
+        RedisOptions.model_validate({"url": url})
+    assert "s3" not in str(caught.value)
+
+
 async def test_a_password_is_in_nothing_that_is_told(redis_of_its_own: RedisServer) -> None:
     url = redis_of_its_own.url.replace(redis_of_its_own.password, "s3cret-not-it")
     redis = Redis(url, RedisOptions.model_validate({"url": url}))
