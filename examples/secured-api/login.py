@@ -1,7 +1,7 @@
 """Stands in for the service where people log in: makes a key, writes its public half to
-login.jwks.json, and prints a token of a clerk that is good for an hour.
+data/login.jwks.json and a token of a clerk that is good for an hour to data/login.token.
 
-    python examples/secured-api/login.py > token
+    .venv/bin/python examples/secured-api/login.py
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from joserfc.jwk import ECKey
 
 
 def main(folder: Path, name: str = "ann", role: str = "clerk") -> str:
-    """Write the public key to `folder` and return a token."""
+    """Write the public key to `folder` and return a token, which lies beside it."""
+    folder.mkdir(exist_ok=True)
     key = ECKey.generate_key("P-256", parameters={"kid": "try", "use": "sig", "alg": "ES256"})
     public = {"keys": [key.as_dict(private=False)]}
     (folder / "login.jwks.json").write_text(json.dumps(public, indent=2) + "\n")
@@ -29,8 +30,10 @@ def main(folder: Path, name: str = "ann", role: str = "clerk") -> str:
         "iat": now,
         "exp": now + 3600,
     }
-    return jwt.encode({"alg": "ES256", "kid": "try"}, claims, key)
+    token = jwt.encode({"alg": "ES256", "kid": "try"}, claims, key)
+    (folder / "login.token").write_text(token)
+    return token
 
 
 if __name__ == "__main__":
-    print(main(Path(__file__).parent, *sys.argv[1:]))
+    main(Path(__file__).parents[2] / "data", *sys.argv[1:])
