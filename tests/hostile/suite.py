@@ -147,7 +147,7 @@ def summary(results: Sequence[Result]) -> list[list[str]]:
 
 
 def save(results: Sequence[Result], folder: Path, when: str, seconds: float) -> None:
-    """Write hostile.json and hostile.md."""
+    """Write hostile.md, and each input to hostile.json, which is too large to be kept in git."""
     folder.mkdir(parents=True, exist_ok=True)
     machine = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
     told = {"when": when, "machine": machine, "inputs": [asdict(one) for one in results]}
