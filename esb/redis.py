@@ -164,12 +164,13 @@ class Redis:
             if monotonic() < self._away_until:
                 raise self._away()
             self._away_until = monotonic() + _ASK_AGAIN  # others need not try it, too
-        if self._client is None:
+        client = self._client  # it may be closed before it answers
+        if client is None:
             raise Unavailable("what is shared with others is not open")
         try:
-            answer = await ask(self._client)
+            answer = await ask(client)
         except (self._library.RedisError, OSError, TimeoutError, asyncio.IncompleteReadError) as e:
-            self._reason = f"{_where(self._client)}: {_shown(e)}"
+            self._reason = f"{_where(client)}: {_shown(e)}"
             if not self._away_until:
                 log.warning("redis is away", error=self._reason)
             self._away_until = monotonic() + _ASK_AGAIN

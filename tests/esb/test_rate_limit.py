@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -434,6 +435,21 @@ def test_a_url_that_would_tell_of_its_password_is_none(url: str) -> None:
     with pytest.raises(ValidationError, match="%2F") as caught:
         RedisOptions.model_validate({"url": url})
     assert "s3" not in str(caught.value)
+
+
+async def test_one_that_is_closed_before_it_has_answered_leaves_no_error(
+    redis_of_its_own: RedisServer,
+) -> None:
+    wrong = redis_of_its_own.url.replace(redis_of_its_own.password, "wrong")
+    errors: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, told: errors.append(told))
+    redis = Redis(wrong, RedisOptions())
+    await redis.open()
+    with pytest.raises(Unavailable):
+        await redis.get("x")
+    await redis.close()
+    gc.collect()
+    assert errors == []
 
 
 async def test_a_password_is_in_nothing_that_is_told(redis_of_its_own: RedisServer) -> None:
