@@ -12,6 +12,10 @@ import asyncio
 from time import perf_counter
 from typing import Final
 
+import structlog
+
+log = structlog.get_logger("esb.outbox")
+
 _LONGEST: Final = 0.001
 """Seconds after which nothing waits any longer: where messages take their time, a turn does."""
 
@@ -51,4 +55,9 @@ class Outbox:
         waiting, self._waiting = self._waiting, []
         for transport, data in waiting:
             if not transport.is_closing():
-                transport.write(data)
+                try:
+                    transport.write(data)
+                except Exception:
+                    # One that can no longer be written to is no reason to keep from the others.
+                    log.exception("a connection could not be written to")
+                    transport.abort()
