@@ -1,50 +1,90 @@
-"""What is written a turn later."""
+"""What is written leaves in order, a turn of the loop later."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import time
+from typing import cast
 
 from esb.outbox import Outbox
 
 
-class Transport:
-    """One that notes what it gets, or raises."""
+class Taken:
+    """A transport that notes what is written to it."""
 
-    def __init__(self, error: Exception | None = None) -> None:
-        self.got: list[bytes] = []
-        self.error = error
-        self.aborted = False
+    def __init__(self, notes: list[tuple[str, bytes]], name: str) -> None:
+        self.notes = notes
+        self.name = name
+        self.closing = False
 
     def is_closing(self) -> bool:
-        return self.aborted
+        return self.closing
 
     def write(self, data: bytes) -> None:
-        if self.error is not None:
-            raise self.error
-        self.got.append(data)
-
-    def abort(self) -> None:
-        self.aborted = True
+        self.notes.append((self.name, data))
 
 
-async def test_it_leaves_in_the_next_turn_in_its_order() -> None:
-    outbox, one, other = Outbox(asyncio.get_running_loop()), Transport(), Transport()
-    for transport, data in ((one, b"1"), (other, b"2"), (one, b"3")):
-        outbox.put(_as_any(transport), data)
-    assert one.got == []
+def made(*names: str) -> tuple[list[tuple[str, bytes]], list[asyncio.WriteTransport]]:
+    notes: list[tuple[str, bytes]] = []
+    return notes, [cast(asyncio.WriteTransport, Taken(notes, name)) for name in names]
+
+
+async def test_all_leaves_in_the_next_turn_in_its_order() -> None:
+    notes, (one, two) = made("one", "two")
+    outbox = Outbox(asyncio.get_running_loop())
+    number = outbox.put(one, b"a")
+    outbox.put(two, b"b")
+    outbox.put(one, b"c")
+    assert (notes, outbox.flushed) == ([], number)
     await asyncio.sleep(0)
-    assert (one.got, other.got) == ([b"1", b"3"], [b"2"])
+    assert notes == [("one", b"a"), ("two", b"b"), ("one", b"c")]
+    assert outbox.flushed != number
+
+
+async def test_who_does_something_else_with_a_transport_flushes_before() -> None:
+    notes, (one,) = made("one")
+    outbox = Outbox(asyncio.get_running_loop())
+    outbox.put(one, b"a")
+    outbox.flush()
+    one.write(b"b")
+    outbox.put(one, b"c")
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert notes == [("one", b"a"), ("one", b"b"), ("one", b"c")]
+
+
+async def test_what_is_closed_gets_nothing_more_and_others_do() -> None:
+    notes, (one, two) = made("one", "two")
+    outbox = Outbox(asyncio.get_running_loop())
+    outbox.put(one, b"a")
+    outbox.put(two, b"b")
+    cast(Taken, one).closing = True
+    await asyncio.sleep(0)
+    assert notes == [("two", b"b")]
+
+
+async def test_a_turn_that_takes_its_time_keeps_nobody_waiting() -> None:
+    notes, (one, two) = made("one", "two")
+    outbox = Outbox(asyncio.get_running_loop())
+    outbox.put(one, b"a")
+    began = time.perf_counter()
+    while time.perf_counter() - began < 0.002:
+        """Somebody works."""
+    outbox.put(two, b"b")
+    assert notes == [("one", b"a"), ("two", b"b")]
 
 
 async def test_one_that_fails_takes_nothing_from_the_others() -> None:
+    class Ended(Taken):
+        def write(self, data: bytes) -> None:
+            raise RuntimeError("Cannot call write() after write_eof()")
+
+        def abort(self) -> None:
+            self.notes.append((self.name, b"aborted"))
+
+    notes, (two,) = made("two")
     outbox = Outbox(asyncio.get_running_loop())
-    broken, good = Transport(RuntimeError("no more after the end")), Transport()
-    outbox.put(_as_any(broken), b"1")
-    outbox.put(_as_any(good), b"2")
+    outbox.put(cast(asyncio.WriteTransport, Ended(notes, "one")), b"a")
+    outbox.put(two, b"b")
     await asyncio.sleep(0)
-    assert (good.got, broken.aborted) == ([b"2"], True)
-
-
-def _as_any(transport: Transport) -> Any:
-    return transport
+    assert notes == [("one", b"aborted"), ("two", b"b")]
