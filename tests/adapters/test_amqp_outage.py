@@ -325,7 +325,7 @@ async def test_a_connection_that_hangs_is_noticed(broker: Broker) -> None:
             await sink.send(message())
             wire.freeze()
             began = time.monotonic()
-            with pytest.raises(TimedOut, match=r"did not confirm within 0\.5 s"):
+            with pytest.raises(TimedOut, match=r"did not confirm within 0\.[45]\d* s"):
                 await sink.send(message())
             await until(lambda: "nothing heard for" in source.health().detail)
             assert time.monotonic() - began < 5
