@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import re
 import sys
 import tempfile
@@ -41,8 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"    {problem}", flush=True)
 
     async def all_of_it() -> list[Result]:
-        with tempfile.TemporaryDirectory() as folder, _broker(cases) as broker:
-            async with Arena(Path(folder), sabotage=given.sabotage, broker=broker) as arena:
+        with tempfile.TemporaryDirectory() as folder:
+            async with Arena(Path(folder), sabotage=given.sabotage) as arena:
                 return await run(arena, cases, tell=tell)
 
     begun = now()
@@ -57,10 +56,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if out:
         save(results, out, datetime.now(UTC).date().isoformat(), seconds)
     return 1 if bad else 0
-
-
-def _broker(cases: object) -> contextlib.AbstractContextManager[str]:
-    return contextlib.nullcontext("")
 
 
 if __name__ == "__main__":

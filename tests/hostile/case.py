@@ -60,16 +60,7 @@ class Dropped:
     content: Bytes
 
 
-@dataclass(frozen=True)
-class Queued:
-    """A message in a queue of RabbitMQ: its properties as bytes behind their flags."""
-
-    content: Bytes
-    flags: int = 0
-    properties: bytes = b""
-
-
-Wire = Raw | Post | Reply | Dropped | Queued
+Wire = Raw | Post | Reply | Dropped
 
 
 @dataclass(frozen=True)
