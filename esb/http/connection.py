@@ -1,4 +1,4 @@
-"""The HTTP/1.1 server below every listener: a protocol on httptools, closed where that is open.
+"""One connection: what of its bytes is a request, and in what time they come.
 
 The parser (llhttp, without leniencies) takes two Host headers or none, targets with a fragment,
 codings it does not know, headers without end in number and size, trailers as headers, and waits
@@ -9,60 +9,41 @@ answer is still possible, and the connection is closed:
     408  a head or a body that does not arrive in time
     414, 431  a target, or headers, over their limit
     417, 501, 505  an expectation, a method or a version that is not spoken here
-
-A request is an `Exchange`, handed to the app when all of it is here, or else after what was read
-at a time. There is no interface of a gateway in between: a scope, two channels, an event and a task
-for each request cost as much as all that this file does.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
-import os
 import re
-import socket
-import ssl
-import time
-from collections import Counter, deque
-from collections.abc import Callable, Coroutine, Iterable
+from collections import deque
+from collections.abc import Iterable
 from contextvars import copy_context
 from dataclasses import dataclass
-from email.utils import formatdate
-from functools import partial
-from http import HTTPStatus
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import httptools
-import msgspec
 import structlog
 
 from esb.deadlines import Deadlines
 from esb.envelope import Headers
-from esb.errors import EsbError
+from esb.http.exchange import LONG, MANY, Exchange, problem
 from esb.identity import network_of
 from esb.outbox import Outbox
+
+if TYPE_CHECKING:
+    from esb.http.server import HttpServer
 
 log = structlog.get_logger("esb.http")
 
 _ABSOLUTE: Final = re.compile(r"https?://([^/?#]*)([^#]*)\Z", re.IGNORECASE)
 _HOST: Final = re.compile(r"(?:[A-Za-z0-9._~\-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?\Z")
-_TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
-UNSAFE: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
-"""What no header value may have (RFC 9110, section 5.5), and halves of characters."""
 
 _PIPELINE: Final = 100
 """Requests of one connection that may wait for the answers before theirs."""
 
-_BUFFER: Final = 64 * 1024
+BUFFER: Final = 64 * 1024
 """Bytes of a body that may lie here before the caller has to wait for whoever reads them."""
-
-_APART: Final = 16 * 1024
-"""Bytes of a body from which to write it beside its head; a smaller one is sooner copied."""
-
-_UNSENT: Final = (lowat, _BUFFER) if (lowat := getattr(socket, "TCP_NOTSENT_LOWAT", 0)) else None
-"""What the kernel may hold of answers that nobody reads: it takes megabytes of each if it can, and
-when its memory for all of TCP is used up everybody waits."""
 
 _LINGER: Final = 2.0
 """Seconds to read on after an early answer, so that the caller gets to see it (RFC 9112, 9.6)."""
@@ -71,17 +52,8 @@ _DISCARD: Final = 1024**2
 _DISCARD_BODY: Final = 16 * 1024**2
 """Bytes to read on at most; many clients look for an answer only when their body is sent."""
 
-_DOORS: Final = 16
-"""Handles on one listening socket: uvloop takes one connection a turn off each. With a thousand
-callers a turn is long, and through one door the last of them came in after seconds."""
-
-_CATCH_UP: Final = 0.2
-"""Seconds at most in which connections that wait to be accepted still are, before a close."""
-
-_LOOK: Final = 0.05
-"""Seconds between two looks at whether all connections are closed."""
-
-_STATUS: Final = {one.value: f"HTTP/1.1 {one.value} {one.phrase}\r\n" for one in HTTPStatus}
+_READ: Final[dict[bytes, str]] = {}
+"""Names as they came: as they are read."""
 
 
 @dataclass(frozen=True)
@@ -98,404 +70,6 @@ class Limits:
     body_timeout: float = 30.0
     idle_timeout: float = 75.0
     write_timeout: float = 30.0
-
-
-class HungUp(ConnectionError):
-    """The caller is gone."""
-
-
-class Exchange:
-    """One request and its answer.
-
-    method, path, query: as they were written, the query without its "?".
-    headers: their names are in lower case.
-    connection: tells the caller's address, the scheme and whom the caller's certificate names.
-    complete: whether the whole body has arrived.
-    answered: whether an answer is given, or has begun: the first one counts, others are ignored.
-    task: what works on it, if its app does not answer at once.
-    site: for the app, which may note here what of it this belongs to.
-    """
-
-    __slots__ = (
-        "_chunked",
-        "_late",
-        "_left",
-        "_parts",
-        "_waiter",
-        "answered",
-        "complete",
-        "connection",
-        "due",
-        "ended",
-        "expects",
-        "headers",
-        "hung_up",
-        "keep_alive",
-        "method",
-        "path",
-        "query",
-        "site",
-        "steady",
-        "task",
-    )
-
-    def __init__(
-        self,
-        connection: Connection,
-        method: str,
-        path: str,
-        query: str,
-        headers: Headers,
-        keep_alive: bool,
-    ) -> None:
-        self.connection = connection
-        self.method = method
-        self.path = path
-        self.query = query
-        self.headers = headers
-        self.keep_alive = keep_alive
-        self.complete = False
-        self.answered = False
-        self.ended = False  # the answer is written up to its end
-        self.hung_up = False
-        self.expects = False  # the caller waits for a 100 before he sends the body
-        self.steady = False  # the body is passed on as it comes: slow is who stops sending
-        self.task: asyncio.Task[None] | None = None
-        self.site: Any = None
-        self.due = 0.0
-        self._late: Callable[[Exchange], None] | None = None
-        self._parts: list[bytes] = []
-        self._waiter: asyncio.Future[None] | None = None
-        self._chunked = False
-        self._left: int | None = None  # bytes of the answer that are still to be written
-
-    # --- the request's body ---
-
-    def taken(self) -> bytes:
-        """What has arrived of the body since the last time."""
-        parts = self._parts
-        if not parts:
-            return b""
-        self._parts = []
-        return parts[0] if len(parts) == 1 else b"".join(parts)
-
-    async def receive(self) -> bytes:
-        """The next bytes of the body, b"" at its end. Raises HungUp if they will never come."""
-        while not self._parts:
-            if self.complete:
-                return b""
-            if self.hung_up:
-                raise HungUp
-            self.connection.wanted(self)
-            await self._woken()
-        return self.taken()
-
-    async def gone(self) -> None:
-        """Return when the caller has hung up."""
-        while not self.hung_up:
-            await self._woken()
-
-    async def _woken(self) -> None:
-        self._waiter = self.connection.loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
-
-    def arrived(self, data: bytes) -> None:
-        """For the connection: a piece of the body."""
-        self._parts.append(data)
-        if self._waiter is not None:
-            self.wake()
-
-    def wake(self) -> None:
-        """For the connection: there is something new for who waits."""
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    @property
-    def lying(self) -> int:
-        """How many bytes of the body wait for somebody to take them."""
-        return sum(map(len, self._parts))
-
-    # --- the answer ---
-
-    def answer_by(self, due: float, late: Callable[[Exchange], None]) -> None:
-        """Call `late` if no answer has begun when `due` is over, on the clock of the event loop."""
-        self.due = due
-        self._late = late
-        self.connection.deadlines.add(self)
-
-    def expired(self) -> None:
-        """For the deadlines."""
-        if self._late is not None and not self.answered:
-            self._late(self)
-
-    def answer(
-        self, status: int, headers: Iterable[tuple[str, str]] = (), body: bytes = b""
-    ) -> None:
-        """Give the answer. Its framing and its date are written here, whatever `headers` say.
-
-        Raises ValueError for a header that cannot be written; then nothing is.
-        """
-        if self.answered:
-            return
-        if self.hung_up:
-            self.answered = self.ended = True
-            return
-        if status in (204, 304):
-            head, body = self._head(status, headers, ""), b""
-        else:
-            head = self._head(status, headers, f"content-length: {len(body)}\r\n")
-            if self.method == "HEAD":
-                body = b""
-        connection = self.connection
-        if len(body) < _APART:
-            connection.outbox.put(connection.transport, head + body)
-        else:
-            connection.outbox.flush()
-            connection.transport.writelines((head, body))
-        self._end()
-
-    def begin(
-        self, status: int, headers: Iterable[tuple[str, str]] = (), size: int | None = None
-    ) -> None:
-        """Begin an answer whose body is written piece by piece: `size` bytes, or None if nobody
-        knows. Raises as `answer` does; HungUp if there is nobody to answer any more."""
-        if self.answered or self.hung_up:
-            raise HungUp
-        framing = ""
-        if status in (204, 304):
-            size = 0  # and no word about it (RFC 9112, section 6.1)
-        elif size is not None:
-            framing = f"content-length: {size}\r\n"
-        elif self.connection.speaks_chunks:
-            framing = "transfer-encoding: chunked\r\n"
-        else:
-            self.keep_alive = False
-        self._left = size
-        head = self._head(status, headers, framing)
-        self._chunked = size is None and self.connection.speaks_chunks
-        self.connection.outbox.flush()
-        self.connection.transport.write(head)
-
-    async def write(self, data: bytes) -> None:
-        """Write a piece of the body that was begun, and wait until the caller takes more. Raises
-        HungUp if he is gone, ValueError if there are more bytes than were told."""
-        if self.hung_up or self.ended:
-            raise HungUp
-        if not data or self.method == "HEAD":
-            return
-        if self._left is not None:
-            self._left -= len(data)
-            if self._left < 0:
-                raise ValueError("the body of an answer is longer than was told")
-        if self._chunked:
-            self.connection.transport.writelines((b"%x\r\n" % len(data), data, b"\r\n"))
-        else:
-            self.connection.transport.write(data)
-        await self.connection.drained()
-
-    def end(self) -> None:
-        """End the body that was begun; one that is shorter than was told is cut off."""
-        if self.ended:
-            return
-        if self.method != "HEAD":
-            if self._left:
-                self.fail()
-                return
-            if self._chunked and not self.hung_up:
-                self.connection.transport.write(b"0\r\n\r\n")
-        self._end()
-
-    def fail(self) -> None:
-        """What nobody answered gets a 500; what was begun is cut off, for all to see."""
-        if not self.answered:
-            self.answer(*_problem(500, "the server failed"))
-        elif not self.ended:
-            self.ended = True
-            self.connection.transport.abort()
-
-    def _head(self, status: int, headers: Iterable[tuple[str, str]], framing: str) -> bytes:
-        connection = self.connection
-        parts = [_STATUS.get(status) or f"HTTP/1.1 {status} \r\n", connection.server.date, framing]
-        for name, value in headers:
-            start = _WRITTEN.get(name)
-            if start is None:
-                start = _written(name)
-            # What is printable is safe; what is not may be a tab, or one of the rarer letters.
-            if not value.isprintable() and UNSAFE.search(value):
-                raise ValueError(f"the value of {name} cannot be written")
-            if start:
-                parts.append(f"{start}{value}\r\n")
-            elif value.lower() == "close" and name.lower() == "connection":
-                self.keep_alive = False
-        if connection.server.leaving and not connection.waiting:
-            self.keep_alive = False
-        if not self.complete:
-            self.keep_alive = False  # what still arrives cannot be told from a body
-        parts.append("\r\n" if self.keep_alive else "connection: close\r\n\r\n")
-        head = "".join(parts).encode()
-        self.answered = True
-        if self._late is not None:
-            connection.deadlines.discard(self)
-        return head
-
-    def _end(self) -> None:
-        self.ended = True
-        self.connection.answered(self)
-
-
-App = Callable[[Exchange], "Coroutine[Any, Any, None] | None"]
-"""Answers an exchange at once, or returns what is still to be done for it: that runs as a task, and
-goes on when the caller hangs up."""
-
-
-class HttpServer:
-    """Serves an app on one address, in the running event loop.
-
-    connections: those that are open. running: what is being worked on. shared: whether an address
-    is that of many callers, such as a proxy, which the limit for one does not hold for.
-    """
-
-    def __init__(
-        self,
-        app: App,
-        limits: Limits,
-        tls: ssl.SSLContext | None = None,
-        shared: Callable[[str], bool] = lambda address: False,
-    ) -> None:
-        self.app = app
-        self.limits = limits
-        self.shared = shared
-        self.neighbours: Counter[str] = Counter()  # connections by address, if that is limited
-        self.connections: set[Connection] = set()
-        self.running: set[Exchange] = set()
-        self.served = 0
-        self.leaving = False
-        self.date = ""
-        self._tls = tls
-        self._servers: list[asyncio.Server] = []
-        self._unread: dict[Connection, int] = {}  # by when they stopped
-        self._unread_size = 0
-        self._tick: asyncio.TimerHandle | None = None
-
-    async def open(self, host: str, port: int, sock: socket.socket | None = None) -> int:
-        """Listen, on a free port if that is 0. sock: one that somebody bound already, to listen on
-        instead, but not before `take`: others may do so. Returns the port. Raises EsbError when the
-        address is taken or not ours."""
-        loop = asyncio.get_running_loop()
-        deadlines, outbox = Deadlines(loop), Outbox(loop)
-        listen = partial(
-            loop.create_server,
-            lambda: Connection(self, loop, deadlines, outbox),
-            ssl=self._tls,
-            backlog=2048,
-            start_serving=sock is None,
-            ssl_handshake_timeout=self.limits.header_timeout if self._tls else None,
-        )
-        try:
-            server = await (listen(host, port) if sock is None else listen(sock=sock))
-        except (OSError, UnicodeError) as e:
-            # uvloop's own text repeats the address, so the system's is taken.
-            errno = e.errno if isinstance(e, OSError) else None
-            reason = os.strerror(errno) if errno and errno > 0 else "no such address"
-            raise EsbError(f"cannot listen on {host}:{port}: {reason.lower()}") from e
-        self._servers = [server]
-        for each in server.sockets:
-            if each.family in (socket.AF_INET, socket.AF_INET6):
-                port = each.getsockname()[1]
-                if _UNSENT is not None:
-                    with socket.socket(fileno=os.dup(each.fileno())) as listening:
-                        listening.setsockopt(socket.IPPROTO_TCP, *_UNSENT)
-            for _ in range(_DOORS - 1):
-                again = socket.socket(fileno=os.dup(each.fileno()))
-                self._servers.append(await listen(sock=again))
-        self._each_second()
-        return port
-
-    async def take(self) -> None:
-        """From now on accept connections on the socket that was handed over."""
-        for server in self._servers:
-            await server.start_serving()
-
-    def stuck(self, connection: Connection) -> None:
-        """For the connections: a caller does not read what was written for him. If that is too
-        much for all of them together, those who have not read for longest are given up."""
-        size = connection.transport.get_write_buffer_size()
-        self._unread[connection] = size
-        self._unread_size += size
-        while self._unread_size > self.limits.max_memory and len(self._unread) > 1:
-            longest = next(iter(self._unread))
-            self.moving(longest)
-            longest.transport.abort()
-
-    def moving(self, connection: Connection) -> None:
-        """For the connections: it reads again, or is gone."""
-        self._unread_size -= self._unread.pop(connection, 0)
-
-    def _each_second(self) -> None:
-        self.date = f"date: {formatdate(time.time(), usegmt=True)}\r\n"
-        self._tick = asyncio.get_running_loop().call_later(1.0, self._each_second)
-
-    async def run(self, exchange: Exchange, work: Coroutine[Any, Any, None]) -> None:
-        """For the connections: what an app had still to do, and an answer whatever comes of it."""
-        try:
-            await work
-        except HungUp:
-            pass
-        except Exception:
-            log.exception("a request failed", path=exchange.path, method=exchange.method)
-        finally:
-            self.running.discard(exchange)
-            exchange.task = None
-            exchange.fail()
-
-    async def close(self) -> None:
-        """Stop listening, let answers under way be written, and close every connection."""
-        if self._tick is not None:
-            self._tick.cancel()
-        if not self._servers:
-            return
-        await self._catch_up()
-        self._stop_listening()
-        await self._catch_up()
-        for connection in list(self.connections):
-            connection.shutdown()
-        if tasks := self._tasks():
-            await asyncio.wait(tasks, timeout=5.0)
-        for task in self._tasks():
-            task.cancel()
-        for connection in list(self.connections):
-            connection.abandon()
-
-    async def leave(self, grace: float) -> None:
-        """Stop listening at an address where somebody else goes on: each connection gets the
-        answers that it waits for and one more, and is closed then. Returns when none is left, or
-        after `grace` seconds."""
-        self._stop_listening()
-        self.leaving = True
-        end = time.monotonic() + grace
-        while self.connections and time.monotonic() < end:  # noqa: ASYNC110 - a rare event
-            await asyncio.sleep(_LOOK)
-
-    def _stop_listening(self) -> None:
-        for server in self._servers:
-            server.close()
-
-    def _tasks(self) -> list[asyncio.Task[None]]:
-        return [one.task for one in self.running if one.task is not None]
-
-    async def _catch_up(self) -> None:
-        """Take what had arrived by now from the kernel, which would reset connections that it holds
-        when their socket is closed. A turn of the loop may take no more than one of them."""
-        quiet = 0
-        end = time.monotonic() + _CATCH_UP
-        while quiet < 3 and time.monotonic() < end:
-            before = len(self.connections), self.served, len(self.running)
-            await asyncio.sleep(0)
-            after = len(self.connections), self.served, len(self.running)
-            quiet = quiet + 1 if before == after else 0
 
 
 class _Stop(Exception):
@@ -681,7 +255,7 @@ class Connection(asyncio.Protocol):
     def _wait(self) -> None:
         """There is more to come, or it is in line behind what is being worked on."""
         reading = self._reading
-        if self._waiting or (reading is not None and reading.lying > _BUFFER):
+        if self._waiting or (reading is not None and reading.lying > BUFFER):
             self._pause_reading()
         if not self._timed and not self._closed and (self._in_head or reading is not None):
             self._timed = reading is None or not reading.steady
@@ -796,7 +370,7 @@ class Connection(asyncio.Protocol):
             if running is not None:
                 running.answered = running.ended = True
             refusal = self._running = Exchange(self, "", "", "", Headers(), False)
-            told, lines, body = _problem(status, detail)
+            told, lines, body = problem(status, detail)
             refusal.answer(told, [*lines, *headers], body)
         else:
             self._finish(unread=True)
@@ -966,16 +540,6 @@ class Connection(asyncio.Protocol):
                 self._arm(self._limits.idle_timeout)
 
 
-def _problem(status: int, detail: str) -> tuple[int, list[tuple[str, str]], bytes]:
-    members = {
-        "type": "about:blank",  # the title is the status's own
-        "title": HTTPStatus(status).phrase,
-        "status": status,
-        "detail": detail,
-    }
-    return status, [("content-type", "application/problem+json")], msgspec.json.encode(members)
-
-
 def _named(transport: asyncio.Transport) -> str:
     """Whom the caller's certificate names: its common name, else its first alternative name."""
     certificate = transport.get_extra_info("peercert")
@@ -987,29 +551,8 @@ def _named(transport: asyncio.Transport) -> str:
     return names[0] if names else ""
 
 
-# --- names of headers: there are few, so that each is looked at once ------------------------------
-
-_MANY: Final = 1000
-_LONG: Final = 64
-
-_READ: Final[dict[bytes, str]] = {}
-"""Names as they came: as they are read."""
-
-_WRITTEN: Final = {"connection": "", "content-length": "", "transfer-encoding": "", "date": ""}
-"""Names of an answer: what its line begins with; nothing for those that are written here."""
-
-
 def _read(name: bytes) -> str:
     text = name.lower().decode()
-    if len(_READ) < _MANY and len(name) <= _LONG:
+    if len(_READ) < MANY and len(name) <= LONG:
         _READ[name] = text
     return text
-
-
-def _written(name: str) -> str:
-    if not _TOKEN.match(name):
-        raise ValueError(f"{name[:40]!r} is no name of a header")
-    start = _WRITTEN.get(name.lower(), f"{name}: ")
-    if len(_WRITTEN) < _MANY and len(name) <= _LONG:
-        _WRITTEN[name] = start
-    return start
