@@ -7,7 +7,9 @@ import asyncio
 import contextlib
 import gc
 import getpass
+import hashlib
 import os
+import re
 import signal
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import asdict
@@ -392,7 +394,8 @@ class Service:
         options = self.project.settings["versions"]
         if not options.keep or not self.paths:
             return None
-        return Versions(self.root / options.path, self.root, options.keep)
+        folder = self.root / options.path / _label(self.root, self.paths)
+        return Versions(folder, self.root, options.keep)
 
     async def _keep(
         self, cause: Cause, by: str, changes: Mapping[str, list[str]] | None = None
@@ -526,6 +529,13 @@ def _user() -> str:
     with contextlib.suppress(OSError, KeyError):
         return getpass.getuser()
     return ""
+
+
+def _label(root: Path, paths: Sequence[Path]) -> str:
+    """Names what a bus was started with: of two that run in one folder, each has its own past."""
+    names = sorted({os.path.relpath(path.resolve(), root) for path in paths})
+    digest = hashlib.sha256("\n".join(names).encode()).hexdigest()[:8]
+    return f"{re.sub(r'[^A-Za-z0-9-]+', '-', names[0]).strip('-')[:40]}-{digest}"
 
 
 def _there(paths: Collection[Path]) -> dict[Path, bytes]:

@@ -257,11 +257,23 @@ async def test_the_oldest_versions_go_first(tmp_path: Path) -> None:
             bus.write("transforms/a.json.j2", f'"{number}"')
             await bus.told("POST", "/reload")
         assert [v["version"] for v in await bus.told("GET", "/versions")] == [4, 3]
-        files = tmp_path / "data" / "versions" / "files"
-        assert len(list(files.iterdir())) == 3  # one of all.yaml, two of the template
+        files = (tmp_path / "data" / "versions").glob("routes-*/files/*")
+        assert len(list(files)) == 3  # one of all.yaml, two of the template
         # Going back to the oldest must not forget it before it is read.
         await bus.told("POST", "/versions/3/roll-back")
         assert await bus.get("/a") == (200, '"1"')
+
+
+async def test_what_runs_from_the_same_folder_has_versions_of_its_own(tmp_path: Path) -> None:
+    async with live(tmp_path) as bus:
+        (tmp_path / "other.yaml").write_text("routes: {o: {from: {queue: o}, steps: [log: o]}}")
+        other = Service([tmp_path / "other.yaml"], root=tmp_path)
+        assert other.versions.all() == []
+        other.versions.add({tmp_path / "other.yaml": b""}, "start")
+        assert [v["version"] for v in await bus.told("GET", "/versions")] == [1]
+        assert list((await bus.told("GET", "/versions/1"))["files"]) == [
+            "routes/all.yaml", "transforms/a.json.j2"
+        ]  # fmt: skip
 
 
 async def test_a_project_may_keep_none(tmp_path: Path) -> None:
