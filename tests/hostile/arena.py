@@ -115,7 +115,7 @@ class Arena:
         }
         command = [sys.executable, "-m", "hostile.bus", lags, self._sabotage]
         process = Process(
-            [*command, "run", "routes.yaml", "--json", "--log-level", "error"],
+            [*command, "run", ".", "--json", "--log-level", "error"],
             cwd=self.folder / "project",
             environ=environ,
         )
