@@ -27,6 +27,7 @@ import msgspec
 from lxml import etree
 
 from esb.errors import BadMessage
+from esb_soap.components import ComplexType, Element, Type, clark, elements_of, local_name
 from esb_soap.documents import WsdlError
 from esb_soap.instances import Instances
 from esb_soap.jsonschema import Registry
@@ -36,7 +37,6 @@ from esb_soap.samples import Amount, NoSample, Sampler
 from esb_soap.valid import UNREAD
 from esb_soap.validator import errors_of
 from esb_soap.wsdl import Operation, Wsdl, load_wsdl
-from esb_soap.xsd import ComplexType, Element, Type, clark, elements_of, local_name
 
 ROUNDS: Final = 4
 """Random instances of each element, of data and of XML."""

@@ -14,6 +14,18 @@ from typing import Any
 from lxml import etree
 
 from esb.errors import BadMessage
+from esb_soap.components import (
+    XML,
+    XSD,
+    XSI,
+    ComplexType,
+    Element,
+    SimpleType,
+    Type,
+    Wildcard,
+    local_name,
+    namespace_of,
+)
 from esb_soap.explain import explain, locate
 from esb_soap.generate import (
     ReadGenerator,
@@ -57,18 +69,6 @@ from esb_soap.shape import (
     Value,
     branch_of,
     fields,
-)
-from esb_soap.xsd import (
-    XML,
-    XSD,
-    XSI,
-    ComplexType,
-    Element,
-    SimpleType,
-    Type,
-    Wildcard,
-    local_name,
-    namespace_of,
 )
 
 

@@ -15,18 +15,7 @@ from typing import Any, Final, Literal
 from lxml import etree
 
 from esb_soap.codec import Codec
-from esb_soap.markup import (
-    NIL,
-    XSI_TYPE,
-    Unfit,
-    bad_message,
-    pointer_of,
-    text_escaped,
-    without_comments,
-)
-from esb_soap.scalars import kind, scalar
-from esb_soap.shape import Field, Nodes, Shape, Value, fields, keys, slots
-from esb_soap.xsd import (
+from esb_soap.components import (
     BUILTINS,
     SOAPENC,
     XSD,
@@ -38,6 +27,17 @@ from esb_soap.xsd import (
     local_name,
     namespace_of,
 )
+from esb_soap.markup import (
+    NIL,
+    XSI_TYPE,
+    Unfit,
+    bad_message,
+    pointer_of,
+    text_escaped,
+    without_comments,
+)
+from esb_soap.scalars import kind, scalar
+from esb_soap.shape import Field, Nodes, Shape, Value, fields, keys, slots
 
 MAX_VALUES: Final = 200_000
 """Values of one message, those that several refer to counted each time."""

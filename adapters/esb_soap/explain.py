@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from lxml import etree
 
+from esb_soap.components import ComplexType, Element, SimpleType, local_name
 from esb_soap.documents import WsdlError
 from esb_soap.generate import constant_encoder, first_of
 from esb_soap.markup import (
@@ -38,12 +39,6 @@ from esb_soap.shape import (
     is_nullable,
     keys,
     slots,
-)
-from esb_soap.xsd import (
-    ComplexType,
-    Element,
-    SimpleType,
-    local_name,
 )
 
 if TYPE_CHECKING:

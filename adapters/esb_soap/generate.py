@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lxml import etree
 
+from esb_soap.components import Attribute, ComplexType, Element, SimpleType
 from esb_soap.markup import (
     NIL,
     TRUE,
@@ -34,12 +35,6 @@ from esb_soap.shape import (
     is_nullable,
     keys,
     slots,
-)
-from esb_soap.xsd import (
-    Attribute,
-    ComplexType,
-    Element,
-    SimpleType,
 )
 
 if TYPE_CHECKING:

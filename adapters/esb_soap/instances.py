@@ -13,11 +13,7 @@ from typing import Final
 
 from lxml import etree
 
-from esb_soap.markup import NIL, XSI_TYPE
-from esb_soap.samples import NoSample, Sampler
-from esb_soap.scalars import QNAME, scalar
-from esb_soap.shape import Mapping
-from esb_soap.xsd import (
+from esb_soap.components import (
     XML,
     XSD,
     ComplexType,
@@ -31,6 +27,10 @@ from esb_soap.xsd import (
     local_name,
     namespace_of,
 )
+from esb_soap.markup import NIL, XSI_TYPE
+from esb_soap.samples import NoSample, Sampler
+from esb_soap.scalars import QNAME, scalar
+from esb_soap.shape import Mapping
 
 _DEEP: Final = 5
 """From this depth on, only what is required is made."""

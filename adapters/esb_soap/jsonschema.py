@@ -13,6 +13,7 @@ from collections.abc import Mapping as AbstractMapping
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final
 
+from esb_soap.components import ComplexType, Element, SimpleType, Wildcard, namespace_of
 from esb_soap.patterns import BadPattern, pattern
 from esb_soap.scalars import EXAMPLES, RANGES, is_big, is_text, scalar
 from esb_soap.shape import (
@@ -29,7 +30,6 @@ from esb_soap.shape import (
     keys,
     slots,
 )
-from esb_soap.xsd import ComplexType, Element, SimpleType, Wildcard, namespace_of
 
 Registry = dict[str, Any]
 """Named JSON Schemas; `#/components/schemas/Name` refers to `registry["Name"]`."""

@@ -8,13 +8,8 @@ from typing import Any, Final
 from lxml import etree
 
 from esb.errors import BadMessage
+from esb_soap.components import XSI, clark, local_name, namespace_of
 from esb_soap.scalars import NCNAME, kind
-from esb_soap.xsd import (
-    XSI,
-    clark,
-    local_name,
-    namespace_of,
-)
 
 NIL: Final = f"{{{XSI}}}nil"
 XSI_TYPE: Final = f"{{{XSI}}}type"

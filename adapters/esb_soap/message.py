@@ -14,11 +14,11 @@ from typing import Any, NamedTuple, Protocol
 from lxml import etree
 
 from esb.errors import BadMessage
+from esb_soap.components import Element, local_name
 from esb_soap.encoded import EncodedCodec
 from esb_soap.jsonschema import Emitter, Registry
 from esb_soap.markup import bad_message, pointer_of
 from esb_soap.valid import UNREAD, Gate
-from esb_soap.xsd import Element, local_name
 
 
 class ElementCodec(Protocol):

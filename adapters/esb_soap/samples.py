@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
 
+from esb_soap.components import XSD, Attribute, ComplexType, Element, SimpleType, namespace_of
 from esb_soap.patterns import BadPattern, pattern
 from esb_soap.scalars import EXAMPLES, RANGES, scalar
 from esb_soap.shape import NIL_KEY, Field, Mapping, Node, Nodes, Shape, Slot, Value
-from esb_soap.xsd import XSD, Attribute, ComplexType, Element, SimpleType, namespace_of
 
 if TYPE_CHECKING:
     from esb_soap.message import FaultMessage, Message

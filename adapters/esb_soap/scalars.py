@@ -18,9 +18,9 @@ from typing import Any, Final, NamedTuple
 
 from lxml import etree
 
+from esb_soap.components import XML, XSD, Facets, SimpleType, clark, split
 from esb_soap.patterns import BadPattern
 from esb_soap.patterns import pattern as compiled
-from esb_soap.xsd import XML, XSD, Facets, SimpleType, clark, split
 
 Decode = Callable[[str, "etree._Element | None"], Any]
 """Text, and the element whose namespaces are in scope, to a value. Raises ValueError."""

@@ -22,8 +22,7 @@ from functools import cached_property
 from itertools import count
 from typing import Final, Literal
 
-from esb_soap.documents import CATALOGUE
-from esb_soap.xsd import (
+from esb_soap.components import (
     BUILTINS,
     XSD,
     Attribute,
@@ -31,7 +30,6 @@ from esb_soap.xsd import (
     Element,
     Group,
     Particle,
-    Schemas,
     SimpleType,
     Type,
     Wildcard,
@@ -40,6 +38,8 @@ from esb_soap.xsd import (
     local_name,
     namespace_of,
 )
+from esb_soap.documents import CATALOGUE
+from esb_soap.xsd import Schemas
 
 TYPE: Final = "@type"
 TYPE_BESIDE: Final = "@xsi:type"

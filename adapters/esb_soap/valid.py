@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any, Final
 from lxml import etree
 
 from esb_soap.codec import Codec
+from esb_soap.components import Attribute, Element, SimpleType
 from esb_soap.explain import locate
 from esb_soap.generate import ReadGenerator
 from esb_soap.markup import Unfit, without_comments
 from esb_soap.scalars import BOOLEANS, RANGES, is_text, normal_space, scalar, white_space
 from esb_soap.shape import Field, Mapping, Node, Shape, slots
 from esb_soap.validator import errors_of
-from esb_soap.xsd import Attribute, Element, SimpleType
 
 if TYPE_CHECKING:
     from esb_soap.wsdl import Wsdl

@@ -9,8 +9,9 @@ from typing import Any, Final
 
 from lxml import etree
 
+from esb_soap.components import XSD, local_name, namespace_of
 from esb_soap.documents import Documents
-from esb_soap.xsd import XSD, SchemaDocument, Schemas, local_name, namespace_of
+from esb_soap.xsd import SchemaDocument, Schemas
 
 _X: Final = f"{{{XSD}}}"
 _ALL: Final = "urn:esb:all"

@@ -23,6 +23,17 @@ from lxml import etree
 
 from esb_soap.addressing import Actions, Addressing, actions_of, asked_for
 from esb_soap.codec import Codec
+from esb_soap.components import (
+    ANY_TYPE,
+    XSD,
+    ComplexType,
+    Element,
+    Group,
+    Particle,
+    clark,
+    local_name,
+    namespace_of,
+)
 from esb_soap.documents import Document, Documents, WsdlError
 from esb_soap.encoded import EncodedCodec
 from esb_soap.jsonschema import Emitter, Registry
@@ -30,19 +41,7 @@ from esb_soap.message import ElementCodec, FaultMessage, Header, Message, Writte
 from esb_soap.shape import Mapping
 from esb_soap.valid import Gate
 from esb_soap.validator import compile_schemas
-from esb_soap.xsd import (
-    ANY_TYPE,
-    XSD,
-    ComplexType,
-    Element,
-    Group,
-    Particle,
-    SchemaDocument,
-    Schemas,
-    clark,
-    local_name,
-    namespace_of,
-)
+from esb_soap.xsd import SchemaDocument, Schemas
 
 Version = Literal["1.1", "1.2"]
 

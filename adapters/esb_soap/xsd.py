@@ -1,318 +1,70 @@
-"""XML Schema 1.0 as components (XML Schema part 1, section 3), built from documents when asked for.
+"""Components of XML Schema, built from documents when asked for.
 
 Nothing is built before somebody needs it, so a WSDL with thousands of types loads in the time that
-its XML takes to parse. What the schemas say is kept: facets, enumerations, defaults, substitution
-groups, documentation. Names are qualified names in Clark notation ("{ns}name").
+its XML takes to parse.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any, Final, Literal, TypeVar
+from typing import Final, Literal, TypeVar
 
 from lxml import etree
 
-from esb_soap.documents import CATALOGUE, Document, Documents, WsdlError
-
-XSD: Final = "http://www.w3.org/2001/XMLSchema"
-XSI: Final = "http://www.w3.org/2001/XMLSchema-instance"
-XML: Final = "http://www.w3.org/XML/1998/namespace"
-SOAPENC: Final = frozenset(
-    {"http://schemas.xmlsoap.org/soap/encoding/", "http://www.w3.org/2003/05/soap-encoding"}
+from esb_soap.components import (
+    ANY_TYPE,
+    ANYTHING,
+    BUILTINS,
+    SOAPENC,
+    UR_TYPE,
+    WSDL,
+    XML,
+    XSD,
+    XSI,
+    Attribute,
+    ComplexType,
+    Element,
+    Facets,
+    Group,
+    Particle,
+    SimpleType,
+    Type,
+    Wildcard,
+    X,
+    _builtins,
+    local_name,
+    namespace_of,
+    split,
 )
-WSDL: Final = "http://schemas.xmlsoap.org/wsdl/"
-
-_X: Final = f"{{{XSD}}}"
-ANY_TYPE: Final = f"{_X}anyType"
+from esb_soap.documents import CATALOGUE, Document, Documents, WsdlError
 
 MAX_NESTING: Final = 100
 """How deep groups and derivations may nest."""
 
-# --- components ----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Facets:
-    """What restricts a simple type's values, its base's facets included.
-
-    patterns: all must match, each by one of its alternatives. Bounds are in lexical form.
-    """
-
-    enumeration: tuple[str, ...] = ()
-    patterns: tuple[tuple[str, ...], ...] = ()
-    white_space: Literal["preserve", "replace", "collapse"] | None = None
-    length: int | None = None
-    min_length: int | None = None
-    max_length: int | None = None
-    min_inclusive: str | None = None
-    max_inclusive: str | None = None
-    min_exclusive: str | None = None
-    max_exclusive: str | None = None
-    total_digits: int | None = None
-    fraction_digits: int | None = None
-
-
-@dataclass(eq=False, slots=True)
-class SimpleType:
-    """primitive: the local name of the nearest built-in type, for an atomic type. big_as_text:
-    whether integers that a double cannot hold are strings in data. codec: for `scalars`."""
-
-    name: str | None
-    variety: Literal["atomic", "list", "union"]
-    primitive: str = "string"
-    facets: Facets = field(default_factory=Facets)
-    item: SimpleType | None = None
-    members: tuple[SimpleType, ...] = ()
-    base: SimpleType | None = None
-    documentation: str = ""
-    owner: str = ""
-    value_docs: dict[str, str] = field(default_factory=dict)
-    big_as_text: bool = False
-    codec: Any = field(default=None, repr=False)
-
-    @property
-    def is_builtin(self) -> bool:
-        return self.name is not None and self.name.startswith(_X)
-
-
-@dataclass(frozen=True, slots=True)
-class Wildcard:
-    """namespaces: those allowed ("" is none); None: any. `excluded` are not."""
-
-    namespaces: frozenset[str] | None
-    excluded: frozenset[str]
-    process: Literal["strict", "lax", "skip"]
-
-    def allows(self, tag: str) -> bool:
-        """Whether an element or attribute of that name may stand there."""
-        namespace = tag[1:].partition("}")[0] if tag[0] == "{" else ""
-        if self.namespaces is not None:
-            return namespace in self.namespaces
-        return namespace not in self.excluded
-
-
-@dataclass(frozen=True, slots=True)
-class Attribute:
-    """An attribute as a type uses it."""
-
-    name: str
-    type: SimpleType
-    required: bool
-    default: str | None
-    fixed: str | None
-    documentation: str
-    array_type: str | None = None
-
-
-class Element:
-    """An element declaration. `type` is built when asked for, so that types may be recursive."""
-
-    __slots__ = (
-        "_make_type",
-        "_type",
-        "abstract",
-        "default",
-        "documentation",
-        "fixed",
-        "is_global",
-        "name",
-        "nillable",
-        "owner",
-    )
-
-    def __init__(
-        self,
-        name: str,
-        make_type: Callable[[], Type],
-        *,
-        nillable: bool = False,
-        default: str | None = None,
-        fixed: str | None = None,
-        abstract: bool = False,
-        is_global: bool = False,
-        documentation: str = "",
-        owner: str = "",
-    ) -> None:
-        self.name = name
-        self._make_type = make_type
-        self._type: Type | None = None
-        self.nillable = nillable
-        self.default = default
-        self.fixed = fixed
-        self.abstract = abstract
-        self.is_global = is_global
-        self.documentation = documentation
-        self.owner = owner
-
-    @property
-    def type(self) -> Type:
-        """Its type. Raises WsdlError if that is not there."""
-        if self._type is None:
-            self._type = self._make_type()
-        return self._type
-
-    @property
-    def local(self) -> str:
-        return local_name(self.name)
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """A model group; named groups are replaced by what they stand for."""
-
-    kind: Literal["sequence", "choice", "all"]
-    items: tuple[Particle, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Particle:
-    """max: None is unbounded."""
-
-    min: int
-    max: int | None
-    term: Element | Group | Wildcard
-
-
-@dataclass(eq=False, slots=True)
-class ComplexType:
-    """attributes, particle: everything, the base's included. own: what an extension adds to its
-    base. simple: the type of the text, for simple content. array_of: what a SOAP encoded array
-    holds, as (type name, "[,]" for each dimension)."""
-
-    name: str | None
-    owner: str = ""
-    abstract: bool = False
-    mixed: bool = False
-    documentation: str = ""
-    base: ComplexType | None = None
-    derivation: Literal["extension", "restriction"] | None = None
-    attributes: dict[str, Attribute] = field(default_factory=dict)
-    any_attribute: Wildcard | None = None
-    particle: Particle | None = None
-    own: Particle | None = None
-    simple: SimpleType | None = None
-    array_of: tuple[str, str] | None = None
-
-    @property
-    def is_any(self) -> bool:
-        """Whether this is xs:anyType."""
-        return self.name == ANY_TYPE
-
-
-Type = SimpleType | ComplexType
 T = TypeVar("T")
 
-
-def local_name(name: str) -> str:
-    """The part of a qualified name behind its namespace."""
-    return name.rpartition("}")[2]
-
-
-def namespace_of(name: str) -> str:
-    """The namespace of a qualified name, "" for none."""
-    return name[1:].partition("}")[0] if name[:1] == "{" else ""
-
-
-def clark(namespace: str, local: str) -> str:
-    """The qualified name."""
-    return f"{{{namespace}}}{local}" if namespace else local
-
-
-def split(name: str) -> tuple[str, str]:
-    """Namespace and local name of a qualified name."""
-    return namespace_of(name), local_name(name)
-
-
-def elements_of(particle: Particle | None) -> Iterator[Element]:
-    """The elements that a content model names."""
-    if particle is None:
-        return
-    if isinstance(particle.term, Element):
-        yield particle.term
-    elif isinstance(particle.term, Group):
-        for item in particle.term.items:
-            yield from elements_of(item)
-
-
-# --- built-in types ------------------------------------------------------------------------------
-
-_DERIVED: Final = {  # built-in types by their base (XML Schema part 2, section 3)
-    "anySimpleType": "",
-    **dict.fromkeys(
-        ("string", "boolean", "decimal", "float", "double", "duration", "dateTime", "time", "date",
-         "gYearMonth", "gYear", "gMonthDay", "gDay", "gMonth", "hexBinary", "base64Binary",
-         "anyURI", "QName", "NOTATION"),
-        "anySimpleType",
-    ),
-    "normalizedString": "string", "token": "normalizedString", "language": "token",
-    "NMTOKEN": "token", "Name": "token", "NCName": "Name", "ID": "NCName", "IDREF": "NCName",
-    "ENTITY": "NCName", "integer": "decimal", "nonPositiveInteger": "integer",
-    "negativeInteger": "nonPositiveInteger", "long": "integer", "int": "long", "short": "int",
-    "byte": "short", "nonNegativeInteger": "integer", "unsignedLong": "nonNegativeInteger",
-    "unsignedInt": "unsignedLong", "unsignedShort": "unsignedInt",
-    "unsignedByte": "unsignedShort", "positiveInteger": "nonNegativeInteger",
-    "anyAtomicType": "anySimpleType", "dateTimeStamp": "dateTime",
-    "dayTimeDuration": "duration", "yearMonthDuration": "duration",
-}  # fmt: skip
-
-
-def _builtins(*, big_as_text: bool) -> dict[str, SimpleType]:
-    made: dict[str, SimpleType] = {}
-    for local, base in _DERIVED.items():
-        white: Literal["preserve", "replace", "collapse"] = "collapse"
-        if local in ("string", "anySimpleType", "anyAtomicType"):
-            white = "preserve"
-        elif local == "normalizedString":
-            white = "replace"
-        facets = Facets(white_space=white)
-        made[_X + local] = SimpleType(
-            _X + local, "atomic", primitive=local, facets=facets, base=made.get(_X + base),
-            big_as_text=big_as_text,
-        )  # fmt: skip
-    for local in ("NMTOKENS", "IDREFS", "ENTITIES"):
-        item = made[_X + local[:-1] if local != "ENTITIES" else _X + "ENTITY"]
-        made[_X + local] = SimpleType(
-            _X + local, "list", facets=Facets(min_length=1, white_space="collapse"), item=item
-        )
-    return made
-
-
-BUILTINS: Final = _builtins(big_as_text=False)
-"""Built-in simple types by qualified name."""
-
-_ANY: Final = Wildcard(None, frozenset(), "lax")
-UR_TYPE: Final = ComplexType(
-    ANY_TYPE,
-    mixed=True,
-    any_attribute=_ANY,
-    particle=Particle(1, 1, Group("sequence", (Particle(0, None, _ANY),))),
-)
-"""xs:anyType."""
-
-# --- schemas -------------------------------------------------------------------------------------
-
 _KINDS: Final = {
-    f"{_X}element": "element",
-    f"{_X}complexType": "type",
-    f"{_X}simpleType": "type",
-    f"{_X}group": "group",
-    f"{_X}attributeGroup": "attributeGroup",
-    f"{_X}attribute": "attribute",
+    f"{X}element": "element",
+    f"{X}complexType": "type",
+    f"{X}simpleType": "type",
+    f"{X}group": "group",
+    f"{X}attributeGroup": "attributeGroup",
+    f"{X}attribute": "attribute",
 }
 _REFERRING: Final = {
-    f"{_X}element": (("type", "type"), ("ref", "element"), ("substitutionGroup", "element")),
-    f"{_X}attribute": (("type", "type"), ("ref", "attribute")),
-    f"{_X}group": (("ref", "group"),),
-    f"{_X}attributeGroup": (("ref", "attributeGroup"),),
-    f"{_X}extension": (("base", "type"),),
-    f"{_X}restriction": (("base", "type"),),
-    f"{_X}list": (("itemType", "type"),),
-    f"{_X}union": (("memberTypes", "type"),),
+    f"{X}element": (("type", "type"), ("ref", "element"), ("substitutionGroup", "element")),
+    f"{X}attribute": (("type", "type"), ("ref", "attribute")),
+    f"{X}group": (("ref", "group"),),
+    f"{X}attributeGroup": (("ref", "attributeGroup"),),
+    f"{X}extension": (("base", "type"),),
+    f"{X}restriction": (("base", "type"),),
+    f"{X}list": (("itemType", "type"),),
+    f"{X}union": (("memberTypes", "type"),),
 }
 _OWN: Final = frozenset({XSD, XSI, XML, ""})
-_MODEL: Final = frozenset({f"{_X}{n}" for n in ("sequence", "choice", "all", "group")})
+_MODEL: Final = frozenset({f"{X}{n}" for n in ("sequence", "choice", "all", "group")})
 
 
 @dataclass(frozen=True, eq=False)
@@ -418,13 +170,13 @@ class Schemas:
                 if name is None or not _is_ncname(name):
                     raise schema.document.error(f"a global {kind} needs a name", node)
                 self._found.setdefault((kind, schema.name(name)), _Definition(node, schema))
-            elif node.tag in (f"{_X}import", f"{_X}include", f"{_X}redefine"):
+            elif node.tag in (f"{X}import", f"{X}include", f"{X}redefine"):
                 yield from self._reference(schema, node)
 
     def _reference(
         self, schema: SchemaDocument, node: etree._Element
     ) -> Iterator[tuple[Document, etree._Element, str | None]]:
-        imports = node.tag == f"{_X}import"
+        imports = node.tag == f"{X}import"
         namespace = node.get("namespace") if imports else schema.target
         location = node.get("schemaLocation")
         if imports and namespace == XSD:
@@ -437,10 +189,10 @@ class Schemas:
         if document is None:
             return
         root = document.root
-        if root.tag != f"{_X}schema":
+        if root.tag != f"{X}schema":
             raise document.error("this is no XML Schema", root)
         including = None if imports else schema.target
-        if node.tag == f"{_X}redefine":
+        if node.tag == f"{X}redefine":
             self.add(document, root, including)
             for child in node.iterchildren("*"):
                 kind, name = _KINDS.get(str(child.tag)), child.get("name")
@@ -490,7 +242,7 @@ class Schemas:
         made = self._types.get(name)
         if made is None:
             if self._alias(name):
-                return self._types[_X + _SOAPENC_NAMES.get(local_name(name), local_name(name))]
+                return self._types[X + _SOAPENC_NAMES.get(local_name(name), local_name(name))]
             found = self._find("type", name)
             if found is None:
                 if self._is_absent("type", name):
@@ -503,7 +255,7 @@ class Schemas:
     def _alias(self, name: str) -> bool:
         """Whether it is a type of the SOAP encoding that stands for one of XML Schema."""
         namespace, local = split(name)
-        if namespace not in SOAPENC or _X + _SOAPENC_NAMES.get(local, local) not in BUILTINS:
+        if namespace not in SOAPENC or X + _SOAPENC_NAMES.get(local, local) not in BUILTINS:
             return False
         self.aliased.add(namespace)
         return True
@@ -515,7 +267,7 @@ class Schemas:
             )
         self._building.append(name)
         try:
-            if found.node.tag == f"{_X}simpleType":
+            if found.node.tag == f"{X}simpleType":
                 return self._simple(found.node, found.schema, name, "", found.original)
             return self._complex(found.node, found.schema, name, "", found.original)
         finally:
@@ -580,12 +332,10 @@ class Schemas:
     def _derived(self) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
         for (kind, name), definition in list(self._found.items()):
-            if kind != "type" or definition.node.tag != f"{_X}complexType":
+            if kind != "type" or definition.node.tag != f"{X}complexType":
                 continue
-            for content in definition.node.iterchildren(
-                f"{_X}complexContent", f"{_X}simpleContent"
-            ):
-                for step in content.iterchildren(f"{_X}extension", f"{_X}restriction"):
+            for content in definition.node.iterchildren(f"{X}complexContent", f"{X}simpleContent"):
+                for step in content.iterchildren(f"{X}extension", f"{X}restriction"):
                     base = step.get("base")
                     if base is not None:
                         key = definition.schema.qname(step, base)
@@ -599,7 +349,7 @@ class Schemas:
         return frozenset(
             schema.qname(step, base)
             for schema in self.all
-            for step in schema.node.iter(f"{_X}extension", f"{_X}restriction")
+            for step in schema.node.iter(f"{X}extension", f"{X}restriction")
             if (base := step.get("base")) is not None
         )
 
@@ -671,8 +421,8 @@ class Schemas:
         name = node.get("type")
         if name is not None:
             return self._typed(node, schema, name)
-        for child in node.iterchildren(f"{_X}complexType", f"{_X}simpleType"):
-            if child.tag == f"{_X}complexType":
+        for child in node.iterchildren(f"{X}complexType", f"{X}simpleType"):
+            if child.tag == f"{X}complexType":
                 return self._complex(child, schema, None, path, None)
             return self._simple(child, schema, None, path, None)
         head = node.get("substitutionGroup")
@@ -701,7 +451,7 @@ class Schemas:
             found = self._find("attribute", name)
             if found is None and self._is_absent("attribute", name):
                 return Attribute(
-                    name, BUILTINS[f"{_X}anySimpleType"], use.get("use") == "required",
+                    name, BUILTINS[f"{X}anySimpleType"], use.get("use") == "required",
                     None, None, "", array_type,
                 )  # fmt: skip
             if found is None:
@@ -735,9 +485,9 @@ class Schemas:
             if isinstance(found, ComplexType):
                 raise schema.document.error("the type of an attribute must be simple", node)
             return found
-        for child in node.iterchildren(f"{_X}simpleType"):
+        for child in node.iterchildren(f"{X}simpleType"):
             return self._simple(child, schema, None, owner, None)
-        return BUILTINS[f"{_X}anySimpleType"]
+        return BUILTINS[f"{X}anySimpleType"]
 
     # --- simple types
 
@@ -751,11 +501,11 @@ class Schemas:
     ) -> SimpleType:
         docs = documentation(node)
         path = local_name(name) if name else owner
-        for step in node.iterchildren(f"{_X}restriction", f"{_X}list", f"{_X}union"):
-            if step.tag == f"{_X}restriction":
+        for step in node.iterchildren(f"{X}restriction", f"{X}list", f"{X}union"):
+            if step.tag == f"{X}restriction":
                 base = self._simple_base(step, schema, name, path, original)
                 made = self._restricted(step, schema, base)
-            elif step.tag == f"{_X}list":
+            elif step.tag == f"{X}list":
                 item = self._inline_or_named(step, schema, "itemType", path)
                 made = SimpleType(None, "list", item=item, facets=Facets(white_space="collapse"))
             else:
@@ -764,7 +514,7 @@ class Schemas:
                 ]
                 inline: list[Type] = [
                     self._simple(child, schema, None, f"{path}_{number}", None)
-                    for number, child in enumerate(step.iterchildren(f"{_X}simpleType"), 1)
+                    for number, child in enumerate(step.iterchildren(f"{X}simpleType"), 1)
                 ]
                 members = tuple(t for t in named + inline if isinstance(t, SimpleType))
                 if not members or len(members) != len(named) + len(inline):
@@ -797,9 +547,9 @@ class Schemas:
             if isinstance(found, SimpleType):
                 return found
             if found is UR_TYPE and schema.qname(step, name) in self.absent:
-                return BUILTINS[f"{_X}string"]
+                return BUILTINS[f"{X}string"]
             raise schema.document.error(f"'{name}' is no simple type", step)
-        for child in step.iterchildren(f"{_X}simpleType"):
+        for child in step.iterchildren(f"{X}simpleType"):
             return self._simple(child, schema, None, f"{path}_item", None)
         raise schema.document.error(f"{attribute} is missing", step)
 
@@ -874,8 +624,8 @@ class Schemas:
             documentation=documentation(node),
         )
         path = local_name(name) if name else owner
-        for content in node.iterchildren(f"{_X}simpleContent", f"{_X}complexContent"):
-            for step in content.iterchildren(f"{_X}extension", f"{_X}restriction"):
+        for content in node.iterchildren(f"{X}simpleContent", f"{X}complexContent"):
+            for step in content.iterchildren(f"{X}extension", f"{X}restriction"):
                 self._derive(made, content, step, schema, path, original)
                 return made
             raise schema.document.error("an extension or a restriction is missing", content)
@@ -900,14 +650,14 @@ class Schemas:
             base = self._complex(original.node, original.schema, None, path, original.original)
         else:
             base = self._typed(step, schema, base_name)
-        extends = step.tag == f"{_X}extension"
+        extends = step.tag == f"{X}extension"
         made.derivation = "extension" if extends else "restriction"
         if isinstance(base, ComplexType):
             made.base = base if not base.is_any else None
             made.attributes = dict(base.attributes)
             made.any_attribute = base.any_attribute if extends else None
             made.array_of = base.array_of
-        if content.tag == f"{_X}simpleContent":
+        if content.tag == f"{X}simpleContent":
             made.simple = self._simple_content(base, step, schema, path)
         else:
             mixed = content.get("mixed")
@@ -939,9 +689,9 @@ class Schemas:
         elif base.simple is not None:
             simple = base.simple
         else:
-            simple = BUILTINS[f"{_X}string"]  # restriction of mixed content, if correct at all
-        if step.tag == f"{_X}restriction":
-            for child in step.iterchildren(f"{_X}simpleType"):
+            simple = BUILTINS[f"{X}string"]  # restriction of mixed content, if correct at all
+        if step.tag == f"{X}restriction":
+            for child in step.iterchildren(f"{X}simpleType"):
                 simple = self._simple(child, schema, None, f"{path}_text", None)
             restricted = self._restricted(step, schema, simple)
             if restricted.facets != simple.facets:
@@ -952,16 +702,16 @@ class Schemas:
     def _attributes(
         self, made: ComplexType, node: etree._Element, schema: SchemaDocument, path: str
     ) -> None:
-        for use in node.iterchildren(f"{_X}attribute"):
+        for use in node.iterchildren(f"{X}attribute"):
             if use.get("use") == "prohibited":
                 ref, local = use.get("ref"), use.get("name") or ""
                 made.attributes.pop(schema.qname(use, ref) if ref else local, None)
                 continue
             attribute = self._attribute(use, schema, path)
             made.attributes[attribute.name] = attribute
-        for use in node.iterchildren(f"{_X}attributeGroup"):
+        for use in node.iterchildren(f"{X}attributeGroup"):
             self._nested(partial(self._attribute_group, made, use, schema, path))
-        for use in node.iterchildren(f"{_X}anyAttribute"):
+        for use in node.iterchildren(f"{X}anyAttribute"):
             made.any_attribute = _wildcard(use, schema)
 
     def _attribute_group(
@@ -969,12 +719,12 @@ class Schemas:
     ) -> None:
         found = self._referenced("attributeGroup", use, schema)
         if found is None:
-            made.any_attribute = _ANY
+            made.any_attribute = ANYTHING
             return
         if found.original is not None:
             # A redefinition refers to itself for what it redefines.
             self._attributes(made, found.original.node, found.original.schema, path)
-            for inner in found.node.iterchildren(f"{_X}attribute"):
+            for inner in found.node.iterchildren(f"{X}attribute"):
                 attribute = self._attribute(inner, found.schema, path)
                 made.attributes[attribute.name] = attribute
             return
@@ -1016,7 +766,7 @@ class Schemas:
             return None
         tag = node.tag
         term: Element | Group | Wildcard
-        if tag == f"{_X}element":
+        if tag == f"{X}element":
             ref = node.get("ref")
             if ref is not None:
                 try:
@@ -1027,12 +777,12 @@ class Schemas:
                     raise schema.document.error(e.message, node, e.hint) from e
             else:
                 term = self._element(node, schema, path)
-        elif tag == f"{_X}any":
+        elif tag == f"{X}any":
             term = _wildcard(node, schema)
-        elif tag == f"{_X}group":
+        elif tag == f"{X}group":
             found = self._referenced("group", node, schema)
             if found is None:
-                return Particle(0, None, _ANY)
+                return Particle(0, None, ANYTHING)
             made = self._nested(partial(self._group_content, found))
             if made is None:
                 return None
@@ -1046,7 +796,7 @@ class Schemas:
                 lambda: tuple(
                     item
                     for child in node.iterchildren("*")
-                    if child.tag in _MODEL or child.tag in (f"{_X}element", f"{_X}any")
+                    if child.tag in _MODEL or child.tag in (f"{X}element", f"{X}any")
                     if (item := self._particle(child, schema, path)) is not None
                 )
             )
@@ -1090,8 +840,8 @@ _SOAPENC_NAMES: Final = {"base64": "base64Binary"}
 def documentation(node: etree._Element) -> str:
     """The text of a component's annotation."""
     texts = []
-    for annotation in node.iterchildren(f"{_X}annotation"):
-        for docs in annotation.iterchildren(f"{_X}documentation"):
+    for annotation in node.iterchildren(f"{X}annotation"):
+        for docs in annotation.iterchildren(f"{X}documentation"):
             text = str(_TEXT(docs))
             lines = [line.strip() for line in text.strip().splitlines()]
             texts.append("\n".join(lines))

@@ -11,9 +11,10 @@ from support.wsdl import NAMESPACES, around, canonical, element, exact, feature_
 
 from esb.errors import BadMessage
 from esb_soap.certify import certify
+from esb_soap.components import XML, local_name
 from esb_soap.documents import CATALOGUE, Documents, WsdlError
 from esb_soap.wsdl import load_wsdl
-from esb_soap.xsd import XML, Schemas, local_name
+from esb_soap.xsd import Schemas
 
 XSD = "{http://www.w3.org/2001/XMLSchema}"
 WSN = "http://docs.oasis-open.org/wsn/b-2"

@@ -16,11 +16,11 @@ from support.wsdl import FEATURES, NAMESPACES, Feature, around, feature_of
 from support.wsdl import feature as load_feature
 
 from esb.errors import BadMessage
+from esb_soap.components import XSI
 from esb_soap.documents import WsdlError
 from esb_soap.instances import Instances
 from esb_soap.samples import NoSample, Sampler
 from esb_soap.wsdl import load_wsdl
-from esb_soap.xsd import XSI
 
 feature = functools.cache(load_feature)
 

@@ -19,9 +19,9 @@ from support.wsdl import feature as load_feature
 from esb.codecs.json import dumps, loads
 from esb.errors import BadMessage
 from esb_soap.certify import certify
+from esb_soap.components import Element
 from esb_soap.instances import Instances
 from esb_soap.samples import NoSample, Sampler
-from esb_soap.xsd import Element
 
 feature = functools.cache(load_feature)
 

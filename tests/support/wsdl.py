@@ -11,9 +11,9 @@ import jsonschema
 import jsonschema_rs
 from lxml import etree
 
+from esb_soap.components import XSD, XSI, Element
 from esb_soap.validator import errors_of
 from esb_soap.wsdl import Message, Wsdl, load_wsdl
-from esb_soap.xsd import XSD, XSI, Element
 
 FEATURES = Path(__file__).resolve().parent.parent / "soap" / "features"
 
