@@ -68,8 +68,22 @@ def parse_xml(raw: bytes, *, what: str = "the body", charset: str | None = None)
         _PARSERS.used(len(raw))
     if root is None:
         raise BadMessage(f"{what} is not well-formed XML")
+    if parser.error_log:
+        _refuse_undeclared(root, what)
     _refuse_doctype(root, what)
     return root
+
+
+def _refuse_undeclared(root: etree._Element, what: str) -> None:
+    """lxml judges by what libxml2 said last: a warning behind an undeclared prefix hides that."""
+    for element in root.iter(etree.Element):
+        for name in (element.tag, *element.attrib):
+            prefix, colon, _ = str(name).rpartition("}")[2].partition(":")
+            if colon:
+                raise BadMessage(
+                    f"{what} is not well-formed XML at line {element.sourceline}: "
+                    f"the namespace prefix {prefix[:50]} is not defined"
+                )
 
 
 def _names() -> dict[str, Any]:

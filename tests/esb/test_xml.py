@@ -127,6 +127,15 @@ def test_what_is_not_xml_is_refused_with_its_place(raw: bytes, message: str) -> 
     assert message in str(e.value)
 
 
+@pytest.mark.parametrize("before", [0, 200])
+@pytest.mark.parametrize("hidden", ["<p:c/>", '<c p:d="1"/>', "<b><p:c p:d='1'/></b>"])
+def test_a_warning_does_not_hide_an_undeclared_prefix(hidden: str, before: int) -> None:
+    warned = '<w xmlns="relative"/>'
+    assert len(parse_xml(f"<a>{warned * before}{warned}</a>".encode())) == before + 1
+    with pytest.raises(BadMessage, match="line 1.*amespace prefix p"):
+        parse_xml(f"<a>{warned * before}{hidden}{warned}</a>".encode())
+
+
 def test_threads_parse_at_the_same_time() -> None:
     document = "<a>" + "<b>x</b>" * 1000 + "</a>"
     found: list[int] = []
