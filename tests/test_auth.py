@@ -240,34 +240,75 @@ async def test_a_webhook_with_a_time_is_taken_once(
 # --- certificates ---------------------------------------------------------------------------------
 
 
-async def test_machines_are_known_by_their_certificates(tmp_path: Path) -> None:
-    ca, callers, others = trustme.CA(), trustme.CA(), trustme.CA()
+def certificates(folder: Path) -> tuple[trustme.CA, trustme.CA]:
+    """Who signed the listener's certificate, and who signs those of its callers."""
+    ca, callers = trustme.CA(), trustme.CA()
     own = ca.issue_cert("localhost", "127.0.0.1")
-    own.private_key_pem.write_to_path(tmp_path / "key.pem")
-    own.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
-    callers.cert_pem.write_to_path(tmp_path / "callers.pem")
-    text = (
-        route("{it: {mtls: {names: [press], roles: {press: [machine]}}}}")
-        + "listen: {port: 0, tls: {cert: cert.pem, key: key.pem, client_ca: callers.pem}}\n"
-    )
+    own.private_key_pem.write_to_path(folder / "key.pem")
+    own.cert_chain_pems[0].write_to_path(folder / "cert.pem")
+    callers.cert_pem.write_to_path(folder / "callers.pem")
+    return ca, callers
 
-    async def asked(address: str, authority: trustme.CA, name: str) -> Any:
-        context = ssl.create_default_context()
-        ca.configure_trust(context)
+
+async def certified(
+    address: str, ca: trustme.CA, authority: trustme.CA | None = None, name: str = "", **asked: Any
+) -> Any:
+    """What is answered to a certificate that `authority` signed, or to none."""
+    context = ssl.create_default_context()
+    ca.configure_trust(context)
+    if authority is not None:
         authority.issue_cert(common_name=name).configure_cert(context)
-        connector = aiohttp.TCPConnector(ssl=context)
-        async with (
-            aiohttp.ClientSession(connector=connector) as session,
-            session.get(address) as answer,
-        ):
-            return await answer.json() if answer.status == 200 else answer.status
+    connector = aiohttp.TCPConnector(ssl=context)
+    async with (
+        aiohttp.ClientSession(connector=connector) as session,
+        session.get(address, **asked) as answer,
+    ):
+        return await answer.json() if answer.status == 200 else answer.status
 
+
+TLS = "listen: {port: 0, tls: {cert: cert.pem, key: key.pem, client_ca: callers.pem%s}}\n"
+
+
+async def test_machines_are_known_by_their_certificates(tmp_path: Path) -> None:
+    ca, callers = certificates(tmp_path)
+    text = route("{it: {mtls: {names: [press], roles: {press: [machine]}}}}") + TLS % ""
     async with running(text, tmp_path) as bus:
         address = f"{url(bus)}/who"
-        assert await asked(address, callers, "press") == {"name": "press", "roles": ["machine"]}
-        assert await asked(address, callers, "lathe") == 401
+        known = await certified(address, ca, callers, "press")
+        assert known == {"name": "press", "roles": ["machine"]}
+        assert await certified(address, ca, callers, "lathe") == 401
+        for authority in (trustme.CA(), None):
+            with pytest.raises(aiohttp.ClientError):
+                await certified(address, ca, authority, "press")
+
+
+async def test_some_show_a_certificate_and_others_a_key(tmp_path: Path) -> None:
+    ca, callers = certificates(tmp_path)
+    key, sha256 = new_key()
+    keys(tmp_path, {"name": "acme", "sha256": sha256})
+    ways = "{machines: {mtls: {names: [press]}}, it: {api_keys: {file: keys.yml}}}"
+    text = (
+        route(ways).replace("auth: it}", "auth: [machines, it]}")
+        + TLS % ", client_certificate: optional"
+    )
+    async with running(text, tmp_path) as bus:
+        address = f"{url(bus)}/who"
+        assert (await certified(address, ca, callers, "press"))["name"] == "press"
+        shown = {"X-API-Key": key}
+        assert (await certified(address, ca, headers=shown))["name"] == "acme"
+        assert await certified(address, ca) == 401
+        assert await certified(address, ca, headers={"X-API-Key": "x"}) == 401
+        assert await certified(address, ca, callers, "lathe") == 401
         with pytest.raises(aiohttp.ClientError):
-            await asked(address, others, "press")
+            await certified(address, ca, trustme.CA(), "press", headers=shown)
+
+
+def test_whether_certificates_are_asked_for_needs_who_signs_them(tmp_path: Path) -> None:
+    certificates(tmp_path)
+    tls = "{cert: cert.pem, key: key.pem, client_certificate: optional}"
+    text = route("{it: {mtls: {}}}") + f"listen: {{port: 0, tls: {tls}}}\n"
+    found = [one.message for one in load_text(text, tmp_path).diagnostics]
+    assert "'client_certificate' needs 'client_ca': who signs them" in found
 
 
 def test_certificates_need_a_listener_that_asks_for_them(tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ def callers(build: Build, names: Sequence[str] | None, *path: str | int) -> Auth
         found = build.auth(listen.auth, "auth", section="listen")
     else:
         found = build.auth(names, *path)
-    certified = listen.tls is not None and listen.tls.client_ca is not None
-    if "certificate" in found.asks and not certified:
+    certified = listen.tls is not None and listen.tls.certified
+    if "certificate" in found.asks and (listen.tls is None or listen.tls.client_ca is None):
         build.problem(
             "nobody is asked for a certificate", *path, code="auth",
             hint="listen: {tls: {client_ca: ...}}",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from typing import Annotated
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -38,9 +38,25 @@ class ListenTls(Options):
     key: str = Field(description="PEM file: the private key, without a password.")
     client_ca: str | None = Field(
         None,
-        description="PEM file: callers must show a certificate signed by one of these; the name "
-        "in it is then `message.principal`.",
+        description="PEM file: callers show a certificate signed by one of these; the name in it "
+        "is then `message.principal`.",
     )
+    client_certificate: Literal["required", "optional"] = Field(
+        "required",
+        description="Whether all callers must show one, or those alone who are known by it (`auth` "
+        "says who may do without). One that nobody here has signed ends the handshake either way.",
+    )
+
+    @property
+    def certified(self) -> bool:
+        """Whether everybody who gets through has shown a certificate."""
+        return self.client_ca is not None and self.client_certificate == "required"
+
+    @model_validator(mode="after")
+    def _of_whom(self) -> Self:
+        if self.client_ca is None and "client_certificate" in self.model_fields_set:
+            raise ValueError("'client_certificate' needs 'client_ca': who signs them")
+        return self
 
 
 class Cors(Options):

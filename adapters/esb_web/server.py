@@ -96,7 +96,7 @@ def _server_tls(build: Build, options: ListenOptions) -> ssl.SSLContext | None:
         context.load_cert_chain(cert, key, password=lambda: "")
         if tls.client_ca is not None:
             context.load_verify_locations(build.credential(tls.client_ca))
-            context.verify_mode = ssl.CERT_REQUIRED
+            context.verify_mode = ssl.CERT_REQUIRED if tls.certified else ssl.CERT_OPTIONAL
     except (ssl.SSLError, ValueError) as e:
         raise build.problem("listen.tls holds no usable certificate and key", code="tls") from e
     return context
