@@ -37,7 +37,8 @@ faults: setup
 	@PYTHONPATH=tests:tools $(BIN)/python -m faults $(ARGS)
 
 hostile: setup
-	@PYTHONPATH=tests $(BIN)/python -m hostile $(ARGS)
+	@$(PYTHON) tools/rabbitmq.py install
+	@PYTHONPATH=tests:tools $(BIN)/python -m hostile $(ARGS)
 
 fuzz: setup
 	@PYTHONPATH=tests $(BIN)/python -m hostile.fuzz $(ARGS)

@@ -22,6 +22,7 @@ CAUGHT = {
     "blocking": ("json: 10 MB of one text", "the event loop was kept"),
     "crash": ("json: 5,000 arrays deep", "a 500 that blames the bus"),
     "hoard": ("json: a key of 10 MB", "MB more"),
+    "answering": ("amqp reply_to: a queue of somebody else, rpc", "a queue of somebody else got"),
 }
 """Of each sabotage: an input, and what is found of it."""
 
@@ -51,4 +52,4 @@ async def test_a_bus_that_is_broken_is_caught(sabotage: str, tmp_path: Path) -> 
 
 def test_there_are_enough() -> None:
     assert len(corpus()) >= 400
-    assert {one.transport for one in corpus()} >= {"raw", "post", "reply", "dropped"}
+    assert {one.transport for one in corpus()} >= {"raw", "post", "reply", "dropped", "queued"}

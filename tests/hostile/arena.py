@@ -15,12 +15,14 @@ import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
+from support.broker import shared_broker
 from support.processes import Process, free_ports, request
 
 from hostile.bus import SIZE
-from hostile.case import CANARY, FILE, Case, Dropped, Post, Raw, Reply, made
+from hostile.case import CANARY, FILE, Case, Dropped, Post, Queued, Raw, Reply, made
+from hostile.queues import Queues, shown
 
 HERE = Path(__file__).resolve().parent
 PROJECT = HERE / "project"
@@ -87,6 +89,7 @@ class Arena:
         self.asked = 0
         self.token = f"planted-{uuid.uuid4().hex}"
         self.idle = 0
+        self._last_dead = 0
         self._sabotage = sabotage
         self._stack = contextlib.AsyncExitStack()
 
@@ -104,7 +107,13 @@ class Arena:
             self._lags = mmap.mmap(file.fileno(), SIZE)
         self._far_port = await self._listen(self.far.serve)
         self._canary_port = await self._listen(self._canary)
+        broker = await asyncio.to_thread(self._stack.enter_context, shared_broker())
+        self.queues = Queues(broker)
+        self._stack.push_async_callback(self.queues.close)
+        await self.queues.open()
         environ = {
+            "RABBIT": broker,
+            "QUEUES": self.queues.prefix,
             "PORT": str(port),
             "ADMIN": str(admin),
             "STORE": str(self.folder / "bus.db"),
@@ -164,6 +173,7 @@ class Arena:
                 break
             await asyncio.sleep(0.1)
         self._clear()
+        self.queues.clear()
         asked, self.far.got, self.far.answer = self.asked, [], b""
         wire = case.wire
         content = self.content(getattr(wire, "answer", None) or getattr(wire, "content", b""))
@@ -194,6 +204,8 @@ class Arena:
             head = f"POST {wire.path} HTTP/1.1\r\nHost: bus\r\nContent-Type: {wire.kind}\r\n"
             length = f"Content-Length: {len(wire.body)}\r\nConnection: close\r\n\r\n"
             return await self.exchange((head + length).encode() + wire.body)
+        if isinstance(wire, Queued):
+            return await self._queue(wire, content)
         return await self._drop(wire, content)
 
     async def exchange(self, content: bytes, patience: float = _LONGEST) -> Answer:
@@ -218,7 +230,7 @@ class Arena:
         return _answer(got)
 
     async def _drop(self, wire: Dropped, content: bytes) -> Answer:
-        before = {one["key"] for one in await asyncio.to_thread(self._dead)}
+        await asyncio.to_thread(self._dead)
         hidden = self.dropped / f".{wire.name}"
         hidden.write_bytes(content)
         hidden.rename(self.dropped / wire.name)
@@ -226,11 +238,38 @@ class Arena:
             while True:
                 await asyncio.sleep(0.05)
                 for one in await asyncio.to_thread(self._dead):
-                    if one["key"] not in before:
-                        return Answer(0, b"", json.dumps(one).encode())
+                    return Answer(0, b"", json.dumps(one).encode())
 
-    def _dead(self) -> list[dict[str, str]]:
-        found: list[dict[str, str]] = request("GET", f"{self.admin}/dead?limit=100").json
+    async def _queue(self, wire: Queued, content: bytes) -> Answer:
+        """Publish it, and a good message after it; what came of it."""
+        await asyncio.to_thread(self._dead)
+        queues = self.queues
+        if why := await queues.put(wire, content):
+            return Answer(0, b"", json.dumps({"code": "broker", "detail": why}).encode())
+        if not await queues.ask_well(_LONGEST):
+            raise AssertionError("a good message beside it did not come through")
+        async with asyncio.timeout(_LONGEST):
+            while len(came := queues.came[wire.end]) < wire.times:
+                if queues.came["victim"]:
+                    break
+                if refused := queues.came["refused"]:
+                    return Answer(0, shown(refused[0]), b'{"code": "refused"}')
+                for one in await asyncio.to_thread(self._dead):
+                    return Answer(0, b"", json.dumps(one).encode())
+                await queues.moved(0.05)
+        # What it was answered has come when the next message is through.
+        if not await queues.ask_well(_LONGEST):
+            raise AssertionError("a good message after it did not come through")
+        if queues.came["victim"]:
+            raise AssertionError("a queue of somebody else got a message")
+        return Answer(200, shown(came[0]), came[0].body)
+
+    def _dead(self) -> list[dict[str, Any]]:
+        """The dead letters since the last time."""
+        where = f"{self.admin}/dead?limit=1000&after={self._last_dead}"
+        found: list[dict[str, Any]] = request("GET", where).json
+        if found:
+            self._last_dead = found[-1]["key"]
         return found
 
     async def _ask_well(self) -> bool:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 CANARY: Final = "CANARY"
 """In what is sent it stands for the address of a server that nobody must ask: "127.0.0.1:4711"."""
@@ -60,7 +60,24 @@ class Dropped:
     content: Bytes
 
 
-Wire = Raw | Post | Reply | Dropped
+@dataclass(frozen=True)
+class Queued:
+    """A message in a queue of the broker, which a route of project/amqp.yaml reads: `queue` is the
+    rest of its name, QUEUES in a text stands for the beginning.
+
+    properties: as esb_amqp.properties has them. raw: instead, their flags and bytes as no client
+    would write them. times: so often. end: the queue where it must come out.
+    """
+
+    queue: str
+    content: Bytes
+    properties: Mapping[str, Any] = field(default_factory=dict)
+    raw: tuple[int, bytes] | None = None
+    times: int = 1
+    end: str = "out"
+
+
+Wire = Raw | Post | Reply | Dropped | Queued
 
 
 @dataclass(frozen=True)
@@ -69,7 +86,10 @@ class Case:
 
     statuses: those of which one must be the answer; 0 is a connection that is closed without one.
     For a file or a message of a queue, where nobody waits, `code` is that of the dead letter.
+    A message that a route is through with, or an answer by AMQP, counts as 200.
     code: a pattern of the code in problem+json or of the fault. slow: it waits for a deadline.
+    holds, lacks: patterns of what must, or must not, be in what comes out: the answer with its
+    head, and all that the backend got.
     """
 
     family: str
@@ -78,6 +98,8 @@ class Case:
     statuses: tuple[int, ...] = (400,)
     code: str = ""
     slow: bool = False
+    holds: bytes = b""
+    lacks: bytes = b""
 
     @property
     def transport(self) -> str:

@@ -59,9 +59,19 @@ def _hoard() -> None:
     json.JsonCodec.decode = hoarding  # type: ignore[method-assign]
 
 
+def _answering() -> None:
+    """A source that answers to whatever queue a sender names."""
+    from esb_amqp import answers
+
+    answers.Answers.address = (  # type: ignore[method-assign]
+        lambda self, delivery: delivery.properties.reply_to
+    )
+
+
 SABOTAGE: dict[str, Callable[[], None]] = {
     "doctype": _doctype,
     "blocking": _blocking,
     "crash": _crash,
     "hoard": _hoard,
+    "answering": _answering,
 }

@@ -104,6 +104,11 @@ def _judge(arena: Arena, case: Case, seen: Seen, result: Result, most_lag: float
             problems.append(f"the backend got {what!r}")
     if any(b"<!DOCTYPE" in request for request in seen.forwarded):
         problems.append("the backend got a DOCTYPE")
+    out = b"\n".join((answer.head, answer.body, *seen.forwarded))
+    if case.holds and not re.search(case.holds, out):
+        problems.append(f"{case.holds!r} is not in what comes out: {out[:300]!r}")
+    if case.lacks and (found := re.search(case.lacks, out)):
+        problems.append(f"what comes out has {found[0]!r}")
     if seen.asked:
         problems.append(f"the canary was asked {seen.asked} times")
     if not seen.good:
