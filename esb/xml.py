@@ -68,22 +68,21 @@ def parse_xml(raw: bytes, *, what: str = "the body", charset: str | None = None)
         _PARSERS.used(len(raw))
     if root is None:
         raise BadMessage(f"{what} is not well-formed XML")
-    if parser.error_log:
-        _refuse_undeclared(root, what)
+    _refuse_overlooked(parser.error_log, what)
     _refuse_doctype(root, what)
     return root
 
 
-def _refuse_undeclared(root: etree._Element, what: str) -> None:
-    """lxml judges by what libxml2 said last: a warning behind an undeclared prefix hides that."""
-    for element in root.iter(etree.Element):
-        for name in (element.tag, *element.attrib):
-            prefix, colon, _ = str(name).rpartition("}")[2].partition(":")
-            if colon:
-                raise BadMessage(
-                    f"{what} is not well-formed XML at line {element.sourceline}: "
-                    f"the namespace prefix {prefix[:50]} is not defined"
-                )
+def _refuse_overlooked(log: Any, what: str) -> None:
+    """lxml judges by what libxml2 said last: a warning behind an undeclared prefix, or behind an
+    attribute that is there twice, hides that. Of errors the log has the first hundred, however many
+    warnings there are."""
+    if log.last_error is not None and (errors := log.filter_from_errors()):
+        error = errors[0]
+        raise BadMessage(
+            f"{what} is not well-formed XML at line {error.line}, column {error.column}: "
+            f"{error.message[:200]}"
+        )
 
 
 def _names() -> dict[str, Any]:
@@ -334,6 +333,7 @@ class StreamedXml:
                 self._parser.close()
         except etree.XMLSyntaxError as e:
             raise _malformed(e, self._what) from e
+        _refuse_overlooked(self._parser.feed_error_log, self._what)
 
 
 class XmlFileError(ValueError):

@@ -22,6 +22,7 @@ import pamqp.frame
 from aiormq.connection import TransportFactory
 from pamqp.commands import Connection as Said
 from pamqp.constants import FRAME_BODY, FRAME_END, FRAME_HEADER, FRAME_HEARTBEAT, FRAME_METHOD
+from pamqp.exceptions import PAMQPException
 from pamqp.heartbeat import Heartbeat
 
 from esb.errors import Overloaded, Unreachable
@@ -32,7 +33,9 @@ _HEARTBEAT: Final = pamqp.frame.marshal(Heartbeat(), 0)
 _REFUSALS: Final = frozenset({403, 530})
 
 FRAME_MAX: Final = 131_072
-"""Bytes of a frame, where nobody sets another bound."""
+"""Bytes of the largest frame that we agree to: of a frame, what it says of its size is gathered."""
+_FRAME_MIN: Final = 4096
+"""Bytes of a frame that every broker takes (AMQP 0-9-1, constant frame-min-size)."""
 
 _head: Final = struct.Struct(">BHI")
 
@@ -182,7 +185,7 @@ class Wire(TransportFactory):
                 if not take(kind, data, payload, last):
                     self.left.feed_data(data[at : last + 1])
                 at = last + 1
-        except (ValueError, IndexError, struct.error) as e:
+        except (ValueError, IndexError, struct.error, PAMQPException) as e:
             self.on_failure(e)
             return
         if at < end:
@@ -206,6 +209,9 @@ class Wire(TransportFactory):
         if kind == FRAME_METHOD:
             frame = data[at - _head.size : end + 1]
             match pamqp.frame.unmarshal(frame)[2]:
+                case Said.Tune() as tune:
+                    self._agree(tune)
+                    return True
                 case Said.Blocked(reason=reason):
                     self.blocked = reason or "an alarm"
                 case Said.Unblocked():
@@ -216,6 +222,14 @@ class Wire(TransportFactory):
                     # aiormq says good-bye and hangs up.
                     self._end(f"the broker closed the connection: {code} {text}")
         return False
+
+    def _agree(self, tune: Said.Tune) -> None:
+        """Let aiormq read a bound that holds: 0 is none, and it answers with what it reads. Raises
+        ValueError for one that no frame with content would stay below."""
+        if 0 < tune.frame_max < _FRAME_MIN:
+            raise ValueError("frames that hold nothing")
+        tune.frame_max = self.frame_max = min(tune.frame_max or FRAME_MAX, FRAME_MAX)
+        self.left.feed_data(pamqp.frame.marshal(tune, 0))
 
     def on_hang_up(self) -> None:
         """The other side sends no more; it is not its doing where aiormq has hung up before."""

@@ -22,7 +22,7 @@ from urllib.parse import quote, urlencode
 from jinja2 import filters, nodes, tests
 from jinja2.compiler import CodeGenerator, Frame
 from jinja2.environment import TemplateModule
-from jinja2.exceptions import SecurityError
+from jinja2.exceptions import SecurityError, TemplateSyntaxError
 from jinja2.lexer import Token, TokenStream
 from jinja2.runtime import (
     BlockReference,
@@ -464,7 +464,11 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
         for token in self.lexer.wrap(watched(), name, filename):
             if token.type == "float":
-                yield Token(token.lineno, "float", Decimal(literals.popleft()))  # type: ignore[arg-type]
+                try:
+                    value = Decimal(literals.popleft())
+                except InvalidOperation:
+                    raise TemplateSyntaxError("a number is out of range", token.lineno) from None
+                yield Token(token.lineno, "float", value)  # type: ignore[arg-type]
             else:
                 yield token
 

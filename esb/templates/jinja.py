@@ -39,6 +39,7 @@ from esb.templates.errors import TemplateError
 from esb.xml import parse_xml
 
 _DECLARED = re.compile(r"\A<\?xml[^>]*?\bencoding\s*=\s*[\"']([A-Za-z][\w.-]*)[\"']")
+_LINE_END: Final = re.compile("\r\n|\r|\n")  # as Jinja2 counts lines
 _JINJA_NAMES: Final = frozenset(("self", "super", "loop", "caller", "varargs", "kwargs"))
 
 
@@ -159,6 +160,8 @@ def compile_jinja(
             compiled = environment.from_string(template)
         except jinja2.TemplateSyntaxError as e:
             raise _syntax_error(e, "") from e
+        except RecursionError as e:
+            raise TemplateError("the template is nested too deep", "") from e
     else:
         compiled = source.load(template.name, None, str(template))
     files = [] if inline else environment.files
@@ -477,7 +480,7 @@ class _Load:
     def _unknown(self, tree: nodes.Template, name: str, source: str, file: str) -> TemplateError:
         places = [each.lineno for each in tree.find_all(nodes.Name) if each.name == name]
         line = min(places, default=0)
-        text = source.split("\n")[line - 1] if line else ""
+        text = _LINE_END.split(source)[line - 1] if line else ""
         for found in DASHED.finditer(text):
             if name in found[2].split("-"):
                 head, tail = found[1], found[2]

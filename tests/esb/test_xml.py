@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import contextlib
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from lxml import etree
 
 from esb.errors import BadMessage, TooLarge
-from esb.xml import MAX_ATTRIBUTES, parse_soap_header, parse_xml
+from esb.xml import MAX_ATTRIBUTES, StreamedXml, parse_soap_header, parse_xml
 
 XXE = '<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]><a>&x;</a>'
 PARAMETER = '<!DOCTYPE a [<!ENTITY % d SYSTEM "http://127.0.0.1:1/e.dtd">%d;]><a/>'
@@ -132,8 +133,22 @@ def test_what_is_not_xml_is_refused_with_its_place(raw: bytes, message: str) -> 
 def test_a_warning_does_not_hide_an_undeclared_prefix(hidden: str, before: int) -> None:
     warned = '<w xmlns="relative"/>'
     assert len(parse_xml(f"<a>{warned * before}{warned}</a>".encode())) == before + 1
-    with pytest.raises(BadMessage, match="line 1.*amespace prefix p"):
+    with pytest.raises(BadMessage, match=r"line 1.*amespace prefix p"):
         parse_xml(f"<a>{warned * before}{hidden}{warned}</a>".encode())
+
+
+TWICE = '<c xmlns:x="urn:1" xmlns:y="urn:1" x:a="1" y:a="2"/>'
+
+
+@pytest.mark.parametrize("hidden", [TWICE, "<p:c/>", '<c xmlns:xml="urn:1"/>'])
+def test_a_warning_hides_nothing_that_breaks_namespaces(hidden: str) -> None:
+    document = f'<a>{hidden}<w xmlns="relative"/></a>'.encode()
+    with pytest.raises(BadMessage, match="not well-formed XML at line 1"):
+        parse_xml(document)
+    streamed = StreamedXml("w")
+    pieces = (document[at : at + 7] for at in range(0, len(document) + 7, 7))
+    with pytest.raises(BadMessage, match="not well-formed XML at line 1"):
+        list(itertools.chain.from_iterable(map(streamed.feed, pieces)))
 
 
 def test_threads_parse_at_the_same_time() -> None:
