@@ -8,9 +8,10 @@ else of the engine: the store, expressions, validators and what is shared come t
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
+from typing import Any, Final, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 from pydantic import BaseModel
 
@@ -83,6 +84,21 @@ class Admitting(Protocol):
         """The message for the route's first step. Raises Permanent for one that must not get
         there."""
         ...
+
+
+@runtime_checkable
+class Repeating(Protocol):
+    """A Source that may know the answer to a message. It hands over such a message all the same,
+    with `repeated` set: what raises then says that the sender may not have the answer, or not now.
+
+    repeats: whether it ever does.
+    """
+
+    repeats: bool
+
+
+repeated: Final[ContextVar[bool]] = ContextVar("repeated", default=False)
+"""Whether the answer to the message at hand is known, and nothing is to be done for it."""
 
 
 @runtime_checkable

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from esb.adapter import Admitting, Expression, Health, Pausing, Sink, Source
+from esb.adapter import Admitting, Expression, Health, Pausing, Repeating, Sink, Source
 from esb.clock import REAL, Clock
 from esb.consumer import Consumer
 from esb.durable import Store
@@ -23,6 +23,7 @@ from esb.middleware.dead_letter import dead_letters
 from esb.middleware.endpoint import EndpointPolicies
 from esb.middleware.limit import Concurrency, limited
 from esb.middleware.rate_limit import Limiter, RateLimits, limiting
+from esb.middleware.repeat import once
 from esb.middleware.retry import RetryOptions, parked, retrying
 from esb.middleware.timeout import timed
 from esb.middleware.trace import traced
@@ -250,6 +251,8 @@ def assemble(
             entrance.append(throttle)  # what was accepted has been allowed
         elif waits:
             layers.append(throttle)
+    if isinstance(source, Repeating) and source.repeats:
+        (entrance if durable else layers).append(once)
     if cache is not None:
         layers.append(cache.around)
     if business_key is not None:

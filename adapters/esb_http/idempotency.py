@@ -13,11 +13,12 @@ from typing import Any, Final, Literal
 
 from pydantic import Field
 
-from esb.adapter import Build
+from esb.adapter import Build, repeated
 from esb.durable import Confirm, Unit
 from esb.envelope import Body, Envelope, Headers
 from esb.errors import BadMessage, Denied, EsbError, InProgress, Permanent
 from esb.options import Duration, Options
+from esb.step import Step
 from esb_web import Request, Response
 from esb_web.problems import KeyReused
 
@@ -58,12 +59,15 @@ class Once:
         envelope: Envelope,
         run: Callable[[Request, Envelope], Awaitable[Response]],
         refuse: Callable[[Request, Envelope, EsbError], Response],
+        step: Step,
     ) -> Response:
         """What `run` answers to the first request with its key, and to each that repeats it.
 
-        refuse: writes an error as an answer. Raises what `run` raises where that had no effect;
-        BadMessage for a key that is missing or none, InProgress, KeyReused; Overloaded or Transient
-        if the answer cannot be stored: then nothing that the route sent to the store is there.
+        refuse: writes an error as an answer. step: the route's, which says whether who repeats a
+        request may have the answer: roles may be gone by now. Raises what that raises, and `run`
+        where it had no effect; BadMessage for a key that is missing or none, InProgress, KeyReused;
+        Overloaded or Transient if the answer cannot be stored: then nothing that the route sent to
+        the store is there.
         """
         key = self._key(envelope)
         if not key:
@@ -74,6 +78,7 @@ class Once:
         async with Unit(self._store) as unit:
             claim = await unit.claim(self._scope, value, until)
             if claim.answer is not None:
+                await _may(step, envelope)
                 return _again(claim.answer, asked)
             if claim.state != "new":
                 raise InProgress(
@@ -118,6 +123,14 @@ def _kept(response: Response, asked: str) -> Envelope:
         headers=Headers.trusted(response.headers),
         params={"answer": facts},
     )
+
+
+async def _may(step: Step, envelope: Envelope) -> None:
+    before = repeated.set(True)
+    try:
+        await step(envelope)
+    finally:
+        repeated.reset(before)
 
 
 def _again(kept: Envelope, asked: str) -> Response:

@@ -226,6 +226,7 @@ class HttpSource:
         self._consumes = None if consumes is None else [c.lower() for c in consumes]
         key = options.idempotency_key
         self._once = Once(key, build) if key is not None else None
+        self.repeats = self._once is not None
         self._monitor = monitor
         self._status = options.status or 200
         self._cookies = options.cookies
@@ -339,7 +340,10 @@ class HttpSource:
             else:
                 envelope = self._looked(envelope)
             if self._once is not None:
-                return await self._once.answer(request, envelope, self._answered, self._refused)
+                assert self._step is not None
+                return await self._once.answer(
+                    request, envelope, self._answered, self._refused, self._step
+                )
             assert self._step is not None
             return self._response(request, envelope, await self._step(envelope))
         except EsbError as e:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 from support.bus import load_text, running, store_of, url
+from support.waiting import until
+
+from esb.auth.keys import digest
 
 TEXT = """
     routes:
@@ -164,3 +168,37 @@ def test_mistakes_are_found_at_load(tmp_path: Path) -> None:
     for wrong in ("always", "{use: required, windw: 1h}"):
         [found] = load_text(text % wrong, tmp_path).diagnostics
         assert "optional, required" in found.message or "window" in found.hint
+
+
+@pytest.mark.parametrize("accept", ["", "accept: durable"])
+async def test_who_may_not_any_more_gets_no_kept_answer(tmp_path: Path, accept: str) -> None:
+    payer = {"name": "acme", "sha256": digest("y" * 40), "roles": ["payer"]}
+    reader = {"name": "acme", "sha256": digest("n" * 40)}
+    (tmp_path / "keys.yml").write_text(json.dumps({"keys": [payer, reader]}))
+    text = f"""
+    auth: {{it: {{api_keys: {{file: keys.yml}}}}}}
+    routes:
+      pay:
+        from: {{http: {{path: /pay/:to, method: POST, auth: it, idempotency_key: required}}}}
+        allow: {{roles: payer}}
+        rate_limit: 3/1h
+        {accept}
+        steps: [{{send: {{queue: paid}}}}]
+    """
+    async with running(text, tmp_path) as bus, aiohttp.ClientSession() as session:
+
+        async def pay(may: str) -> tuple[int, str | None]:
+            headers = {"Idempotency-Key": "k1", "X-API-Key": may[0] * 40}
+            async with session.post(f"{url(bus)}/pay/ada", data=b"5", headers=headers) as r:
+                return r.status, r.headers.get("idempotency-replayed")
+
+        assert await pay("yes") == (202, None)
+        assert await pay("yes") == (202, "true")
+        assert await pay("no") == (403, None)
+        assert await pay("yes") == (202, "true")
+        assert await pay("yes") == (429, None)
+
+        async def paid() -> bool:
+            return await store_of(bus).counts() == {"queue:paid": 1}
+
+        await until(paid)
