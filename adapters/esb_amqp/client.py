@@ -53,7 +53,7 @@ from esb.errors import (
 )
 from esb_amqp.frames import Frames, Settlements, publishing
 from esb_amqp.properties import Properties
-from esb_amqp.wire import FRAME_MAX, Address, Wire
+from esb_amqp.wire import Address, Wire
 
 for _name in ("aiormq.connection", "aiormq.channel"):
     # A loss is told by the link, once; they tell it with a traceback for each channel.
@@ -209,7 +209,6 @@ class Connection:
         try:
             await _bounded(connection.connect(), wire.closed, timeout)
             opened = cls(wire, connection)
-            wire.frame_max = opened._below.connection_tune.frame_max or 2**32  # 0: no bound
             return opened
         except (EsbError, theirs.AuthenticationError):
             raise
@@ -239,7 +238,7 @@ class Connection:
     @property
     def frame_max(self) -> int:
         """Bytes of the largest frame that the broker takes."""
-        return self._below.connection_tune.frame_max or FRAME_MAX
+        return self._wire.frame_max
 
     @property
     def blocked(self) -> str:

@@ -91,6 +91,7 @@ class Settlements:
     def __init__(self, channel: int) -> None:
         self._channel = channel
         self._open: dict[int, None] = {}  # in the order of their tags
+        self._last = 0
         self._acked: list[int] = []
         self._refused: list[tuple[int, bool]] = []
 
@@ -99,7 +100,10 @@ class Settlements:
         return bool(self._acked or self._refused)
 
     def expect(self, tag: int) -> None:
-        """A message that is to be settled; their tags grow."""
+        """A message that is to be settled. Raises ValueError for a tag that was given before."""
+        if tag <= self._last:
+            raise ValueError("tags that do not grow")
+        self._last = tag
         self._open[tag] = None
 
     def ack(self, tag: int) -> None:

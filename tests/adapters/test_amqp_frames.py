@@ -358,3 +358,12 @@ async def test_the_library_hears_a_broker_that_sends_nothing_but_messages() -> N
         assert await wire.left.readexactly(len(heartbeat)) == heartbeat
         await until(lambda: len(heard.all) > 2)
         wire.abort("enough")
+
+
+@pytest.mark.parametrize("tag", [0, 1, 2])
+def test_a_tag_that_was_given_before_is_no_message(tag: int) -> None:
+    """One settled twice would take the settling of others with it, or 0 all of them."""
+    settlements = Settlements(CHANNEL)
+    settlements.expect(2)
+    with pytest.raises(ValueError, match="do not grow"):
+        settlements.expect(tag)

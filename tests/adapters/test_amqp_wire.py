@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import struct
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
@@ -14,9 +15,9 @@ from pamqp.commands import Connection as Says
 from pamqp.heartbeat import Heartbeat
 from support.waiting import until
 
-from esb.errors import Denied
+from esb.errors import Denied, Unreachable
 from esb_amqp.client import Connection
-from esb_amqp.wire import Address, Wire
+from esb_amqp.wire import FRAME_MAX, Address, Wire
 
 HEARTBEAT = Heartbeat().marshal()
 
@@ -96,3 +97,57 @@ async def test_a_broker_that_wants_no_password(offered: str, told: str) -> None:
         with pytest.raises(Denied, match=told):
             await Connection.open(address)
     assert used == [m for m in ["EXTERNAL"] if m in offered]
+
+
+async def _frame(reader: asyncio.StreamReader) -> object:
+    head = await reader.readexactly(7)
+    return pamqp.frame.unmarshal(head + await reader.readexactly(int.from_bytes(head[3:]) + 1))[2]
+
+
+@pytest.mark.parametrize(
+    ("offered", "agreed"), [(0, FRAME_MAX), (2**32 - 1, FRAME_MAX), (4096, 4096)]
+)
+async def test_a_broker_that_sets_no_bound_gets_ours(offered: int, agreed: int) -> None:
+    """Else one that was taken over says that 4 GB are to come, and we gather them."""
+    answered: list[int] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(8)
+        writer.write(pamqp.frame.marshal(Says.Start(), 0))
+        await _frame(reader)
+        writer.write(pamqp.frame.marshal(Says.Tune(0, offered, 0), 0))
+        tuned = await _frame(reader)
+        assert isinstance(tuned, Says.TuneOk)
+        answered.append(tuned.frame_max)
+        await _frame(reader)
+        writer.write(pamqp.frame.marshal(Says.OpenOk(), 0))
+        writer.write(struct.pack(">BHI", 1, 0, 2**32 - 1))
+        with contextlib.suppress(OSError):
+            await reader.read()
+        writer.close()
+
+    async with server(serve) as address:
+        connection = await Connection.open(address)
+        assert connection.frame_max == agreed
+        async with asyncio.timeout(10):
+            assert "does not speak AMQP 0-9-1 as it should" in await connection.closed
+        await connection.close()
+    assert answered == [agreed]
+
+
+@pytest.mark.parametrize("offered", [1, 8, 4095])
+async def test_frames_that_hold_nothing_are_not_agreed_to(offered: int) -> None:
+    """Of 8 bytes a frame has none left for content: to publish would never end."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(8)
+        writer.write(pamqp.frame.marshal(Says.Start(), 0))
+        await _frame(reader)
+        writer.write(pamqp.frame.marshal(Says.Tune(0, offered, 0), 0))
+        with contextlib.suppress(OSError):
+            await reader.read()
+        writer.close()
+
+    async with server(serve) as address:
+        with pytest.raises(Unreachable, match="does not speak AMQP 0-9-1 as it should"):
+            await Connection.open(address)
