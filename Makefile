@@ -11,7 +11,7 @@ help:
 	@echo "make test    run all tests, on a RabbitMQ, a PostgreSQL and a Redis of their own"
 	@echo "make faults  make everything fail around the bus, and judge it (one to two hours; see tests/faults/)"
 	@echo "make hostile send what attackers send, and judge what the bus makes of it (see tests/hostile/)"
-	@echo "make fuzz    feed parsers and codecs with what no one would send (ARGS=\"--seconds 600\")"
+	@echo "make fuzz    feed parsers and codecs with what no one would send (ARGS=\"--seconds 600 --atheris\")"
 	@echo "make mutants make every slip a user could make in the examples, and count what esb check finds"
 	@echo "make check   types, lint, formatting, import contracts, generated pages"
 	@echo "make fmt     put the code into its format, and the generated pages up to date"
@@ -41,7 +41,7 @@ hostile: setup
 	@PYTHONPATH=tests:tools $(BIN)/python -m hostile $(ARGS)
 
 fuzz: setup
-	@PYTHONPATH=tests $(BIN)/python -m hostile.fuzz $(ARGS)
+	@PYTHONPATH=tests:tools $(BIN)/python -m hostile.fuzz $(ARGS)
 
 mutants: setup
 	@PYTHONPATH=tests $(BIN)/python -m mutants $(ARGS)

@@ -2,7 +2,8 @@
 
 What counts as broken: an exception that is none of the bus's own, and an input that takes longer
 than a second of work. Inputs are made from good ones, from each other and from words of the format;
-one whose outcome was not seen before is kept to make more of. The same seed tries the same.
+one whose outcome was not seen before is kept to make more of. The same seed tries the same. With
+--atheris the same targets are led by coverage, which finds more and needs Linux: see `guided.py`.
 """
 
 from __future__ import annotations
@@ -55,7 +56,9 @@ from esb_web.connection import Connection as Answering
 SLOW: Final = 1.0
 """Seconds of work for one input, which is at most 4 KB."""
 
-_LONGEST: Final = 4096
+LONGEST: Final = 4096
+"""Bytes of one input."""
+
 _PARTNER: Final = Path(__file__).parents[1] / "support" / "peers" / "partner.wsdl"
 
 
@@ -450,7 +453,7 @@ def mutated(random: random.Random, pool: Sequence[bytes], words: Sequence[bytes]
                 raw[at : at + 4] = random.choice((b"\0", b"\xff\xff\xff\xff", b"\x7f", b"-1", b"0"))
             case _:
                 raw[at:at] = random.choice(words or [b"a"]) * random.randrange(1, 20)
-    return bytes(raw[:_LONGEST])
+    return bytes(raw[:LONGEST])
 
 
 @contextmanager
@@ -517,11 +520,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=60, help="for each")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-k", "--only", default="", help="a pattern of names")
+    parser.add_argument("--atheris", action="store_true", help="guided by coverage")
+    parser.add_argument("--jobs", type=int, default=1, help="at a time, with --atheris")
     given = parser.parse_args(argv)
+    chosen = [target for target in targets() if re.search(given.only, target.name)]
+    if given.atheris:
+        from hostile.guided import run
+
+        names = [target.name for target in chosen]
+        runs = run(names, seconds=given.seconds, seed=given.seed, jobs=given.jobs)
+        return 1 if any(one.broken or one.ended for one in runs) else 0
     bad = 0
-    for target in targets():
-        if not re.search(given.only, target.name):
-            continue
+    for target in chosen:
         found = fuzz(target, seed=given.seed, seconds=given.seconds)
         bad += len(found.broken)
         print(f"{target.name:18} {found.tried:9} inputs {found.kept:5} outcomes "
