@@ -19,6 +19,7 @@ import random
 import uuid
 from collections.abc import Awaitable, Sequence
 from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
@@ -229,20 +230,64 @@ async def _in_route(
         about["messaging.message.id"] = envelope.id
         if envelope.correlation_id:
             about["messaging.message.conversation_id"] = envelope.correlation_id
+    elif method := envelope.params.get("http", {}).get("method"):
+        about["http.request.method"] = method
     span = _begin(tracer, facts, about, _remote(envelope.traceparent))
     token = _span.set(span)
+    answer = _Answer(span, facts.told["status"]) if "status" in facts.told else None
     try:
         result = await step(envelope.replace(traceparent=_traceparent(span)))
         span.set_attribute("esb.outcome", result.outcome.value)
         if result.outcome is Outcome.DEAD:
             _not_well(span, "it is a dead letter")
         return result
+    except EsbError as e:
+        if answer is None:
+            _failed(span, e, None)
+        else:
+            answer.error = e
+        raise
     except BaseException as e:
+        answer = None
         _failed(span, e, None)
         raise
     finally:
         _span.reset(token)
-        span.end()
+        if answer is None:
+            span.end()
+        else:
+            _answer.set(answer)
+
+
+@dataclass(slots=True)
+class _Answer:
+    """What is still to be told of a message that somebody waits for. status: its attribute."""
+
+    span: Span
+    status: str
+    error: EsbError | None = None
+
+
+_answer: ContextVar[_Answer | None] = ContextVar("what is to be answered", default=None)
+
+
+def answered(status: int) -> None:
+    """For a source that tells with its `SpanFacts` that it tells this: the status it has for the
+    message that it handed over last, in this task. What it blames on the caller is no failure of
+    the bus (Semantic Conventions for HTTP spans, Status)."""
+    answer = _answer.get()
+    if answer is None:
+        return
+    _answer.set(None)
+    span, error = answer.span, answer.error
+    span.set_attribute(answer.status, status)
+    if error is not None and status >= 500:
+        _failed(span, error, None)
+    elif error is not None:
+        span.set_attribute("esb.error", error.code)
+    elif status >= 500:
+        _not_well(span, f"the answer was {status}")
+    span.end()
 
 
 async def _apart(step: Step, envelope: Envelope) -> Envelope:

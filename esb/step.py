@@ -108,7 +108,8 @@ class SpanFacts(msgspec.Struct, frozen=True):
     """What telemetry tells of an endpoint (OpenTelemetry Semantic Conventions).
 
     kind: "server", "client", "producer" or "consumer". name: of its spans, and few; attributes: of
-    all of them. told: which attributes the facts of a reply are ({"status": ...}).
+    all of them. told: which attributes the facts of a reply are ({"status": ...}); of a source that
+    it tells the status of its answers itself (`otel.answered`).
     """
 
     kind: str

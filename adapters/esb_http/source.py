@@ -18,8 +18,9 @@ from esb.envelope import Envelope, parse_content_type
 from esb.errors import EsbError, UnsupportedMedia
 from esb.identity import Authenticator
 from esb.options import Auth, Duration, Options, Size
+from esb.otel import answered
 from esb.outline import Passage
-from esb.step import SpanFacts, Step, beside, is_large
+from esb.step import Step, beside, is_large
 from esb_http.idempotency import IdempotencyKey, Once
 from esb_http.status import ACCEPTED, Monitor
 from esb_web import Request, Response, Site, problem, rehearse, to_envelope, to_response
@@ -29,6 +30,7 @@ from esb_web.openapi import embedded_schema, operation_of
 from esb_web.policies import asking, documented, telling
 from esb_web.router import parameters
 from esb_web.server import claim_path, web_server
+from esb_web.spans import serving
 
 Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
 
@@ -217,7 +219,7 @@ class HttpSource:
     ) -> None:
         self.where = f"{' '.join(options.method)} {options.path}"
         one = {"http.request.method": options.method[0]} if len(options.method) == 1 else {}
-        build.span(SpanFacts("server", self.where, {"http.route": options.path, **one}))
+        build.span(serving(self.where, {"http.route": options.path, **one}))
         self._server = web_server(build)
         self._source = f"http:{build.route}"
         self._options = options
@@ -339,15 +341,20 @@ class HttpSource:
                 envelope = await beside(self._looked, envelope)
             else:
                 envelope = self._looked(envelope)
+            assert self._step is not None
             if self._once is not None:
-                assert self._step is not None
-                return await self._once.answer(
+                response = await self._once.answer(
                     request, envelope, self._answered, self._refused, self._step
                 )
-            assert self._step is not None
-            return self._response(request, envelope, await self._step(envelope))
+            else:
+                response = self._response(request, envelope, await self._step(envelope))
         except EsbError as e:
-            return self._refused(request, envelope, e)
+            response = self._refused(request, envelope, e)
+        except BaseException:
+            answered(500)
+            raise
+        answered(response.status)
+        return response
 
     def _looked(self, envelope: Envelope) -> Envelope:
         for look in self._looks:

@@ -40,7 +40,8 @@ from esb.errors import (
 from esb.guessing import Failures
 from esb.identity import PUBLIC, Principal, network_of
 from esb.options import Auth, Duration, Size
-from esb.step import SpanFacts, Step
+from esb.otel import answered
+from esb.step import Step
 from esb_soap.addressing import (
     NONE,
     WSA,
@@ -102,6 +103,7 @@ from esb_web.callers import callers
 from esb_web.policies import asking, limit_headers, seconds, telling
 from esb_web.problems import challenges
 from esb_web.server import claim_path
+from esb_web.spans import serving
 
 log = structlog.get_logger("esb.soap")
 
@@ -264,7 +266,7 @@ class SoapHost:
         self._service = next(iter(services))
         self.where = f"SOAP {options.path}"
         facts = {"rpc.system": "soap", "rpc.service": self._service, "http.route": options.path}
-        build.span(SpanFacts("server", self.where, facts))
+        build.span(serving(self.where, facts))
         self._dispatch: dict[Version, Dispatch] = {
             version: Dispatch(port for port in served if port.soap_version == version)
             for version in dict.fromkeys(port.soap_version for port in served)
@@ -339,6 +341,11 @@ class SoapHost:
     async def _handle(self, request: Request) -> Response:
         if request.method in ("GET", "HEAD"):
             return self._get(request)
+        response = await self._answer(request)
+        answered(response.status)
+        return response
+
+    async def _answer(self, request: Request) -> Response:
         known = _Exchange(self._version(request.headers))
         try:
             message = await offload(len(request.body), self._parse, request)

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from esb.step import SpanFacts
 
+_STATUS = {"status": "http.response.status_code"}
 _PORTS = {"http": 80, "https": 443}
 
 
@@ -24,4 +25,9 @@ def requested(
                 facts["server.port"] = port
     except ValueError:
         pass  # a template; or the load says what is wrong with it
-    return SpanFacts("client", name or method, facts, {"status": "http.response.status_code"})
+    return SpanFacts("client", name or method, facts, _STATUS)
+
+
+def serving(name: str, facts: Mapping[str, str | int]) -> SpanFacts:
+    """Of a source that answers requests, and tells how: `esb.otel.answered`."""
+    return SpanFacts("server", name, facts, _STATUS)

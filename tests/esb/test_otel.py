@@ -95,6 +95,8 @@ async def test_one_trace_from_http_over_a_queue_and_a_broker_to_http_and_soap(
     assert above[5].attributes["messaging.system"] == "rabbitmq"
     assert above[5].attributes["messaging.destination.name"] == queue
     assert above[0].attributes["http.route"] == "/orders"
+    assert above[0].attributes["http.request.method"] == "POST"
+    assert above[0].attributes["http.response.status_code"] == 202
     assert above[0].attributes["esb.outcome"] == "accepted"
     assert (rpc.attributes["rpc.system"], service.seen[0].traceparent) == (
         "soap",
@@ -153,9 +155,31 @@ async def test_errors_are_told_without_what_is_secret(tmp_path: Path) -> None:
         assert (client.well, client.attributes["error.type"]) == (False, "transient")
         assert client.attributes["http.response.status_code"] == 500
         assert (route.well, route.why) == (False, "the service failed (status 500)")
+        assert route.attributes["http.response.status_code"] == 502
         assert not any(span.events for span in sink.spans)
         assert not any(b"s3cr3t" in asked.body for asked in sink.asked)
         assert sink.asked[0].headers["x-key"] == "s3cr3t-canary"
+
+
+async def test_what_is_blamed_on_the_caller_is_no_failure_of_the_bus(tmp_path: Path) -> None:
+    with collector() as sink:
+        text = f"""
+        telemetry: {{otlp: "{sink.url}"}}
+        routes:
+          r:
+            from: {{http: {{path: /, method: POST}}}}
+            steps: [{{set: {{body: body.there}}}}, {{filter: body.there}}]
+        """
+        async with running(text, tmp_path) as bus:
+            assert await post(f"{url(bus)}/", body="<no json") == 400
+            assert await post(f"{url(bus)}/", body='{"there": {"there": false}}') < 300
+        refused, passed = (span for span in sink.spans if span.name == "POST /")
+        assert refused.well
+        assert refused.attributes["http.response.status_code"] == 400
+        assert refused.attributes["esb.error"] == "bad-message"
+        assert "error.type" not in refused.attributes
+        assert passed.attributes["http.response.status_code"] < 300
+        assert passed.attributes["esb.outcome"] == "filtered"
 
 
 async def test_parts_that_run_side_by_side_are_below_the_step_that_made_them(
