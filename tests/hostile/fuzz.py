@@ -337,6 +337,8 @@ _DELIVERY: Final = (
 
 def targets() -> list[Target]:
     """All of them."""
+    from hostile.small import targets as small
+
     xml = [b"<a>", b"</a>", b"<!DOCTYPE a [", b"<![CDATA[", b"]]>", b"&#0;", b"&x;", b"xmlns:",
            b'xml:space="preserve"', b"<?xml version='1.0' encoding='utf-16'?>", b"<!--", b"-->",
            b"\xff\xfe", b"\xef\xbb\xbf"]  # fmt: skip
@@ -417,6 +419,7 @@ def targets() -> list[Target]:
         Target("to soap", _to_soap, [b'{"id": 1}', b'{"partner": {"name": "a", "kind": "person"}}'],
                [*js, b'"id"', b'"partner"', b'"name"', b'"@id"', b'"#text"', b'"$type"']),
         Target("records", read_record, [_record()], wire, (Damaged,)),
+        *small(),
     ]  # fmt: skip
 
 
