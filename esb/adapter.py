@@ -389,6 +389,13 @@ class Build(Protocol):
     def span(self, facts: SpanFacts) -> None:
         """Say what telemetry tells of the endpoint being built, beside its name."""
 
+    def checked(self, check: Resource) -> None:
+        """Say what asks the far side of the endpoint being built now and then how it is."""
+
+    @property
+    def checks(self) -> Sequence[Resource]:
+        """What was said so of the endpoints built so far in the route."""
+
     def body(self, *fates: Fate) -> Passage:
         """Say what may become of a message's body in the step or endpoint being built (see
         esb.outline), which is otherwise taken to read it: as many as are possible. A source that

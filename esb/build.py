@@ -22,6 +22,7 @@ from esb.adapter import (
     Expression,
     Renderer,
     RequestReply,
+    Resource,
     Role,
     Sink,
     Source,
@@ -96,6 +97,8 @@ class Builder:
         self.files: set[Path] = set()
         self.runs: set[str] = set()  # the sub-routes it calls
         self.counted: Counter[str] = Counter()  # see `nth`
+        self.checks: list[Resource] = []
+        self.check: Resource | None = None  # of the endpoint at this place
         self.connections: set[str] = set()
         self.callers: set[str] = set()  # the ways by which these are known
         self.endpoints: EndpointPolicies | None = None  # for those that have none of their own
@@ -119,6 +122,7 @@ class Builder:
         inner.wanted, inner.heard = self.wanted, self.heard
         inner.files, inner.runs, inner.connections = self.files, self.runs, self.connections
         inner.counted, inner.callers = self.counted, self.callers
+        inner.checks = self.checks
         inner.endpoints = self.endpoints
         inner.inside = (*self.inside, *path)
         inner.part, inner.watch = self.part, self.watch
@@ -128,7 +132,7 @@ class Builder:
         """A route begins at this place."""
         self.route, self.inside = route, ()
         self.files, self.connections, self.runs = set(self.files), set(self.connections), set()
-        self.counted, self.callers = Counter(), set()
+        self.counted, self.callers, self.checks = Counter(), set(), []
         self.watch = Watch(route)
         self.part = Part("route", route)
         self.locate(self.part)
@@ -391,7 +395,7 @@ class Builder:
         if direction != "source":
             options, own = split_policies(options)
             also += POLICIES
-            guard = place.guard(name, inner.validate(EndpointPolicies, own), raw[name])
+            policies = inner.validate(EndpointPolicies, own)
         inner.part.policies = own
         inner.part.options = valid = inner.validate(role.options, options, also=also)
         if self.load.stage is not None:
@@ -403,13 +407,14 @@ class Builder:
             inner.part.fates = ()
         if direction == "source":
             return made
+        guard = place.guard(name, policies, raw[name], inner.check)
         if guard.bulkhead is not None or guard.breaker is not None:
             # A sender who is slow would take the turns of others, or look like a far side that is.
             inner.part.fates = ()
         guarded = GuardedSink if direction == "sink" else GuardedCaller
         return guarded(made, guard, self.watch, inner.where)
 
-    def guard(self, adapter: str, own: EndpointPolicies, raw: Any) -> Guard:
+    def guard(self, adapter: str, own: EndpointPolicies, raw: Any, check: Resource | None) -> Guard:
         """What stands around the endpoint at this place: policies of its own, else those of its
         connection, which are one for all endpoints on that."""
         name = f"{self.route}/{self.where}".rstrip("/")
@@ -434,8 +439,10 @@ class Builder:
         breaker = shared(
             "circuit_breaker", lambda options, of: Breaker(options, name=of, clock=clock)
         )
-        key = (f"endpoint {name}", adapter, bulkhead, breaker)
-        return self.shared(key, lambda: Guard(name, adapter, bulkhead=bulkhead, breaker=breaker))
+        key = (f"endpoint {name}", adapter, bulkhead, breaker, check)
+        return self.shared(
+            key, lambda: Guard(name, adapter, bulkhead=bulkhead, breaker=breaker, check=check)
+        )
 
     def adapter(self, raw: Any, direction: str) -> tuple[str, Adapter]:
         """The adapter that a one-key mapping names."""
@@ -525,6 +532,7 @@ class Builder:
         self.runs.add(name)
         sub = there.built()
         self.load.store_uses += sub.store_uses
+        self.checks += there.checks
         number = self.nth(f"run {name}")
         called = name if number == 1 else f"{name}{number}"
         if (step := sub.step) is not None:
@@ -620,6 +628,10 @@ class Builder:
 
     def span(self, facts: SpanFacts) -> None:
         self.watch.spans[self.where] = facts
+
+    def checked(self, check: Resource) -> None:
+        self.check = check
+        self.checks.append(check)
 
     def body(self, *fates: Fate) -> Passage:
         self.part.fates = fates

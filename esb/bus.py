@@ -105,12 +105,15 @@ class Shared:
                 await thing.close()
 
     def health(self) -> dict[str, Health]:
-        """The health of each resource, by a name people can read."""
-        return {
-            _readable(key): thing.health()
-            for key, thing in self.objects.items()
-            if isinstance(thing, Resource) and self.opens(thing)
-        }
+        """The health of each resource, by a name people can read; of several that go by one name,
+        that of one which does not work."""
+        found: dict[str, Health] = {}
+        for key, thing in self.objects.items():
+            if isinstance(thing, Resource) and self.opens(thing):
+                name, health = _readable(key), thing.health()
+                if name not in found or found[name].up:
+                    found[name] = health
+        return found
 
 
 def _readable(key: object) -> str:

@@ -3,11 +3,11 @@
 from esb.adapter import Adapter, Role
 from esb_http.endpoint import CallerOptions, SinkOptions, make_caller, make_sink
 from esb_http.source import SourceOptions, make_source
-from esb_web import ClientOptions
+from esb_web import CheckedOptions
 
 adapter = Adapter(
     source=Role(SourceOptions, make_source),
     sink=Role(SinkOptions, make_sink),
     caller=Role(CallerOptions, make_caller),
-    connection=ClientOptions,
+    connection=CheckedOptions,
 )

@@ -17,12 +17,13 @@ from esb.outline import Fate, Passage
 from esb.redaction import holds_secret
 from esb_http.target import QueryValue, chooses_host, make_target, reach
 from esb_web import (
-    ClientOptions,
+    CheckedOptions,
     ClientReply,
     OutboundHeaders,
     ReplyBody,
     Response,
     WebClient,
+    check_health,
     error_of,
     passed_on,
     web_client,
@@ -41,7 +42,7 @@ def _upper(value: Any) -> Any:
     return value.upper() if isinstance(value, str) else value
 
 
-class SinkOptions(ClientOptions):
+class SinkOptions(CheckedOptions):
     """Send each message as a request; it is taken when a 2xx comes back, whose body is ignored.
 
     429, 503 and other 5xx may pass and are retried as the route says; other answers refuse the
@@ -159,6 +160,7 @@ class _Requests:
             accept=accept,
             reach=reach(build, options.allow_hosts, options.allow_networks) if free else None,
         )
+        check_health(build, options, options.url)
         body = options.body
         self._has_body = body if body is not None else options.method not in _WITHOUT_BODY
         self.fates: tuple[Fate, ...] = ("sent",) if self._has_body else ()

@@ -58,7 +58,14 @@ from esb_soap.envelope import (
 from esb_soap.rehearsal import PlayedService
 from esb_soap.security import SECURITY, ClientSecurity, check_reply, refused_credentials
 from esb_soap.wsdl import FaultMessage, WsdlError
-from esb_web import ClientOptions, ClientReply, OutboundHeaders, error_of, web_client
+from esb_web import (
+    CheckedOptions,
+    ClientReply,
+    OutboundHeaders,
+    check_health,
+    error_of,
+    web_client,
+)
 from esb_web.spans import requested
 
 Form = Literal["data", "xml", "envelope"]
@@ -81,7 +88,7 @@ def _address(value: str) -> str:
     return value
 
 
-class SoapConnection(ClientOptions):
+class SoapConnection(CheckedOptions):
     """What a connection to SOAP services holds: the options of every HTTP endpoint, and SOAP's."""
 
     security: ClientSecurity | None = Field(
@@ -232,6 +239,7 @@ class SoapCaller:
             options,
             played=lambda far: PlayedService(far, self._operation, self._version),
         )
+        check_health(build, options, self._url, "?wsdl")
         self._idempotent = self._client.is_idempotent("POST")
         self._client.promise(build, "POST")
         # In replies, the headers that the WSDL declares are read with the data.

@@ -6,6 +6,7 @@ Out: web_client(build, options) -> WebClient, with the options every HTTP endpoi
      (ClientOptions); error_of tells what an answer's status means for the message.
 """
 
+from esb_web.checks import CheckedOptions, check_health
 from esb_web.client import (
     ClientOptions,
     ClientReply,
@@ -31,6 +32,7 @@ from esb_web.rehearsal import rehearse
 from esb_web.server import WebServer, claim_path, web_server
 
 __all__ = [
+    "CheckedOptions",
     "ClientOptions",
     "ClientReply",
     "Handler",
@@ -42,6 +44,7 @@ __all__ = [
     "Site",
     "WebClient",
     "WebServer",
+    "check_health",
     "claim_path",
     "error_of",
     "passed_on",

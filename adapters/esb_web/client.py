@@ -241,6 +241,8 @@ class WebClient:
         """accept: what requests accept that do not say so. Raises ValueError if it, or the
         credentials, cannot be written."""
         self._pool = pool
+        self.mark = id(pool)
+        """Tells apart those that go other ways."""
         self._timeout = options.timeout
         self._max_reply = options.max_reply
         self._always_idempotent = options.idempotent or bool(options.idempotency_key)
@@ -317,12 +319,14 @@ def web_client(
     *path: str | int,
     accept: str = "",
     reach: Reach | None = None,
+    of: str = "web client",
     played: Callable[[RequestReply], RequestReply] = lambda stand_in: stand_in,
 ) -> WebClient:
     """The client of an endpoint with these options, which lie at `path` in what is being built.
 
     accept: what its requests accept that do not say so.
     reach: where its requests may go, if messages choose their hosts; None: wherever the URL says.
+    of: who shares its connections.
     played: what speaks HTTP for whoever plays the far side in tests of routes (see
     `Build.stand_in`), where more than HTTP is spoken.
 
@@ -358,7 +362,7 @@ def web_client(
             tls = client_tls(**files) if files else None
             return Pool(tls, through, options.max_connections, reach)
 
-        key = ("web client", tuple(files.items()), renewed, through, options.max_connections, reach)
+        key = (of, tuple(files.items()), renewed, through, options.max_connections, reach)
         return build.shared(key, make)
 
     through: Proxies | None = None

@@ -11,7 +11,7 @@ from weakref import WeakSet
 
 from pydantic import Field
 
-from esb.adapter import RequestReply, Sink
+from esb.adapter import RequestReply, Resource, Sink
 from esb.clock import current
 from esb.envelope import Envelope
 from esb.errors import EsbError, OutcomeUnknown, Transient
@@ -49,7 +49,8 @@ Call = Callable[[Envelope], Coroutine[Any, Any, T]]
 class Guard:
     """Counts and times the calls of one endpoint, and lets them pass or not.
 
-    name: the route and the place in it, for metrics and people.
+    name: the route and the place in it, for metrics and people. check: what asks the far side now
+    and then how it is; it lets nothing pass or not.
     """
 
     def __init__(
@@ -59,11 +60,13 @@ class Guard:
         *,
         bulkhead: Bulkhead | None = None,
         breaker: Breaker | None = None,
+        check: Resource | None = None,
     ) -> None:
         self.name = name
         self.adapter = adapter
         self.bulkhead = bulkhead
         self.breaker = breaker
+        self.check = check
         self.in_flight = 0
         self.well = True  # whether the last message got an answer of some kind
         _GUARDS.add(self)
@@ -161,6 +164,9 @@ class Guard:
         if self.breaker is not None:
             told |= {"circuit": self.breaker.state, "detail": self.breaker.health().detail}
             told["retry_after"] = round(self.breaker.retry_after, 1)
+        if self.check is not None:
+            health = self.check.health()
+            told |= {"healthy": health.up, "health": health.detail}
         return told
 
 
@@ -221,6 +227,15 @@ def _circuits() -> dict[tuple[str, ...], float]:
     return found
 
 
+def _healthy() -> dict[tuple[str, ...], float]:
+    found: dict[tuple[str, ...], float] = {}
+    for guard in list(_GUARDS):
+        if guard.check is not None:
+            well = guard.check.health().up
+            found[guard.name,] = min(found.get((guard.name,), 1), well)
+    return found
+
+
 def _up() -> dict[tuple[str, ...], float]:
     found: dict[tuple[str, ...], float] = {}
     for guard in list(_GUARDS):
@@ -234,6 +249,12 @@ Gauge(
     "Whether the last message to an endpoint got an answer, be it a refusal.",
     ("endpoint",),
     _up,
+)
+Gauge(
+    "esb_endpoint_healthy",
+    "What the last health checks of a far side found: 1 well, 0 ill.",
+    ("endpoint",),
+    _healthy,
 )
 Gauge("esb_endpoint_in_flight", "Messages at the far side now.", ("endpoint",), _in_flight)
 Gauge(

@@ -18,7 +18,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from esb.adapter import Build, Role
+from esb.adapter import Build, Resource, Role
 from esb.durable import part
 from esb.envelope import Envelope
 from esb.errors import Transient
@@ -34,7 +34,8 @@ class Way(Options):
 
 
 class LoadBalanceOptions(Options):
-    """Share messages between several ways."""
+    """Share messages between several ways. One with an endpoint that is ill, by its `health`, is
+    tried last, and has its share again once it is well."""
 
     to: dict[str, Way] = Field(description="Name: a way, `{a: {steps: [call: ...], weight: 3}}`.")
     strategy: Literal["round_robin", "in_order", "sticky"] = Field(
@@ -55,7 +56,12 @@ class _Way:
     name: str
     weight: int
     step: Step
+    checks: Sequence[Resource] = ()  # what asks its far sides how they are
     credit: int = 0
+
+    @property
+    def well(self) -> bool:
+        return all(check.health().up for check in self.checks)
 
 
 def make(options: LoadBalanceOptions, build: Build) -> Step:
@@ -64,26 +70,29 @@ def make(options: LoadBalanceOptions, build: Build) -> Step:
     """
     if not options.to:
         raise build.problem("there is no way to go", hint="to: {name: {steps: [...]}}")
-    ways = [
-        _Way(name, way.weight, build.steps(way.steps, "to", name, "steps"))
-        for name, way in options.to.items()
-    ]
+    ways: list[_Way] = []
+    for name, way in options.to.items():
+        others = len(build.checks)
+        step = build.steps(way.steps, "to", name, "steps")
+        ways.append(_Way(name, way.weight, step, build.checks[others:]))
     if not any(way.weight for way in ways):
         build.problem("no way has a weight above 0", "to", key=True)
-    order: Callable[[Envelope], Sequence[_Way]]
+    order: Callable[[Sequence[_Way], Envelope], Sequence[_Way]]
     if (options.strategy == "sticky") != (options.by is not None):
         raise build.problem("'by' belongs to 'strategy: sticky', and that needs it")
     if options.by is not None:
         key_of = build.expression(options.by, "by")
-        order = lambda envelope: ranked(ways, str(key_of(envelope)))  # noqa: E731
+        order = lambda ways, envelope: ranked(ways, str(key_of(envelope)))  # noqa: E731
     elif options.strategy == "in_order":
-        order = lambda envelope: ways  # noqa: E731
+        order = lambda ways, envelope: ways  # noqa: E731
     else:
-        order = lambda envelope: in_turn(ways)  # noqa: E731
+        order = lambda ways, envelope: in_turn(ways)  # noqa: E731
+    if any(way.checks for way in ways):
+        order = well_first(order)
 
     async def load_balance(envelope: Envelope) -> Envelope:
         last: Transient | None = None
-        for way in order(envelope):
+        for way in order(ways, envelope):
             try:
                 async with part():
                     return await way.step(envelope)
@@ -95,6 +104,20 @@ def make(options: LoadBalanceOptions, build: Build) -> Step:
         raise last
 
     return load_balance
+
+
+def well_first(
+    order: Callable[[Sequence[_Way], Envelope], Sequence[_Way]],
+) -> Callable[[Sequence[_Way], Envelope], Sequence[_Way]]:
+    """The order of those that are well, then of those that are ill: better than none at all."""
+
+    def ordered(ways: Sequence[_Way], envelope: Envelope) -> Sequence[_Way]:
+        well = [way for way in ways if way.well]
+        if not well or len(well) == len(ways):
+            return order(ways, envelope)
+        return [*order(well, envelope), *(way for way in ways if not way.well)]
+
+    return ordered
 
 
 def in_turn(ways: Sequence[_Way]) -> list[_Way]:

@@ -15,7 +15,7 @@ Family = tuple[str, str, str, list[tuple[str, Labels, float]]]
 _GROWING: Final = frozenset({"counter", "histogram", "summary"})
 _EARLIEST: Final = ("_created", "process_start_time_seconds")
 _SAME: Final = ("python_info", "process_max_fds", "esb_build_info")
-_WORST: Final = ("esb_route_up", "esb_resource_up", "esb_endpoint_up")
+_WORST: Final = ("esb_route_up", "esb_resource_up", "esb_endpoint_up", "esb_endpoint_healthy")
 _HIGHEST: Final = ("esb_endpoint_circuit", "esb_amqp_queue_messages")
 
 
@@ -95,6 +95,10 @@ def endpoints(told: Sequence[list[dict[str, Any]]]) -> list[dict[str, Any]]:
         total: dict[str, Any] = {name: sum(one[name] for one in same) for name in counted}
         if "up" in worst:
             total["up"] = all(one["up"] for one in same)
+        if "healthy" in worst:
+            ill = (one for one in same if not one.get("healthy", True))
+            told_by = next(ill, worst)
+            total |= {name: told_by[name] for name in ("healthy", "health")}
         found.append(worst | total)
     return found
 

@@ -239,6 +239,22 @@ class _OpensLate:
         return Health(True)
 
 
+class _Is(_OpensLate):
+    def __init__(self, up: bool) -> None:
+        self.up = up
+
+    def health(self) -> Health:
+        return Health(self.up, "" if self.up else "it is away")
+
+
+@pytest.mark.parametrize("down", [0, 1])
+def test_of_two_that_go_by_one_name_the_one_that_is_down_is_told(down: int) -> None:
+    shared = Shared()
+    for number in (0, 1):
+        shared.get(("redis", f"redis://{number}"), lambda up=number != down: _Is(up))  # type: ignore[misc]
+    assert shared.health() == {"redis": Health(False, "it is away")}
+
+
 async def test_a_listener_that_a_reload_brings_serves_its_routes(
     tmp_path: Path, http: aiohttp.ClientSession
 ) -> None:

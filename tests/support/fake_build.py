@@ -26,6 +26,7 @@ class FakeBuild:
     clock = REAL
     rehearsal = False
     asked: Collection[str] = ()
+    checks: Sequence[Any] = ()
 
     def __init__(self, folder: Path | None = None, store: Any = None, **sections: Any) -> None:
         self.folder = folder or Path()
@@ -50,6 +51,9 @@ class FakeBuild:
 
     def span(self, facts: SpanFacts) -> None:
         """Nor what telemetry would tell."""
+
+    def checked(self, check: Any) -> None:
+        """Nor who asks it how it is."""
 
     def body(self, *fates: str) -> Passage:
         """Bodies are whole, unless a test opens the passage."""
