@@ -6,6 +6,7 @@ administers.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any, Protocol
 from urllib.parse import urlencode
 
@@ -16,7 +17,7 @@ from fastapi.routing import APIRoute
 from pydantic import Field
 
 from esb import __version__
-from esb.admin_answers import ANSWERS, MISTAKES, Octets
+from esb.admin_answers import ANSWERS, MISTAKES, Octets, guarded
 from esb.admin_trace import trace_api
 from esb.asgi import AsgiApp
 from esb.asyncapi import document as asyncapi_document
@@ -42,7 +43,7 @@ from esb.control import (
 from esb.control import failed as failed_because
 from esb.durable import DEAD, Store, Stored
 from esb.errors import EsbError
-from esb.identity import acting
+from esb.identity import EVERYBODY, Operators, acting
 from esb.inside import Inside, View
 from esb.options import Options
 from esb.versions import Version, Versions
@@ -61,13 +62,19 @@ class Live(Protocol):
     async def restart_route(self, name: str) -> None: ...
 
 
-def admin_api(bus: Bus, live: Live | None, view: View | None = None) -> AsgiApp:
+def admin_api(
+    bus: Bus,
+    live: Live | None,
+    view: View | None = None,
+    operators: Callable[[], Operators] = lambda: EVERYBODY,
+) -> AsgiApp:
     """The ASGI app. live: None where no bus runs. view: what looks into what runs, if that is not
-    `bus` alone."""
+    `bus` alone. operators: who may use it by now, which its document tells."""
     seen = view or Inside(bus)
     api = FastAPI(
         title="The bus's own API",
         version=__version__,
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
         responses=ANSWERS,
@@ -111,6 +118,10 @@ def admin_api(bus: Bus, live: Live | None, view: View | None = None) -> AsgiApp:
             for method, operation in item.items():
                 told[f"{method.upper()} {path}"] = operation["description"]
         return told
+
+    @api.get("/openapi.json", include_in_schema=False)
+    async def openapi() -> dict[str, Any]:
+        return guarded(api.openapi(), operators())
 
     @api.get("/routes")
     async def routes() -> list[dict[str, Any]]:

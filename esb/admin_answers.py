@@ -1,11 +1,14 @@
-"""What the document of the admin API says of answers that no signature tells: refusals, which any
-operation may get, and what is no JSON."""
+"""What the document of the admin API says that no signature tells: refusals, which any operation
+may get, what is no JSON, and who may."""
 
 from __future__ import annotations
 
 from typing import Any, Final
 
 from fastapi.responses import Response, StreamingResponse
+
+from esb.audit import LOOKS
+from esb.identity import PUBLIC, Operators
 
 
 class Octets(Response):
@@ -44,3 +47,23 @@ MISTAKES: Final[dict[int | str, dict[str, Any]]] = {
         "content": {"application/json": {"schema": {"type": "object"}}},
     }
 }
+
+
+def guarded(document: dict[str, Any], who: Operators) -> dict[str, Any]:
+    """A copy of the document that tells how one proves who he is, and for each operation the roles
+    that may, each of which is enough by itself (Security Requirement Object, OpenAPI 3.1)."""
+    if who.auth is PUBLIC:
+        return document
+    paths: dict[str, Any] = {}
+    for path, item in document["paths"].items():
+        paths[path] = {
+            method: {**operation, "security": _needed(method, who)}
+            for method, operation in item.items()
+        }
+    components = {**document.get("components", {}), "securitySchemes": dict(who.auth.described)}
+    return {**document, "paths": paths, "components": components}
+
+
+def _needed(method: str, who: Operators) -> list[dict[str, list[str]]]:
+    roles = who.operators | who.readers if method.upper() in LOOKS else who.operators
+    return [{name: [role]} for name in who.auth.described for role in sorted(roles)]

@@ -10,8 +10,10 @@ import contextlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
+
+import structlog
 
 from esb import asgi
 from esb.audit import LOOKS, Audit, begins, ended, is_told
@@ -20,26 +22,16 @@ from esb.durable import Store
 from esb.envelope import Headers
 from esb.errors import Denied, EsbError, Throttled
 from esb.http import App, Exchange, HttpServer, Limits
-from esb.identity import PUBLIC, Authenticator, Credentials, Principal, acting
+from esb.identity import EVERYBODY, PUBLIC, Credentials, Operators, Principal, acting
 from esb.inside import Inside, View
 from esb.metrics import Gauge
 
 if TYPE_CHECKING:
     from esb.admin import Live
 
+log = structlog.get_logger("esb.admin")
+
 _LIMITS = Limits(max_connections=100)
-
-
-class Operators(NamedTuple):
-    """Who may use the admin API. auth: knows them. readers, operators: roles of those who may look,
-    and of those who may also change."""
-
-    auth: Authenticator = PUBLIC
-    readers: frozenset[str] = frozenset()
-    operators: frozenset[str] = frozenset()
-
-
-EVERYBODY: Final = Operators()
 
 
 def admin_app(
@@ -54,8 +46,8 @@ def admin_app(
     refused, so that a page in somebody's browser cannot reach it by rebinding a name of its own.
     Where callers are known any name will do: a page has nothing to show for itself.
     All of it is below /admin as well, for who puts it behind a proxy beside other things. view:
-    as in `admin_api`. operators: who may use it by now; probes are for everybody, and then tell
-    details to readers and operators alone. audit: where it is told who did what."""
+    as in `admin_api`. operators: who may use it by now. Probes are for everybody, and tell details
+    to those who may use the rest. audit: where it is told who did what."""
     seen = view or Inside(bus)
     api: list[asgi.AsgiApp] = []
 
@@ -70,24 +62,25 @@ def admin_app(
             _answer(exchange, 200 if well else 503, details)
         elif path in ("/healthz", "/readyz"):
             well, details = bus.healthz() if path == "/healthz" else await seen.readyz()
-            if known and not await _may_look(exchange, who):
+            looks = await _may_look(exchange, who) if known else _may(exchange.headers, hosts)
+            if not looks:
                 details = {"status": details.get("status", "")}
             _answer(exchange, 200 if well else 503, details)
         elif known and (refused := await _refused(exchange, who)):
             tell(exchange, path, ended(refused))
+        elif not _may(exchange.headers, None if known else hosts):
+            _answer(exchange, 403, {"title": "this name or origin may not use the admin API"})
+            tell(exchange, path, "denied")
         elif path == "/metrics":
             await _measure(bus.store)
             from prometheus_client import CONTENT_TYPE_LATEST
 
             _send(exchange, 200, CONTENT_TYPE_LATEST, await seen.metrics())
-        elif not _may(exchange.headers, None if known else hosts):
-            _answer(exchange, 403, {"title": "this name or origin may not use the admin API"})
-            tell(exchange, path, "denied")
         else:
             if not api:
                 from esb.admin import admin_api
 
-                api.append(admin_api(bus, live, seen))
+                api.append(admin_api(bus, live, seen, operators))
             status = 0
             if begins(path):
                 tell(exchange, path, "begun")
@@ -122,6 +115,9 @@ async def _may_look(exchange: Exchange, who: Operators) -> bool:
         principal = await _caller(exchange, who)
     except EsbError:
         return False
+    except Exception:
+        log.exception("a caller could not be looked at", path=exchange.path)
+        return False
     return not (who.operators | who.readers).isdisjoint(principal.roles)
 
 
@@ -138,6 +134,11 @@ async def _refused(exchange: Exchange, who: Operators) -> int:
         _answer(exchange, status, {"title": "Who are you?", "detail": e.detail}, headers)
         acting.set("nobody")
         return status
+    except Exception:
+        log.exception("a caller could not be looked at", path=exchange.path)
+        _answer(exchange, 500, {"title": "It cannot be told who asks"})
+        acting.set("nobody")
+        return 500
     acting.set(principal.name)
     looks = exchange.method in LOOKS
     roles = who.operators | who.readers if looks else who.operators

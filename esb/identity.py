@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from contextvars import ContextVar
 from functools import lru_cache
 from ipaddress import IPv6Address, IPv6Network
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
 
@@ -109,3 +109,15 @@ class _Nobody:
 NOBODY: Final[Authenticator] = _Nobody()
 PUBLIC: Final[Authenticator] = _Nobody()
 """Everybody may call, and nobody is asked: told by identity, and never called."""
+
+
+class Operators(NamedTuple):
+    """Who may use the admin API. auth: knows them. readers, operators: roles of those who may look,
+    and of those who may also change."""
+
+    auth: Authenticator = PUBLIC
+    readers: frozenset[str] = frozenset()
+    operators: frozenset[str] = frozenset()
+
+
+EVERYBODY: Final = Operators()

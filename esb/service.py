@@ -17,13 +17,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from esb.api import AdminServer, Operators
+from esb.api import AdminServer
 from esb.audit import Audit
 from esb.bus import Bus, Shared
 from esb.config import Project, load, route_files_in
 from esb.control import NotThere, Refused
 from esb.errors import EsbError
-from esb.identity import acting
+from esb.identity import Operators, acting
 from esb.inside import Inside, View
 from esb.loading import Stores
 from esb.logs import log

@@ -12,6 +12,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from openapi_spec_validator import validate
 from support.bus import load_text, running, store_of, url
 from support.peers import HERE
 from support.waiting import until
@@ -290,6 +291,63 @@ async def test_readers_look_and_operators_change(folder: Path, http: aiohttp.Cli
         # A page that somebody has open cannot ask in his name.
         evil = {"Origin": "https://evil.example"}
         assert await seen("o" * 40, "POST", "/routes/open/start", **evil) == 403
+
+
+async def test_its_document_says_who_may(folder: Path, http: aiohttp.ClientSession) -> None:
+    text = ADMIN.replace("auth: it}\n", "auth: [it, ann], readers: [auditor, reader]}\n").replace(
+        "auth: {it:", "auth: {ann: {basic: {users: users.yml}}, it:"
+    )
+    (folder / "users.yml").write_text("users: []")
+    key = {"X-API-Key": "o" * 40}
+    async with (
+        admin(folder, text) as (_, address),
+        http.get(f"{address}/openapi.json", headers=key) as answer,
+    ):
+        document = await answer.json()
+    validate(document)
+    assert document["components"]["securitySchemes"] == {
+        "it": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+        "ann": {"type": "http", "scheme": "basic"},
+    }
+    for path, item in document["paths"].items():
+        for method, operation in item.items():
+            roles = ["auditor", "operator", "reader"] if method == "get" else ["operator"]
+            expected = [{name: [role]} for name in ("it", "ann") for role in roles]
+            assert operation["security"] == expected, (method, path)
+
+
+async def test_where_nobody_is_asked_its_document_says_nothing_of_it(
+    folder: Path, http: aiohttp.ClientSession
+) -> None:
+    async with (
+        admin(folder, ADMIN.replace(", auth: it}\n", "}\n")) as (_, address),
+        http.get(f"{address}/openapi.json") as answer,
+    ):
+        document = await answer.json()
+    assert "securitySchemes" not in document["components"]
+    assert not any(
+        "security" in one for item in document["paths"].values() for one in item.values()
+    )
+
+
+async def test_who_cannot_be_looked_at_is_answered_and_told_of(
+    folder: Path, http: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with admin(folder, ADMIN.replace("versions:", "audit: {file: audit.log}\nversions:")) as (
+        service,
+        address,
+    ):
+
+        async def broken(_: Any) -> None:
+            raise ZeroDivisionError("inside of a way to prove who one is")
+
+        monkeypatch.setattr(service.project.operators, "authenticate", broken)
+        async with http.post(f"{address}/reload") as answer:
+            assert (answer.status, answer.content_type) == (500, "application/json")
+            assert "inside" not in await answer.text()
+        async with http.get(f"{address}/readyz") as answer:
+            assert (answer.status, list(await answer.json())) == (200, ["status"])
+    assert '"POST /reload"' in (folder / "audit.log").read_text()
 
 
 async def test_commands_show_who_asks(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

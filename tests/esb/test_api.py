@@ -45,10 +45,20 @@ async def test_what_it_serves() -> None:
             (b"GET /administrators HTTP/1.1\r\nHost: localhost:1\r\n\r\n", 404),
             (b"POST /reload HTTP/1.1\r\nHost: [::1]:1\r\nContent-Length: 0\r\n\r\n", 409),
             (b"GET /routes HTTP/1.1\r\nHost: evil.example\r\n\r\n", 403),
+            (b"GET /metrics HTTP/1.1\r\nHost: evil.example\r\n\r\n", 403),
             (b"GET /nothing HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", 404),
         ):
             answer = await told(server, request)
             assert answer[0] == status, (request, answer)
+
+
+async def test_a_name_that_was_rebound_learns_of_a_probe_its_status_alone() -> None:
+    async with admin() as server:
+        for host, details in (("localhost", True), ("127.0.0.1:1", True), ("evil.example", False)):
+            request = f"GET /readyz HTTP/1.1\r\nHost: {host}\r\n\r\n"
+            status, body = await told(server, request.encode())
+            assert (status, "routes" in json.loads(body)) == (503, details), host
+            assert "status" in json.loads(body)
 
 
 @pytest.mark.parametrize(
