@@ -8,7 +8,7 @@ MAKEFLAGS += --no-print-directory
 
 help:
 	@echo "make run     serve routes/ beside a stand-in legacy service; Ctrl-C stops both"
-	@echo "make test    run all tests, on a RabbitMQ, a PostgreSQL and a Redis of their own"
+	@echo "make test    run all tests, on a RabbitMQ, a PostgreSQL, a Redis and a vault of their own"
 	@echo "make faults  make everything fail around the bus, and judge it (one to two hours; see tests/faults/)"
 	@echo "make hostile send what attackers send, and judge what the bus makes of it (see tests/hostile/)"
 	@echo "make fuzz    feed parsers and codecs with what no one would send (ARGS=\"--seconds 600 --atheris\")"
@@ -29,6 +29,7 @@ test: setup
 	@$(PYTHON) tools/rabbitmq.py install
 	@$(PYTHON) tools/postgres.py install
 	@$(PYTHON) tools/redis_server.py install
+	@$(PYTHON) tools/openbao.py install
 	@$(BIN)/pytest -n $${TEST_WORKERS:-auto} $(ARGS)
 
 faults: setup

@@ -224,6 +224,33 @@ def _from_elsewhere(venv: Path, python: str) -> list[list[str]]:
     ]
 
 
+def locked(group: str) -> Path:
+    """The folder in .tools/ with the packages of a dependency group, at the versions of uv.lock,
+    for those that nothing in .venv needs. Made when missing. Raises SetupFailed."""
+    uv, wanted = find_uv() or fetch_uv(), TOOLS / f"{group}.{os.getpid()}.txt"
+    only = ["--only-group", group, "--frozen", "--no-emit-project", "--no-header", "--quiet"]
+    export = [str(uv), "export", *only, "--output-file", str(wanted)]
+    try:
+        subprocess.run(export, cwd=PROJECT, check=True, stdout=subprocess.DEVNULL)
+        digest = hashlib.sha256(wanted.read_bytes()).hexdigest()[:12]
+        folder = TOOLS / f"{group}-{digest}"
+        if not folder.exists():
+            # Complete or not there at all, also when two do this at the same time.
+            part = folder.with_name(f"{folder.name}.{os.getpid()}")
+            into = ["--target", str(part), "--python", sys.executable, "--default-index", _index()]
+            what = ["--require-hashes", "--quiet", "--requirement", str(wanted)]
+            subprocess.run([str(uv), "pip", "install", *into, *what], check=True)
+            try:
+                part.rename(folder)
+            except OSError:
+                shutil.rmtree(part)
+        return folder
+    except (subprocess.CalledProcessError, OSError) as e:
+        raise SetupFailed(f"the packages of '{group}' cannot be had: {e}") from e
+    finally:
+        wanted.unlink(missing_ok=True)
+
+
 def _home_is_writable() -> bool:
     home = Path.home()
     cache = Path(os.environ.get("XDG_CACHE_HOME", home / ".cache"))

@@ -65,29 +65,15 @@ class Run:
 
 def run(names: Sequence[str], *, seconds: float, seed: int, jobs: int = 1) -> list[Run]:
     """Feed the named targets for so long each, `jobs` at a time; tell of each as it ends."""
-    tools = installed()
+    from setup import locked
+
+    tools = locked("fuzz")
     with ThreadPoolExecutor(jobs) as pool:
         runs = []
         for done in pool.map(lambda name: _run(name, seconds, seed, tools), names):
             print(done, flush=True)
             runs.append(done)
     return runs
-
-
-def installed() -> Path:
-    """The folder of atheris at the version of uv.lock, beside .venv: nothing else needs it."""
-    from setup import TOOLS, _index, fetch_uv, find_uv
-
-    uv, wanted = find_uv() or fetch_uv(), TOOLS / "fuzz.txt"
-    named = ["--only-group", "fuzz", "--frozen", "--no-emit-project", "--no-header", "--quiet"]
-    subprocess.run([uv, "export", *named, "--output-file", wanted], cwd=PROJECT, check=True,
-                   stdout=subprocess.DEVNULL)  # fmt: skip
-    folder = TOOLS / f"fuzz-{hashlib.sha256(wanted.read_bytes()).hexdigest()[:12]}"
-    if not (folder / "atheris").exists():
-        into = ["--target", folder, "--python", sys.executable, "--default-index", _index()]
-        only = ["--require-hashes", "--quiet", "--requirement", wanted]
-        subprocess.run([uv, "pip", "install", *into, *only], check=True)
-    return folder
 
 
 def _run(name: str, seconds: float, seed: int, tools: Path) -> Run:

@@ -1,5 +1,6 @@
 """A key-value server that answers as the documented API of Vault and OpenBao does: log-ins, tokens
-that end, KV version 1 and 2, namespaces, refusals, and being sealed. No vault can be had in CI.
+that end, KV version 1 and 2, namespaces, refusals, and being sealed. It fails on request and counts
+what it is asked; `test_vault_server.py` asks a real one.
 
 https://developer.hashicorp.com/vault/api-docs/secret/kv/kv-v2, .../auth/approle, .../auth/token
 """
