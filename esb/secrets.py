@@ -19,7 +19,7 @@ from pydantic import Field
 
 from esb.options import Duration, Options
 from esb.redaction import OUTSIDE, secret_values, spelled
-from esb.vault import Vault, VaultOptions
+from esb.vault import Vault, VaultOptions, session
 
 ENV_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _SECRET: Final = re.compile(r"([A-Za-z0-9][\w.-]*)/((?!\.\.)[\w.-]+)\Z", re.ASCII)
@@ -160,9 +160,9 @@ class References:
     def _in_vault(self, reference: str) -> str:
         found = self._place(reference)
         options = self._known_vault(reference)
-        if self._vault is None:
-            self._vault = Vault(options, self.root)
         try:
+            if self._vault is None:
+                self._vault = session(options, self.root)
             return self._vault.read(found[1], found[2])
         except ValueError as e:
             raise ValueError(f"${{{reference}}}: {e}") from e.__cause__

@@ -3,9 +3,11 @@ loaded by those who have a vault)."""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
+from threading import RLock
 from time import monotonic
 from typing import Any, Final, Literal, TypeVar
 
@@ -75,6 +77,19 @@ class VaultOptions(Options):
         return self
 
 
+def session(options: VaultOptions, root: Path) -> Vault:
+    """The session that this process has with a vault, which has forgotten what it read; a new one
+    if there is none yet. So a reload is no log-in: those may be counted (`secret_id_num_uses`), and
+    each leaves a token behind. Raises as `Vault` does."""
+    global _session
+    who = os.getpid(), root
+    if _session is None or _session[:2] != (who, options):
+        _session = who, options, Vault(options, root)
+    else:
+        _session[2].renew()
+    return _session[2]
+
+
 class Vault:
     """A session with a vault; the first question logs in. Blocks, so it belongs in a thread.
 
@@ -106,13 +121,15 @@ class Vault:
         )  # fmt: skip
         self._denied: type[Exception] = hvac.exceptions.Forbidden
         self._renew_at = 0.0
+        self._lock = RLock()
         self._read: dict[str, dict[str, Any]] = {}
 
     def read(self, place: str, field: str) -> str:
         """A field of the secret at `place`, which is a mount and a path in it."""
-        data = self._read.get(place)
-        if data is None:
-            data = self._read[place] = self._told(lambda: self._ask(place))
+        with self._lock:
+            data = self._read.get(place)
+            if data is None:
+                data = self._read[place] = self._told(lambda: self._ask(place))
         value = data.get(field)
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             there = "is no text" if field in data else "is not in the secret"
@@ -121,9 +138,10 @@ class Vault:
 
     def renew(self) -> None:
         """Keep the session for as long again, and forget what was read."""
-        self._read = {}
-        if monotonic() >= self._renew_at:
-            self._told(self._renewed)
+        with self._lock:
+            self._read = {}
+            if self._client.token and monotonic() >= self._renew_at:
+                self._told(self._renewed)
 
     def _ask(self, place: str) -> dict[str, Any]:
         if not self._client.token:
@@ -185,6 +203,9 @@ class Vault:
             raise ValueError(_why(e)) from e
         except (TypeError, KeyError, AttributeError) as e:
             raise ValueError("the vault answers with something else than a secret") from e
+
+
+_session: tuple[tuple[int, Path], VaultOptions, Vault] | None = None
 
 
 def _why(e: Exception) -> str:

@@ -272,6 +272,20 @@ async def test_a_session_is_renewed_and_begun_anew_when_it_is_over(
     assert "POST /v1/auth/approle/login" in vault.asked
 
 
+async def test_a_reload_goes_on_with_the_session_that_there_is(
+    tmp_path: Path, vault: FakeVault
+) -> None:
+    how = f"approle: {{role_id: {ROLE}, secret_id: {SECRET_ID}}}"
+    text = sections(vault, how) + bearers("vault:kv/crm/api#token")
+    for value in ("one", "two", "two"):
+        vault.kv2["kv/crm/api"] = {"token": value}
+        project = loaded(tmp_path, text).check()
+        assert project.references.resolved == {"vault:kv/crm/api#token": value}
+    assert vault.asked.count("POST /v1/auth/approle/login") == 1
+    loaded(tmp_path, text.replace(str(vault.url), f"{vault.url}/")).check()
+    assert vault.asked.count("POST /v1/auth/approle/login") == 2
+
+
 async def test_a_reload_says_whether_secrets_are_looked_at(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
