@@ -23,6 +23,7 @@ from esb.clock import REAL, Clock
 from esb.durable import DEAD, Done, Failure, Move, Receipt, Store, Stored, Superseded, Unit
 from esb.envelope import Envelope, Outcome
 from esb.errors import EsbError, Permanent, RouteFailure, Transient, Unavailable
+from esb.identity import sender
 from esb.options import Range
 from esb.step import Step
 
@@ -197,7 +198,7 @@ class Consumer:
             self._route,
             result.outcome.value,
             business_key,
-            envelope.principal,
+            sender(envelope),
         )
 
     def _failed(self, stored: Stored, attempt: int, cause: BaseException) -> Move:

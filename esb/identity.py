@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
 
-from esb.envelope import NO_HEADERS, Headers
+from esb.envelope import NO_HEADERS, Envelope, Headers
 from esb.errors import Denied
 
 acting: ContextVar[str] = ContextVar("who acts", default="")
@@ -43,6 +43,21 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
             "scopes": list(self.scopes),
             "claims": dict(self.claims),
         }
+
+
+def exactly(name: str, method: str) -> str:
+    """A principal's name, and the way by which it was proved: `partners/acme`. What is kept for
+    somebody is kept under this, as a key and a token may well name the same. The name alone where
+    no way is known; no two principals are ever the same text."""
+    return f"{method}/{name}" if method or "/" in name else name
+
+
+def sender(envelope: Envelope) -> str:
+    """Whose a message is: see `exactly`; "" if that is not known."""
+    return exactly(envelope.principal, envelope.params.get("principal", _NOBODY).get("method", ""))
+
+
+_NOBODY: Final[Mapping[str, Any]] = {}
 
 
 @lru_cache(10_000)

@@ -62,7 +62,9 @@ def route_policies(
         asked |= {"http", "cached", *named([cache.key] if cache.key else [])}
     allowed = None
     if allow is not None:
-        allowed = allowing([(rule, _when(build, rule, i)) for i, rule in enumerate(allow)])
+        allowed = allowing(
+            [(rule, _when(build, rule, i)) for i, rule in enumerate(allow)], build.ways
+        )
         asked |= {"principal", *named([rule.when for rule in allow if rule.when])}
         if any(rule.methods for rule in allow):
             asked.add("http")

@@ -6,9 +6,11 @@ import asyncio
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
+from argon2 import PasswordHasher
 from support.broker import Rabbit, unique
 from support.bus import load_text, running, store_of, url
 from support.peers import PARTNER_WSDL
@@ -224,3 +226,68 @@ routes: {a: {from: {http: {path: /a, auth: public}}, steps: [set: {body: "{'done
         writer.close()
     finally:
         await service.bus.stop()
+
+
+async def test_two_of_one_name_who_prove_it_otherwise_are_two(tmp_path: Path) -> None:
+    """What is kept or counted for a key called acme is not that of a user called acme."""
+    text = """
+    listen: {port: 0, auth: [partners, staff]}
+    auth:
+      partners: {api_keys: {file: keys.yml}}
+      staff: {basic: {users: users.yml}}
+    routes:
+      pay:
+        from: {http: {path: /pay, idempotency_key: required}}
+        steps: [{set: {body: principal.method}}]
+      few:
+        from: {http: {path: /few, method: GET}}
+        rate_limit: {limit: 1/1h, per: principal}
+        steps: [{set: {body: principal.method}}]
+      in:
+        from: {http: /in}
+        accept: durable
+        steps: [{set: {body: "'done'"}}]
+      one:
+        from: {http: {path: /one, method: GET}}
+        allow: {principals: [partners/acme]}
+        steps: [{set: {body: principal.name}}]
+      any:
+        from: {http: {path: /any, method: GET}}
+        allow: {principals: acme}
+        steps: [{set: {body: principal.name}}]
+    """
+    cheap = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+    users = [{"name": name, "password": cheap.hash("right")} for name in ("acme", "partners/acme")]
+    (tmp_path / "users.yml").write_text(json.dumps({"users": users}))
+    key = {"name": "acme", "sha256": digest("a" * 40)}
+    (tmp_path / "keys.yml").write_text(json.dumps({"keys": [key]}))
+    by_key = {"X-API-Key": "a" * 40}
+    by_name, spoof = (
+        {"Authorization": aiohttp.encode_basic_auth(name, "right")}
+        for name in ("acme", "partners/acme")
+    )
+
+    async with running(text, tmp_path) as bus, aiohttp.ClientSession(url(bus)) as http:
+
+        async def asked(method: str, path: str, headers: dict[str, str]) -> tuple[int, Any]:
+            headers = {"Idempotency-Key": "1", **headers}
+            async with http.request(method, path, headers=headers) as answer:
+                return answer.status, await answer.json(content_type=None)
+
+        assert await asked("POST", "/pay", by_key) == (200, "partners")
+        assert await asked("POST", "/pay", by_name) == (200, "staff")
+        seen = [(await asked("GET", "/few", who))[0] for who in (by_key, by_name, by_key, by_name)]
+        assert seen == [200, 200, 429, 429]
+        _, told = await asked("POST", "/in", by_key)
+
+        async def through() -> bool:
+            return bool((await asked("GET", told["status_url"], by_key))[1]["state"] == "delivered")
+
+        assert (await asked("GET", told["status_url"], by_key))[0] == 200
+        assert (await asked("GET", told["status_url"], by_name))[0] == 404
+        assert await until(through)
+        assert (await asked("GET", told["status_url"], by_name))[0] == 404
+        seen = [(await asked("GET", "/one", who))[0] for who in (by_key, by_name, spoof)]
+        assert seen == [200, 403, 403]
+        seen = [(await asked("GET", "/any", who))[0] for who in (by_key, by_name, spoof)]
+        assert seen == [200, 200, 403]

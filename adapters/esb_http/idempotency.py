@@ -17,6 +17,7 @@ from esb.adapter import Build, repeated
 from esb.durable import Confirm, Unit
 from esb.envelope import Body, Envelope, Headers
 from esb.errors import BadMessage, Denied, EsbError, InProgress, Permanent
+from esb.identity import sender
 from esb.options import Duration, Options
 from esb.step import Step
 from esb_web import Request, Response
@@ -72,7 +73,7 @@ class Once:
         key = self._key(envelope)
         if not key:
             return await run(request, envelope)
-        value = f"{envelope.principal}\n{key}"
+        value = f"{sender(envelope)}\n{key}"
         asked = _fingerprint(request)
         until = self._clock.time() + self._options.window
         async with Unit(self._store) as unit:

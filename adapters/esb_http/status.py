@@ -16,7 +16,7 @@ import msgspec
 from esb.adapter import Build
 from esb.durable import DEAD, Receipt, Stored, accept_channel
 from esb.errors import BadMessage, EsbError, NoSuchOperation
-from esb.identity import Authenticator
+from esb.identity import Authenticator, exactly, sender
 from esb_web import Request, Response, Site, problem
 from esb_web.messages import JSON, Headerlist
 from esb_web.openapi import path_parameters
@@ -125,21 +125,20 @@ class Monitor:
 
     async def _answer(self, request: Request) -> Response:
         asked = request.path_params["id"]
+        who = exactly(request.principal, request.who.method if request.who else "")
         lying, receipts = await self._store.find(asked)
         # Found by business key, or sent by somebody else, it is none of the caller's.
         here = [
             stored
             for stored in lying
             if stored.envelope.id == asked
-            and stored.envelope.principal == request.principal
+            and sender(stored.envelope) == who
             and self._is_ours(stored)
         ]
         through = [
             receipt
             for receipt in receipts
-            if receipt.id == asked
-            and receipt.principal == request.principal
-            and receipt.route == self._route
+            if receipt.id == asked and receipt.principal == who and receipt.route == self._route
         ]
         headers: Headerlist = [("content-type", JSON), ("cache-control", "no-store")]
         if here:

@@ -6,7 +6,7 @@ that the message was dispatched by; so nobody is allowed one thing and does anot
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from esb.adapter import Expression
 from esb.envelope import Envelope
 from esb.errors import Denied, EsbError
+from esb.identity import sender
 from esb.options import Options, Words
 from esb.step import Middleware, Step
 
@@ -30,7 +31,11 @@ class Allow(Options):
 
     roles: Words = Field([], description="The caller has one of these roles.")
     scopes: Words = Field([], description="The caller has all of these scopes.")
-    principals: Words = Field([], description="The caller is one of these.")
+    principals: Words = Field(
+        [],
+        description="The caller is one of these: `acme`, or exactly who proved it by one way of "
+        "the section `auth`, `partners/acme`.",
+    )
     when: str | None = Field(
         None,
         description="An expression that is true: `principal.claims.tenant == path.tenant`.",
@@ -67,9 +72,12 @@ Rule = tuple[Allow, Expression | None]
 """With its expression, compiled."""
 
 
-def allowing(rules: Sequence[Rule]) -> Middleware:
-    """Raises Denied for a message that its rule does not allow, also if it cannot be looked at."""
-    checks = [(_concerns(rule), _fits(rule, when)) for rule, when in rules]
+def allowing(rules: Sequence[Rule], ways: Collection[str] = ()) -> Middleware:
+    """Raises Denied for a message that its rule does not allow, also if it cannot be looked at.
+
+    ways: the names of the section `auth`.
+    """
+    checks = [(_concerns(rule), _fits(rule, when, ways)) for rule, when in rules]
 
     def middleware(step: Step) -> Step:
         async def allow(envelope: Envelope) -> Envelope:
@@ -101,13 +109,18 @@ def _concerns(rule: Allow) -> Callable[[Envelope], bool]:
     return concerns
 
 
-def _fits(rule: Allow, when: Expression | None) -> Callable[[Envelope], bool]:
+def _fits(
+    rule: Allow, when: Expression | None, ways: Collection[str]
+) -> Callable[[Envelope], bool]:
     """Whether all that a rule says is true of a message."""
-    roles, scopes, names = frozenset(rule.roles), frozenset(rule.scopes), frozenset(rule.principals)
+    roles, scopes, listed = map(frozenset, (rule.roles, rule.scopes, rule.principals))
+    # Apart, since a name may hold a slash, too.
+    exact = {one for one in listed if one.partition("/")[0] in ways and "/" in one}
+    names = listed - exact
 
     def fits(envelope: Envelope) -> bool:
         known = envelope.params.get("principal", {})
-        if names and envelope.principal not in names:
+        if listed and envelope.principal not in names and sender(envelope) not in exact:
             return False
         if roles and roles.isdisjoint(known.get("roles", ())):
             return False

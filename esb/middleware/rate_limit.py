@@ -29,7 +29,7 @@ from esb.clock import REAL, Clock
 from esb.durable import Store
 from esb.envelope import Envelope, Outcome
 from esb.errors import Quota, Throttled, Unavailable
-from esb.identity import network_of
+from esb.identity import network_of, sender
 from esb.metrics import Counter
 from esb.middleware.retry import Aside, park, stopped_within
 from esb.options import Name, Options, parse_duration
@@ -467,7 +467,7 @@ def shared_by(per: str, expression: Callable[[str], Expression]) -> Expression |
     if per == "route":
         return None
     if per == "principal":
-        return lambda envelope: envelope.principal
+        return sender
     if per == "address":
         return lambda envelope: network_of(
             envelope.params.get("client", _NOBODY).get("address", "")
