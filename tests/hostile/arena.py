@@ -16,12 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 from support.broker import shared_broker
 from support.processes import Process, free_ports, request
 
 from hostile.bus import SIZE
-from hostile.case import CANARY, FILE, Case, Dropped, Post, Queued, Raw, Reply, made
+from hostile.case import CANARY, FILE, PLACES, Case, Dropped, Post, Queued, Raw, Reply, made
 from hostile.queues import Queues, shown
 
 HERE = Path(__file__).resolve().parent
@@ -107,6 +108,7 @@ class Arena:
             self._lags = mmap.mmap(file.fileno(), SIZE)
         self._far_port = await self._listen(self.far.serve)
         self._canary_port = await self._listen(self._canary)
+        PLACES.update({CANARY: f"127.0.0.1:{self._canary_port}", FILE: str(self.planted)})
         broker = await asyncio.to_thread(self._stack.enter_context, shared_broker())
         self.queues = Queues(broker)
         self._stack.push_async_callback(self.queues.close)
@@ -161,7 +163,7 @@ class Arena:
         raw = made(given)  # type: ignore[arg-type]
         if len(raw) > _NO_PLACES:
             return raw
-        for name, value in ((CANARY, f"127.0.0.1:{self._canary_port}"), (FILE, str(self.planted))):
+        for name, value in PLACES.items():
             for coding in ("ascii", "utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be", "cp500"):
                 raw = raw.replace(name.encode(coding), value.encode(coding))
         return raw
@@ -191,7 +193,8 @@ class Arena:
     async def _send(self, case: Case, content: bytes) -> Answer:
         wire = case.wire
         if isinstance(wire, Raw):
-            return await self.exchange(content, wire.patience)
+            port = urlsplit(self.admin).port if wire.admin else self.port
+            return await self.exchange(content, wire.patience, port)
         if isinstance(wire, Post):
             told = "".join(f"{name}: {value}\r\n" for name, value in wire.headers)
             if wire.kind:
@@ -208,9 +211,12 @@ class Arena:
             return await self._queue(wire, content)
         return await self._drop(wire, content)
 
-    async def exchange(self, content: bytes, patience: float = _LONGEST) -> Answer:
+    async def exchange(
+        self, content: bytes, patience: float = _LONGEST, port: int | None = None
+    ) -> Answer:
         """Send bytes while reading, until the bus closes the connection."""
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port, limit=2**24)
+        port = port or self.port
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=2**24)
 
         async def send() -> None:
             with contextlib.suppress(OSError):

@@ -12,6 +12,17 @@ CANARY: Final = "CANARY"
 FILE: Final = "PLANTED"
 """In what is sent it stands for the path of a file whose content nobody must see."""
 
+PLACES: Final[dict[str, str]] = {}
+"""What the two stand for, once somebody listens there: for what is encoded before it is sent."""
+
+
+def placed(text: str) -> str:
+    """A text with the places in it. For a content that is made when its turn comes."""
+    for name, value in PLACES.items():
+        text = text.replace(name, value)
+    return text
+
+
 Bytes = bytes | str | Callable[[], bytes | str]
 """What is large is made when its turn comes."""
 
@@ -25,10 +36,11 @@ def made(content: Bytes) -> bytes:
 @dataclass(frozen=True)
 class Raw:
     """Bytes on a connection, answered or not. patience: for how long to wait, in seconds, until
-    the bus closes the connection."""
+    the bus closes the connection. admin: they go to the admin API instead."""
 
     content: Bytes
     patience: float = 10.0
+    admin: bool = False
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Iterator
+from typing import Final
 
 from hostile.case import Bytes, Case, Post, Reply
 
@@ -22,11 +23,14 @@ def corpus() -> list[Case]:
 
 def short() -> list[Case]:
     """Every case that is neither large nor slow, and some of the large ones: those whose content is
-    made when its turn comes, save the tokens of WS-Security, which are made because they age."""
+    made when its turn comes, save tokens, which are made because they age or name the canary."""
     cases = [one for one in corpus() if not one.slow]
-    large = [one for one in cases if callable(content_of(one)) and one.family != "security"]
+    large = [one for one in cases if callable(content_of(one)) and one.family not in _TOKENS]
     left = {id(one) for at, one in enumerate(large) if at % 8}
     return [one for one in cases if id(one) not in left]
+
+
+_TOKENS: Final = ("security", "tokens")
 
 
 def content_of(case: Case) -> Bytes:
@@ -77,4 +81,8 @@ def warming() -> Iterator[Case]:
         ("/read", "application/json", "[" + " " * 300_000 + "]"),
     ):
         yield Case("warming", path, Post(path, body, kind))
+    from hostile.corpus import tokens
+
+    for post in tokens.warming():
+        yield Case("warming", post.path, post)
     yield Case("warming", "a reply", Reply("/far", "HTTP/1.1 200 OK\r\n\r\n{}"))
