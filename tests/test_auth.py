@@ -22,6 +22,7 @@ from support.bus import load_text, running, url
 from esb.auth import files
 from esb.auth.keys import digest, new_key
 from esb.guessing import FREE
+from esb_web import tls
 
 SECRET = "a secret of a hook"
 
@@ -301,6 +302,27 @@ async def test_some_show_a_certificate_and_others_a_key(tmp_path: Path) -> None:
         assert await certified(address, ca, callers, "lathe") == 401
         with pytest.raises(aiohttp.ClientError):
             await certified(address, ca, trustme.CA(), "press", headers=shown)
+
+
+async def test_certificates_are_renewed_while_the_bus_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tls, "LOOK_EVERY", 0.0)
+    old, callers = certificates(tmp_path)
+    text = route("{it: {mtls: {}}}") + TLS % ""
+    async with running(text, tmp_path) as bus:
+        address = f"{url(bus)}/who"
+        assert (await certified(address, old, callers, "press"))["name"] == "press"
+        before = (tmp_path / "key.pem").read_bytes()
+        new, others = certificates(tmp_path)
+        after = (tmp_path / "key.pem").read_bytes()
+        (tmp_path / "key.pem").write_bytes(before)  # the other half is still to come
+        assert (await certified(address, old, callers, "press"))["name"] == "press"
+        (tmp_path / "key.pem").write_bytes(after)
+        assert (await certified(address, new, others, "lathe"))["name"] == "lathe"
+        for ca, authority in ((old, others), (new, callers)):
+            with pytest.raises(aiohttp.ClientError):
+                await certified(address, ca, authority, "press")
 
 
 def test_whether_certificates_are_asked_for_needs_who_signs_them(tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ from esb_web.messages import Headerlist, Request, Response, Site
 from esb_web.problems import problem, unexpected
 from esb_web.query import parse_query
 from esb_web.router import Found, Router, normal_path
+from esb_web.tls import Files, Renewed
 
 log = structlog.get_logger("esb.web")
 
@@ -87,19 +88,12 @@ def _server_tls(build: Build, options: ListenOptions) -> ssl.SSLContext | None:
     tls = options.tls
     if tls is None:
         return None
-    cert = build.credential(tls.cert)
-    key = build.credential(tls.key)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
+    cert, key = build.credential(tls.cert), build.credential(tls.key)
+    authorities = None if tls.client_ca is None else build.credential(tls.client_ca)
     try:
-        context.load_cert_chain(cert, key, password=lambda: "")
-        if tls.client_ca is not None:
-            context.load_verify_locations(build.credential(tls.client_ca))
-            context.verify_mode = ssl.CERT_REQUIRED if tls.certified else ssl.CERT_OPTIONAL
+        return Renewed(Files(cert, key, authorities, tls.certified)).context
     except (ssl.SSLError, ValueError) as e:
         raise build.problem("listen.tls holds no usable certificate and key", code="tls") from e
-    return context
 
 
 def claim_path(build: Build, path: str, methods: Sequence[str], *where: str | int) -> None:
