@@ -17,33 +17,22 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cached_property
 from typing import Annotated, Any, Final
 
-import msgspec
 import structlog
 from pydantic import AfterValidator, BeforeValidator, RootModel
 from pydantic import Field as Option
 
 from esb.adapter import Build, BuildFailed, Expanded, Section
 from esb.options import Auth
-from esb_soap.bind import Field, InputFields
-from esb_soap.call import SoapClientOptions, SoapRequestOptions, fault_type
-from esb_soap.endpoint import Found, Loaded, did_you_mean, load, ports
-from esb_soap.message import FaultMessage, Message
-from esb_soap.wsdl import Version, WsdlError
+from esb_soap.call import SoapClientOptions, SoapRequestOptions
+from esb_soap.described import Described
+from esb_soap.endpoint import Found, did_you_mean, load, ports
+from esb_soap.wsdl import WsdlError
 
 log = structlog.get_logger("esb.soap")
 
 _METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE")
-_PARAMETER: Final = re.compile(r":(\w+)")
-_PROBLEM: Final = "application/problem+json"
-_JSON: Final = "application/json"
-
-_AS_JSON: Final = msgspec.json.Encoder(decimal_format="number")
-
-_LONGEST_EXAMPLE: Final = 4000
-"""In bytes: one that nobody would read only makes the document larger."""
 
 
 def _status(value: int) -> int:
@@ -215,7 +204,7 @@ class _Api:
         method, path = "POST", self._paths[key]
         if listed is not None and listed.at:
             method, path = self._spelled(listed.at, at)
-        described = _Described(
+        described = Described(
             key, found, self._loaded, method, path, options.faults,
             options.soap or found.port.soap_version,
         )  # fmt: skip
@@ -278,7 +267,7 @@ class _Api:
                                       hint=f"{method} {hint}")  # fmt: skip
         return method.upper(), path
 
-    def _check(self, described: _Described, at: tuple[str, ...]) -> None:
+    def _check(self, described: Described, at: tuple[str, ...]) -> None:
         """Whether the parameters can carry the input."""
         for parameter in described.path_parameters:
             if described.inputs.find(parameter) is None:
@@ -302,168 +291,6 @@ class _Api:
                 )  # fmt: skip
 
 
-class _Described:
-    """The OpenAPI 3.1 description of an operation, made when asked for."""
-
-    def __init__(
-        self,
-        key: str,
-        found: Found,
-        loaded: Loaded,
-        method: str,
-        path: str,
-        faults: Mapping[str, int],
-        version: Version,
-    ) -> None:
-        self._key = key
-        self._found = found
-        self._faults = faults
-        self._version = version
-        self.has_body = method not in ("GET", "DELETE")
-        self.path_parameters: list[str] = _PARAMETER.findall(path)
-        self._schemas = loaded.schemas(found.operation)
-        self._components = loaded.components
-        self._mapping = loaded.wsdl.mapping
-        self._made: dict[str, Any] | None = None
-
-    @cached_property
-    def inputs(self) -> InputFields:
-        """The fields of the input."""
-        return InputFields(self._schemas.input, self._components)
-
-    @cached_property
-    def bound(self) -> dict[str, Field]:
-        """The fields that path parameters fill."""
-        fields = {name: self.inputs.find(name) for name in self.path_parameters}
-        return {name: field for name, field in fields.items() if field is not None}
-
-    def __call__(self) -> tuple[dict[str, Any], Mapping[str, Any]]:
-        """The Operation Object and its component schemas."""
-        if self._made is None:
-            self._made = self._operation()
-        return self._made, self._components
-
-    def _operation(self) -> dict[str, Any]:
-        found = self._found
-        operation = found.operation
-        summary, _, rest = operation.documentation.strip().partition("\n")
-        made: dict[str, Any] = {
-            "operationId": self._key,
-            "summary": " ".join(summary.split())[:120] or operation.name,
-        }
-        text = operation.documentation.strip()
-        if rest or len(summary) > 120:
-            made["description"] = text
-        made["tags"] = [found.service.name]
-        inputs, bound = self.inputs, self.bound
-        parameters = [
-            self._parameter(name, field, "path", required=True) for name, field in bound.items()
-        ]
-        taken = {field.path for field in bound.values()}
-        if not self.has_body:
-            parameters += [
-                self._parameter(field.name, field, "query", required=field.required)
-                for field in inputs.top
-                if field.path not in taken and inputs.is_simple(field)
-            ]
-        parameters += [
-            self._parameter(name, field, "header", required=False)
-            for name, field in inputs.headers().items()
-        ]
-        if parameters:
-            made["parameters"] = parameters
-        if self.has_body:
-            schema: Any = self._schemas.input
-            for path in taken:
-                schema = _without(schema, path, inputs)
-            needed = bool(inputs.resolve(schema).get("required"))
-            example = self._example(operation.input, taken)
-            made["requestBody"] = {"required": needed, "content": _content(schema, example)}
-        made["responses"] = {**self._answer(), **self._fault_answers()}
-        made["x-soap"] = {
-            "service": found.service.name,
-            "operation": operation.name,
-            "version": self._version,
-        }
-        return made
-
-    def _parameter(self, name: str, field: Field, where: str, *, required: bool) -> dict[str, Any]:
-        parameter: dict[str, Any] = {
-            "name": name,
-            "in": where,
-            "required": required,
-            "schema": dict(field.schema),
-        }
-        if description := field.schema.get("description"):
-            parameter["description"] = description
-        return parameter
-
-    def _answer(self) -> dict[str, Any]:
-        schema, output = self._schemas.output, self._found.operation.output
-        if schema is None or output is None:
-            return {"202": {"description": "Taken; there is no answer."}}
-        content = _content(schema, self._example(output))
-        return {"200": {"description": "The answer.", "content": content}}
-
-    def _example(
-        self, message: Message | FaultMessage, but: Iterable[tuple[str, ...]] = ()
-    ) -> dict[str, Any]:
-        """An example of a message without what the URL carries; nothing if there is none that is
-        short."""
-        from esb_soap.samples import NoSample, example
-
-        try:
-            data = example(self._mapping, message, _LONGEST_EXAMPLE)
-        except NoSample:
-            return {}
-        for *outer, name in but:
-            holder = data
-            for key in outer:
-                holder = holder.get(key) if isinstance(holder, dict) else None
-            if isinstance(holder, dict):
-                holder.pop(name, None)
-        return {"example": msgspec.json.decode(_AS_JSON.encode(data))}
-
-    def _fault_answers(self) -> dict[str, Any]:
-        """A response for each status that a declared fault may have."""
-        by_status: dict[int, list[tuple[str, dict[str, Any]]]] = {}
-        examples: dict[int, dict[str, Any]] = {}
-        for name, fault in self._schemas.faults.items():
-            schema = {
-                "type": "object",
-                "properties": {
-                    "type": {"type": "string", "format": "uri-reference"},
-                    "title": {"const": name},
-                    "status": {"type": "integer"},
-                    "detail": {"type": "string"},
-                    "fault": fault,
-                },
-                "required": ["type", "title", "status"],
-            }
-            status = self._faults.get(name, 422)
-            by_status.setdefault(status, []).append((name, schema))
-            declared = self._found.operation.faults[name]
-            made = self._example(declared)
-            if made:
-                told = {"type": fault_type(declared.element), "title": name, "status": status}
-                value = {**told, "fault": made["example"]}
-                examples.setdefault(status, {})[name] = {"value": value}
-        return {
-            str(status): {
-                "description": f"Fault {' or '.join(name for name, _ in faults)}.",
-                "content": {
-                    _PROBLEM: {
-                        "schema": faults[0][1]
-                        if len(faults) == 1
-                        else {"oneOf": [schema for _, schema in faults]},
-                        **({"examples": examples[status]} if status in examples else {}),
-                    }
-                },
-            }
-            for status, faults in sorted(by_status.items())
-        }
-
-
 def _given(options: SoapRequestOptions) -> dict[str, Any]:
     """The options for a call that were said."""
     return {
@@ -483,27 +310,6 @@ def _keyed(cache: str | dict[str, Any], headers: Iterable[str]) -> dict[str, Any
 def _merged(headers: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str]:
     names = {name.lower() for name in own}
     return {**{n: v for n, v in headers.items() if n.lower() not in names}, **own}
-
-
-def _content(schema: Any, example: Mapping[str, Any]) -> dict[str, Any]:
-    """Data as JSON, or the operation's element as it is in the WSDL."""
-    return {_JSON: {"schema": schema, **example}, "application/xml": {}}
-
-
-def _without(schema: Mapping[str, Any], path: tuple[str, ...], inputs: InputFields) -> Any:
-    """A copy of a schema that lacks the property at `path`: the URL carries it."""
-    schema = inputs.resolve(schema)
-    name, *rest = path
-    properties = dict(schema.get("properties", {}))
-    if name not in properties:
-        parts = [_without(part, path, inputs) for part in schema.get("allOf", ())]
-        return {**schema, "allOf": parts} if parts else dict(schema)
-    if rest:
-        properties[name] = _without(properties[name], tuple(rest), inputs)
-        return {**schema, "properties": properties}
-    del properties[name]
-    required = [other for other in schema.get("required", ()) if other != name]
-    return {**schema, "properties": properties, "required": required}
 
 
 section = Section(ExposeOptions, expand)

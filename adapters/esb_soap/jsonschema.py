@@ -598,8 +598,9 @@ def _integer(type_: SimpleType) -> Json:
     made |= bounds
     if is_big(type_):
         # Not every client reads such numbers exactly, so text is as good, or all there is.
+        rule = _digits(made)
         made = {"type": "string"} if is_text(type_) else {**made, "type": ["integer", "string"]}
-        made["pattern"] = "^[+-]?[0-9]+$"
+        made["pattern"] = rule
         if name in ("long", "unsignedLong"):
             made["format"] = "int64" if name == "long" else "uint64"
     elif name == "int":
@@ -608,6 +609,20 @@ def _integer(type_: SimpleType) -> Json:
         # Leading zeros that a pattern asks for can only be text.
         made["type"] = ["integer", "string"]
     return made
+
+
+def _digits(made: Json) -> str:
+    """How an integer with these bounds is written as text, of which bounds say nothing: at least
+    on which side of zero it is."""
+    low = made.get("minimum", made.get("exclusiveMinimum", -2) + 1)
+    high = made.get("maximum", made.get("exclusiveMaximum", 2) - 1)
+    if low > 0:
+        return r"^\+?0*[1-9][0-9]*$"
+    if high < 0:
+        return r"^-0*[1-9][0-9]*$"
+    if low == 0:
+        return r"^(\+?[0-9]+|-0+)$"
+    return r"^(-[0-9]+|\+?0+)$" if high == 0 else r"^[+-]?[0-9]+$"
 
 
 def _bounds(type_: SimpleType) -> Json:

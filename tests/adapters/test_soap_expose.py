@@ -13,6 +13,7 @@ from typing import Any
 import aiohttp
 import jsonschema
 import pytest
+from lxml import etree
 from openapi_spec_validator import OpenAPIV31SpecValidator
 from support.bus import load_text, running, url
 from support.fake_build import FakeBuild
@@ -201,6 +202,18 @@ class TestDocuments:
         assert body["content"]["application/json"]["example"]["partner"]["kind"] == "person"
         body = made["paths"]["/partners/{id}/read"]["post"]["requestBody"]
         assert body["content"]["application/json"]["example"] == {}
+
+    def test_as_xml_it_is_the_element_of_the_wsdl(self) -> None:
+        made = documented(expanded(operations=OPERATIONS))
+        OpenAPIV31SpecValidator(made).validate()
+        get, create = made["paths"]["/partners/{id}"]["get"], made["paths"]["/partners"]["post"]
+        for content, name in (
+            (get["responses"]["200"]["content"], "getPartnerResponse"),
+            (create["requestBody"]["content"], "createPartner"),
+        ):
+            told = content["application/xml"]
+            assert told["schema"]["xml"] == {"name": name, "namespace": "urn:example:partner"}
+            assert etree.fromstring(told["example"]).tag == f"{{urn:example:partner}}{name}"
 
     def test_an_example_is_of_the_declared_type(self, tmp_path: Path) -> None:
         schema = """

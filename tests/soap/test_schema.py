@@ -10,6 +10,7 @@ import pytest
 from support.wsdl import Feature, around
 from support.wsdl import feature as load_feature
 
+from esb.errors import BadMessage
 from esb_soap.wsdl import load_wsdl
 
 feature = functools.cache(load_feature)
@@ -263,9 +264,32 @@ def test_integers_tell_their_range_and_that_strings_will_do() -> None:
     assert numbers["positive"] == {
         "type": ["integer", "string"],
         "minimum": 1,
-        "pattern": "^[+-]?[0-9]+$",
+        "pattern": r"^\+?0*[1-9][0-9]*$",
     }
     assert numbers["byte"] == {"type": "integer", "minimum": -128, "maximum": 127}
+
+
+@pytest.mark.parametrize(
+    ("key", "good", "bad"),
+    [
+        ("positive", ["1", "+7", "007", "10"], ["0", "-1", "+0", ""]),
+        ("negative", ["-1", "-007"], ["0", "1", "-0", "+1"]),
+        ("nonNegative", ["0", "+0", "-0", "7"], ["-1", "-10"]),
+        ("nonPositive", ["0", "+0", "-0", "-7"], ["1", "+1", "7"]),
+        ("integer", ["0", "+0", "-7", "7"], ["1.0", "+"]),
+    ],
+)
+def test_integers_as_text_stay_on_their_side_of_zero(
+    key: str, good: list[str], bad: list[str]
+) -> None:
+    it = feature("numbers")
+    for value in good:
+        assert it.refused_by_schema({key: value}) == ""
+        assert it.write({key: value})
+    for value in bad:
+        assert it.refused_by_schema({key: value})
+        with pytest.raises(BadMessage):
+            it.write({key: value})
 
 
 @pytest.mark.parametrize(
