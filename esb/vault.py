@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from threading import RLock
 from time import monotonic
@@ -24,6 +25,13 @@ _MEANT: Final = {
     429: "the vault is asked too often",
     503: "the vault is sealed, or in maintenance",
 }
+
+_LARGEST: Final = 4 * 1024 * 1024
+"""Bytes of an answer that are read; a vault keeps no secret above 1 MiB (`max_entry_size`)."""
+
+
+class _Unread(OSError):
+    """An answer that is not read on; the text says why, without what is in it."""
 
 
 class AppRole(Options):
@@ -108,6 +116,8 @@ class Vault:
         # Neither a proxy nor a password of ~/.netrc may come in between.
         session.trust_env = False
         session.verify = str(root / options.ca) if options.ca is not None else True
+        for scheme in ("https://", "http://"):
+            session.mount(scheme, _bounded(options.timeout))
         self._client: Any = hvac.Client(
             url=options.url,
             token=options.token.get_secret_value() if options.token is not None else "",
@@ -208,6 +218,40 @@ class Vault:
 _session: tuple[tuple[int, Path], VaultOptions, Vault] | None = None
 
 
+def _bounded(seconds: float) -> Any:
+    """What reads answers for requests, whose time-out begins anew with every byte and which has no
+    limit of size: the body of one within `seconds`, up to _LARGEST bytes, none that points
+    elsewhere. Its `send` raises _Unread as well."""
+    import requests
+    import urllib3
+
+    class Bounded(requests.adapters.HTTPAdapter):
+        def send(self, *request: Any, **options: Any) -> Any:
+            until = monotonic() + seconds
+            answer: Any = super().send(*request, **{**options, "stream": True})
+            try:
+                if answer.is_redirect:  # a standby's; the token goes to no other address
+                    raise _Unread("the vault sends to another address, which is not followed")
+                read = BytesIO()
+                while part := answer.raw.read1(65536, decode_content=True):
+                    read.write(part)
+                    if read.tell() > _LARGEST:
+                        raise _Unread("the vault's answer is too large for a secret")
+                    if monotonic() > until:
+                        raise _Unread("the vault's answer does not come to an end in time")
+            except urllib3.exceptions.HTTPError as e:
+                raise requests.ConnectionError(e) from e
+            except _Unread:
+                answer.close()  # with what is still to come
+                raise
+            read.seek(0)
+            answer.raw.release_conn()
+            answer.raw = read
+            return answer
+
+    return Bounded()
+
+
 def _why(e: Exception) -> str:
     import hvac
 
@@ -216,6 +260,8 @@ def _why(e: Exception) -> str:
             if type(e) is type(hvac.exceptions.VaultError.from_status(status)):
                 return meant
         return f"the vault fails ({type(e).__name__})"
+    if isinstance(e, _Unread):
+        return str(e)
     if isinstance(e, OSError) and e.strerror and e.filename:  # the token of the account
         return f"{e.filename}: {e.strerror}"
     return f"the vault cannot be reached ({type(e).__name__})"
