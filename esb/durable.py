@@ -522,6 +522,12 @@ def unit_on(store: Store | None) -> Unit | None:
     return unit if unit is not None and unit.store is store and not unit.over else None
 
 
+def from_store() -> bool:
+    """Whether the message of the run was taken from a store: whoever sent it waits for nothing."""
+    unit = _current.get()
+    return unit is not None and unit.taken is not None and not unit.over
+
+
 @asynccontextmanager
 async def part() -> AsyncIterator[None]:
     """What runs here changes the store with the run that it is part of, if it gets to the end; what

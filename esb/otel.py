@@ -29,6 +29,7 @@ from pydantic import Field, SecretStr, field_validator
 
 from esb import __version__
 from esb.adapter import Health
+from esb.durable import from_store
 from esb.envelope import Envelope, Outcome
 from esb.errors import EsbError
 from esb.metrics import Counter
@@ -223,6 +224,8 @@ class Telemetry:
 async def _in_route(
     tracer: Tracer, name: str, facts: SpanFacts, step: Step, envelope: Envelope
 ) -> Envelope:
+    if "status" in facts.told and from_store():
+        facts = SpanFacts("consumer", name)  # it was answered when it was accepted
     about: dict[str, Any] = {"esb.route": name, "esb.message.id": envelope.id}
     if envelope.attempt > 1:
         about["esb.attempt"] = envelope.attempt

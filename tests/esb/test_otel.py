@@ -182,6 +182,34 @@ async def test_what_is_blamed_on_the_caller_is_no_failure_of_the_bus(tmp_path: P
         assert passed.attributes["esb.outcome"] == "filtered"
 
 
+async def test_what_was_accepted_has_a_span_of_its_own(tmp_path: Path) -> None:
+    with collector() as sink, backend() as far:
+        text = f"""
+        telemetry: {{otlp: "{sink.url}"}}
+        routes:
+          r:
+            from: {{http: {{path: /, method: POST}}}}
+            accept: durable
+            business_key: body.id
+            steps: [{{send: {{http: {{url: "{far.url}/", method: POST}}}}}}]
+        """
+        async with running(text, tmp_path) as bus:
+            assert await post(f"{url(bus)}/", flags="01") == 202
+            await until(lambda: far.asked)
+        spans = sink.spans
+    client = next(span for span in spans if span.kind == "client")
+    above = chain(spans, client)
+    assert above[0].parent == CALLER
+    assert [(span.kind, span.name) for span in above] == [
+        ("server", "POST /"),
+        ("consumer", "r"),
+        ("internal", "send"),
+        ("client", "POST"),
+    ]
+    assert above[0].attributes["http.response.status_code"] == 202
+    assert "http.response.status_code" not in above[1].attributes
+
+
 async def test_parts_that_run_side_by_side_are_below_the_step_that_made_them(
     tmp_path: Path,
 ) -> None:
