@@ -93,13 +93,11 @@ class OpenBao:
                 pass
         command = [
             str(self._program), "server", "-dev", "-dev-tls", f"-dev-tls-cert-dir={self._folder}",
-            f"-dev-root-token-id={self.token}", f"-dev-listen-address=127.0.0.1:{self.port}",
-            "-dev-no-store-token",
+            f"-dev-listen-address=127.0.0.1:{self.port}", "-dev-no-store-token",
         ]  # fmt: skip
+        env = {"HOME": str(self._folder), "BAO_DEV_ROOT_TOKEN_ID": self.token}
         with self._log.open("wb") as log:
-            self._server = spawn(
-                command, cwd=self._folder, env={"HOME": str(self._folder)}, log=log
-            )
+            self._server = spawn(command, cwd=self._folder, env=env, log=log)
         deadline = time.monotonic() + START_TIMEOUT
         while not self._answers():
             text = self._log.read_text(errors="replace")[-3000:]

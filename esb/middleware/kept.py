@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping
 from hashlib import blake2b
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -13,7 +13,7 @@ from esb.envelope import Body, Envelope, Headers, codec_for
 from esb.envelope import parse_content_type as parsed
 from esb.errors import EsbError, Unavailable
 from esb.metrics import Number
-from esb.record import Damaged, decode, encode
+from esb.record import decode, encode
 from esb.redis import Redis
 
 
@@ -105,8 +105,8 @@ class Shared:
             return None
         try:
             return _read(kept)
-        except (Damaged, EsbError, LookupError, TypeError, ValueError):
-            return None  # of another version of the bus; the next answer takes its place
+        except Exception:  # noqa: BLE001 - another version's, or of who knows whom: a miss
+            return None
 
     async def put(self, key: bytes, entry: Entry, now: float) -> None:
         """See Memory."""
@@ -125,14 +125,19 @@ class Shared:
         return await self._memory.purge() + await self._redis.forget(self._start)
 
 
+_XML: Final = "application/xml"
+
+
 def _written(entry: Entry) -> bytes:
     # What nobody has written yet may still be written as whoever asks wants it.
     is_data = entry.body.is_parsed and not entry.body.is_written
     times = [entry.made, entry.fresh, entry.stale, entry.rescue]
-    about = {"times": times, "data": is_data, "size": entry.size}
+    about: dict[str, Any] = {"times": times, "data": is_data, "size": entry.size}
     params: dict[str, Mapping[str, Any]] = {"kept": about}
     if entry.facts is not None:
         params["reply"] = entry.facts
+    if is_data and type(entry.body).written_as is not Body.written_as:
+        about["xml"] = entry.body.written_as(_XML).raw  # it knows that, and data alone does not
     body = unwritten(entry.body) if is_data else entry.body
     return encode(Envelope(body=body, headers=entry.headers, params=params))
 
@@ -142,10 +147,26 @@ def _read(kept: bytes) -> Entry:
     about, body = envelope.params["kept"], envelope.body
     if about["data"]:
         kind = body.content_type
-        body = Body.of(codec_for(kind).decode(body.raw, parsed(kind)), kind)
+        data = codec_for(kind).decode(body.raw, parsed(kind))
+        body = Body.of(data, kind) if "xml" not in about else _WasXml(data, kind, about["xml"])
     facts = envelope.params.get("reply")
-    made, fresh, stale, rescue = about["times"]
-    return Entry(body, envelope.headers, facts, made, fresh, stale, rescue, about["size"])
+    made, fresh, stale, rescue = map(float, about["times"])
+    return Entry(body, envelope.headers, facts, made, fresh, stale, rescue, int(about["size"]))
+
+
+class _WasXml(Body):
+    """Data that came from XML, and is that XML for whoever asks for XML."""
+
+    __slots__ = ("_xml",)
+
+    def __init__(self, data: Any, content_type: str, xml: bytes) -> None:
+        super().__init__(None, content_type, data)
+        self._xml = xml
+
+    def written_as(self, content_type: str) -> Body:
+        if parsed(content_type).essence in (_XML, "text/xml"):
+            return Body(self._xml, f"{content_type}; charset=utf-8")
+        return super().written_as(content_type)
 
 
 def unwritten(body: Body) -> Body:

@@ -17,6 +17,7 @@ import esb.codecs  # noqa: F401 - answers are JSON
 from esb.envelope import Body, Envelope, Headers, Outcome
 from esb.errors import BadMessage, Denied, Rejected, TimedOut, Unavailable, Unreachable
 from esb.middleware.cache import CACHE, Cache, CacheOptions
+from esb.record import encode
 from esb.redis import Redis, RedisOptions
 from esb.step import Step
 
@@ -297,6 +298,31 @@ async def test_an_answer_may_still_be_written_as_each_wants_it(make: Any) -> Non
     assert again.body.data == {"number": 2}
 
 
+class OwnXml(Body):
+    """Data that knows how it looked in XML."""
+
+    def written_as(self, content_type: str) -> Body:
+        if content_type == "application/xml":
+            return Body(b"<own/>", content_type)
+        return super().written_as(content_type)
+
+
+async def test_an_answer_is_kept_with_the_xml_that_it_came_from(make: Any) -> None:
+    cache, _, far, _ = make()
+
+    async def answer(envelope: Envelope) -> Envelope:
+        far.asked += 1
+        return envelope.reply(OwnXml(None, "application/json", {"a": 1}), Headers(), {})
+
+    step = cache.around(answer)
+    first, again = await step(asks()), await step(asks())
+    assert far.asked == 1
+    for one in (first, again):
+        assert one.body.data == {"a": 1}
+        assert one.body.written_as("application/xml").raw == b"<own/>"
+        assert one.body.written_as("application/json").raw == b'{"a":1}'
+
+
 # --- past its time --------------------------------------------------------------------------------
 
 
@@ -530,7 +556,13 @@ async def test_what_another_version_left_in_redis_is_asked_anew(redis_url: str) 
         await step(asks())
         kept: Any = cache._kept
         name = kept._start + cache._key_of(asks())[0].hex()
-        for other in (b"", b"\x80\x04\x95pickle", b"\xff" * 100):
+        about = {"times": [1.0, 2.0, 3.0, 4.0], "data": True, "size": 1}
+        strange: list[dict[str, Any]] = [
+            {}, {"kept": {}}, {"kept": {**about, "times": 1}}, {"kept": {**about, "times": "abcd"}},
+            {"kept": {**about, "size": "1" * 5000}}, {"kept": about, "reply": {"status": "x"}},
+        ]  # fmt: skip
+        records = [encode(Envelope(body=Body(b"{", "application/json"), params=p)) for p in strange]
+        for other in (b"", b"\x80\x04\x95pickle", b"\xff" * 100, *records):
             await redis.put(name, other, 60)
             far.asked = 7
             assert await told(step, asks()) == 8
