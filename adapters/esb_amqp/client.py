@@ -51,7 +51,7 @@ from esb.errors import (
     Transient,
     Unreachable,
 )
-from esb_amqp.frames import Frames, Settlements, publishing
+from esb_amqp.frames import MAX_BODY, Frames, Settlements, publishing
 from esb_amqp.properties import Properties
 from esb_amqp.wire import Address, Wire
 
@@ -323,7 +323,14 @@ class Connection:
 
 class _Consumer(NamedTuple):
     on_delivery: Callable[[Delivery], None]
+    on_too_large: Callable[[Delivery], None]
     settles: bool
+    most: int
+    """Of its messages that are not settled yet, 0 if any number."""
+
+
+def _left_out(delivery: Delivery) -> None:
+    log.warning("a message is too large and left out", exchange=delivery.exchange)
 
 
 async def _nobody(message: Any) -> None:
@@ -382,7 +389,8 @@ class Channel:
         self._leaving = False  # it is being closed: what the broker hears of it now is a mistake
         self._loop = asyncio.get_running_loop()
         self.closed: asyncio.Future[ChannelClosed | None] = self._loop.create_future()
-        self._take = wire.channels[self._number] = Frames(self).take
+        self._frames = Frames(self)
+        self._take = wire.channels[self._number] = self._frames.take
         wire.closed.add_done_callback(self._on_end)
         below.closing.add_done_callback(self._on_closed)
 
@@ -449,13 +457,18 @@ class Channel:
         *,
         tag: str,
         on_cancel: Callable[[], None] = lambda: None,
+        on_too_large: Callable[[Delivery], None] = _left_out,
+        max_body: int = MAX_BODY,
+        most: int = 0,
         no_ack: bool = False,
         exclusive: bool = False,
         arguments: Mapping[str, Any] | None = None,
     ) -> None:
-        """Start a consumer. `on_cancel` is called when the broker ends it (its queue is gone)."""
-
-        self._consumers[tag.encode()] = _Consumer(on_delivery, settles=not no_ack)
+        """Start a consumer. `on_cancel` is called when the broker ends it (its queue is gone),
+        `on_too_large` with a message, without its body, of more than `max_body` bytes: of all on
+        this channel, from now on. most: more that are not settled end the connection."""
+        self._frames.max_body = max_body
+        self._consumers[tag.encode()] = _Consumer(on_delivery, on_too_large, not no_ack, most)
         self._below.on_consumer_cancel_callbacks.add(lambda _: on_cancel())
         consuming = self._below.basic_consume(
             queue,
@@ -494,7 +507,7 @@ class Channel:
         exchange: str,
         routing_key: str,
         properties: Properties,
-        body: bytes,
+        body: bytes | None,
     ) -> None:
         """A message; while the channel is being closed it goes back."""
         taking = self._consumers.get(consumer)
@@ -502,12 +515,20 @@ class Channel:
             return
         if taking.settles:
             self._settlements.expect(tag)
-        taking.on_delivery(
-            Delivery(self, tag, redelivered, exchange, routing_key, properties, body)
-        )
+            if 0 < taking.most < self._settlements.expected:
+                raise ValueError("more messages than were asked for")
+        take = taking.on_delivery
+        if body is None:
+            take, body = taking.on_too_large, b""
+        take(Delivery(self, tag, redelivered, exchange, routing_key, properties, body))
 
     def returned(
-        self, reason: str, exchange: str, routing_key: str, properties: Properties, body: bytes
+        self,
+        reason: str,
+        exchange: str,
+        routing_key: str,
+        properties: Properties,
+        body: bytes | None,
     ) -> None:
         """The answer to a message that no queue takes; its confirm tells nothing more."""
         confirm = self._by_id.get(properties.message_id)
@@ -528,7 +549,10 @@ class Channel:
     def ended(self, frame: bytes) -> None:
         """The broker closes the channel; aiormq agrees, and not a word may be said before."""
         closing = Said.Close()
-        closing.unmarshal(frame[4:])
+        try:
+            closing.unmarshal(frame[4:])
+        except Exception as e:
+            raise ValueError("an end that cannot be read") from e
         self._end(ChannelClosed(closing.reply_code or 0, closing.reply_text or ""))
 
     def unreadable(self, names: list[str]) -> None:

@@ -21,6 +21,10 @@ from esb_amqp.properties import Properties, read, short, written
 OVERHEAD: Final = 8
 """Bytes of a frame beside what it carries."""
 
+MAX_BODY: Final = 128 * 1024**2
+"""Bytes of a message's body that are gathered where nobody says more: what RabbitMQ took by default
+before its version 4, which takes 16 MB."""
+
 _frame: Final = struct.Struct(">BHI")
 _header: Final = struct.Struct(">HHQ")
 _method: Final = struct.Struct(">I")
@@ -99,6 +103,11 @@ class Settlements:
         """Whether there is anything to tell."""
         return bool(self._acked or self._refused)
 
+    @property
+    def expected(self) -> int:
+        """How many are not settled yet."""
+        return len(self._open)
+
     def expect(self, tag: int) -> None:
         """A message that is to be settled. Raises ValueError for a tag that was given before."""
         if tag <= self._last:
@@ -152,12 +161,17 @@ class Receiver(Protocol):
         exchange: str,
         routing_key: str,
         properties: Properties,
-        body: bytes,
+        body: bytes | None,
     ) -> None:
-        """A message for one of its consumers."""
+        """A message for one of its consumers. body: None of one that is too large."""
 
     def returned(
-        self, reason: str, exchange: str, routing_key: str, properties: Properties, body: bytes
+        self,
+        reason: str,
+        exchange: str,
+        routing_key: str,
+        properties: Properties,
+        body: bytes | None,
     ) -> None:
         """A message that no queue takes; its confirm is still to come."""
 
@@ -172,15 +186,18 @@ class Receiver(Protocol):
 
 
 class Frames:
-    """Puts together what comes in pieces."""
+    """Puts together what comes in pieces. A body of more than `max_body` bytes is let pass as it
+    comes: its size is what the other side says, and it would be gathered before anybody sees it.
+    """
 
-    def __init__(self, receiver: Receiver) -> None:
+    def __init__(self, receiver: Receiver, max_body: int = MAX_BODY) -> None:
         self._receiver = receiver
+        self.max_body = max_body
         self._hand_over: Callable[..., None] | None = None
         """Gets the message that is coming, after what began it."""
         self._start: tuple[Any, ...] = ()
         self._properties: Properties | None = None
-        self._pieces: list[bytes] = []
+        self._body: bytes | bytearray | None = b""
         self._missing = 0
 
     def take(self, kind: int, raw: bytes, at: int, end: int) -> bool:
@@ -199,19 +216,27 @@ class Frames:
                 self._begin(self._receiver.returned, _read_return(raw, at + 4, end))
                 return True
             if method == _CLOSE:
-                self._hand_over = None
+                self._hand_over, self._body = None, b""
                 self._receiver.ended(raw[at:end])
             return False
         if self._hand_over is None:
             raise ValueError("content of no message")
         if kind == FRAME_HEADER and self._properties is None:
             _, _, self._missing = _header.unpack_from(raw, at)
+            if self._missing > self.max_body:
+                self._body = None
             self._properties, left_out = read(raw, at + _header.size, end)
             if left_out:
                 self._receiver.unreadable(left_out)
         elif kind == FRAME_BODY and self._properties is not None:
             self._missing -= end - at
-            self._pieces.append(raw[at:end])
+            if self._body:
+                # No list: pieces of a byte each would take forty times their size.
+                if isinstance(self._body, bytes):
+                    self._body = bytearray(self._body)
+                self._body += raw[at:end]
+            elif self._body is not None:
+                self._body = raw[at:end]
         else:
             raise ValueError("content out of its order")
         if self._missing <= 0:
@@ -222,14 +247,14 @@ class Frames:
         if self._hand_over is not None:
             raise ValueError("a message in the middle of another")
         self._hand_over, self._start = hand_over, start
-        self._properties, self._pieces = None, []
+        self._properties, self._body = None, b""
 
     def _complete(self, hand_over: Callable[..., None], properties: Properties) -> None:
         if self._missing:
             raise ValueError("more content than was said")
-        pieces, self._pieces = self._pieces, []
+        body, self._body = self._body, b""
         self._hand_over = None
-        hand_over(*self._start, properties, pieces[0] if len(pieces) == 1 else b"".join(pieces))
+        hand_over(*self._start, properties, bytes(body) if isinstance(body, bytearray) else body)
 
 
 def _read_deliver(raw: bytes, at: int, end: int) -> tuple[bytes, int, bool, str, str]:

@@ -24,6 +24,7 @@ from pydantic import (
 
 from esb.adapter import Build
 from esb.options import Backoff, Duration, Options, Range, Size
+from esb_amqp.frames import MAX_BODY
 from esb_amqp.link import Settings
 from esb_amqp.wire import Address
 
@@ -445,6 +446,12 @@ class SourceOptions(ConnectionOptions):
     )
     prefetch: int = Field(
         100, ge=1, le=65_535, description="Most messages in the route at the same time."
+    )
+    max_body: Size = Field(
+        MAX_BODY,
+        ge=1,
+        description="Of a message with a larger body nothing is kept: it is refused while it "
+        "comes, to the queue's dead-letter exchange if it has one.",
     )
     order: bool | KeyOrder = Field(
         False,

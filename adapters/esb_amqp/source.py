@@ -18,7 +18,7 @@ from esb.adapter import Build, Expression, Health, keeps_order
 from esb.durable import Unit
 from esb.envelope import Envelope
 from esb.errors import BadMessage, EsbError, Permanent, Transient
-from esb.metrics import Gauge
+from esb.metrics import Counter, Gauge
 from esb.step import Step
 from esb_amqp.answers import Answers
 from esb_amqp.client import Channel, Delivery
@@ -37,6 +37,11 @@ _TAG: Final = "esb"
 WAITING: Final = Gauge(
     "esb_amqp_queue_messages",
     "Messages that wait in a queue which the bus reads, as the broker tells every 15 seconds.",
+    ("queue",),
+)
+TOO_LARGE: Final = Counter(
+    "esb_amqp_too_large_total",
+    "Messages of a queue that were refused for their size before a route saw them.",
     ("queue",),
 )
 _MEASURE_EVERY: Final = 15.0
@@ -142,7 +147,8 @@ class AmqpSource:
         if options.declare is not None:
             await declare_queue(channel, options.queue, options.declare)
         # Of messages that are here already, the later ones would overtake one that goes back.
-        await channel.qos(1 if options.order is True else options.prefetch)
+        prefetch = 1 if options.order is True else options.prefetch
+        await channel.qos(prefetch)
         arguments = dict(options.arguments)
         # Two would know nothing of each other's order, nor of each other's place in a stream.
         await self._suspects.start(channel, only_one=self._stays)
@@ -158,12 +164,34 @@ class AmqpSource:
             self._on_delivery,
             tag=_TAG,
             on_cancel=cancelled,
+            on_too_large=self._on_too_large,
+            max_body=options.max_body,
+            # A stream may hand out the rest of a chunk beyond what was asked for.
+            most=prefetch if self._position is None else 0,
             exclusive=options.exclusive,
             arguments=arguments,
         )
         measuring = asyncio.create_task(self._measure(channel))
         self._measuring.add(measuring)
         measuring.add_done_callback(self._measuring.discard)
+
+    def _on_too_large(self, delivery: Delivery) -> None:
+        TOO_LARGE.labels(self._options.queue).value += 1
+        log.warning(
+            "message refused",
+            route=self._route,
+            queue=self._options.queue,
+            message=delivery.properties.message_id,
+            reason=f"its body is larger than max_body ({self._options.max_body} bytes)",
+        )
+        if self._position is None:
+            delivery.channel.reject(delivery.tag)
+            return
+        # A stream takes nothing back: it is passed over, and not read again.
+        offset = self._offset(delivery)
+        if offset is not None and self._position.begin(offset):
+            self._position.ended(offset)
+        delivery.channel.ack(delivery.tag)
 
     def _on_delivery(self, delivery: Delivery) -> None:
         if self._position is not None:

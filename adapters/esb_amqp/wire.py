@@ -37,6 +37,11 @@ FRAME_MAX: Final = 131_072
 _FRAME_MIN: Final = 4096
 """Bytes of a frame that every broker takes (AMQP 0-9-1, constant frame-min-size)."""
 
+_METHOD_MAX: Final = 16_384
+"""Bytes of the largest method that anybody reads. Of those a broker sends, Connection.Start alone
+has a table, and RabbitMQ's takes 500 bytes; what nests in one costs the library, which has no bound
+of its own, far more than its size."""
+
 _head: Final = struct.Struct(">BHI")
 
 Take = Callable[[int, bytes, int, int], bool]
@@ -195,7 +200,8 @@ class Wire(TransportFactory):
         """Type, channel and size of the frame that begins there. Raises ValueError if none does, or
         a larger one than was agreed on: what it says of its size, we would gather."""
         kind, channel, size = _head.unpack_from(data, at)
-        if kind not in _FRAMES or size > self.frame_max:
+        most = _METHOD_MAX if kind == FRAME_METHOD else self.frame_max
+        if kind not in _FRAMES or size > most:
             raise ValueError("no frame of AMQP 0-9-1")
         return kind, channel, size
 
@@ -203,12 +209,14 @@ class Wire(TransportFactory):
         return len(part) >= _head.size and len(part) > _head.size + self._head_of(part, 0)[2]
 
     def _unclaimed(self, kind: int, data: bytes, at: int, end: int) -> bool:
-        return False
+        # Content for a channel that has gone is nobody's, least of all the library's.
+        return kind in (FRAME_HEADER, FRAME_BODY)
 
     def _of_the_connection(self, kind: int, data: bytes, at: int, end: int) -> bool:
+        if kind in (FRAME_HEADER, FRAME_BODY):
+            raise ValueError("content of the connection")
         if kind == FRAME_METHOD:
-            frame = data[at - _head.size : end + 1]
-            match pamqp.frame.unmarshal(frame)[2]:
+            match understood(data[at - _head.size : end + 1]):
                 case Said.Tune() as tune:
                     self._agree(tune)
                     return True
@@ -287,6 +295,15 @@ class _Protocol(asyncio.StreamReaderProtocol):
     def resume_writing(self) -> None:
         self._wire.paused = False
         super().resume_writing()
+
+
+def understood(frame: bytes) -> Any:
+    """What the library makes of a whole frame. Raises ValueError, whatever it trips over: it trusts
+    the other side, and tells what is wrong by errors of all kinds (KeyError, RecursionError)."""
+    try:
+        return pamqp.frame.unmarshal(frame)[2]
+    except Exception as e:
+        raise ValueError("a method that cannot be read") from e
 
 
 def _why(error: BaseException) -> str:

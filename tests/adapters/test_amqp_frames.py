@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
+import tracemalloc
 from collections.abc import Iterator
 from typing import Any
 
@@ -367,3 +368,63 @@ def test_a_tag_that_was_given_before_is_no_message(tag: int) -> None:
     settlements.expect(2)
     with pytest.raises(ValueError, match="do not grow"):
         settlements.expect(tag)
+
+
+HUGE = 2**60
+
+
+@pytest.mark.parametrize("piece", [1, 50, 4000])
+async def test_a_body_that_is_too_large_is_let_pass_as_it_comes(piece: int) -> None:
+    """Its size is what the broker says, and nothing of it is kept."""
+    wire, heard = Wire(Address("localhost", 0), None, heartbeat=0), Heard()
+    frames = Frames(heard, max_body=100)
+    wire.channels[CHANNEL] = frames.take
+    size = 4000
+    said = [
+        Basic.Deliver("esb", 1, False, "", "q"),
+        *content(Basic.Properties(message_id="m1"), bytes(size), piece),
+        Basic.Deliver("esb", 2, False, "", "q"),
+        *content(Basic.Properties(), bytes(100), piece),
+    ]
+    for frame in said:
+        wire.on_bytes(pamqp.frame.marshal(frame, CHANNEL))
+    large, good = heard.all
+    assert large == ("delivered", b"esb", 1, False, "", "q", Properties(message_id="m1"), None)
+    assert good[-1] == bytes(100)
+
+
+async def test_of_a_message_that_never_ends_nothing_is_gathered() -> None:
+    wire = Wire(Address("localhost", 0), None, heartbeat=0)
+    wire.channels[CHANNEL] = Frames(Heard()).take
+    wire.on_bytes(pamqp.frame.marshal(Basic.Deliver("esb", 1, False, "", "q"), CHANNEL))
+    header = ContentHeader(body_size=HUGE, properties=Basic.Properties())
+    wire.on_bytes(pamqp.frame.marshal(header, CHANNEL))
+    piece = pamqp.frame.marshal(ContentBody(bytes(100_000)), CHANNEL)
+    tracemalloc.start()
+    try:
+        for _ in range(200):
+            wire.on_bytes(piece)
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 2 * len(piece)
+
+
+async def test_pieces_of_a_byte_take_no_more_than_they_are() -> None:
+    wire, heard = Wire(Address("localhost", 0), None, heartbeat=0), Heard()
+    wire.channels[CHANNEL] = Frames(heard).take
+    count = 100_000
+    wire.on_bytes(pamqp.frame.marshal(Basic.Deliver("esb", 1, False, "", "q"), CHANNEL))
+    header = ContentHeader(body_size=count, properties=Basic.Properties())
+    wire.on_bytes(pamqp.frame.marshal(header, CHANNEL))
+    piece = pamqp.frame.marshal(ContentBody(b"x"), CHANNEL)
+    tracemalloc.start()
+    try:
+        for _ in range(count - 1):
+            wire.on_bytes(piece)
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 3 * count
+    wire.on_bytes(piece)
+    assert heard.all[0][-1] == b"x" * count

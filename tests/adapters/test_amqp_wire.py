@@ -151,3 +151,44 @@ async def test_frames_that_hold_nothing_are_not_agreed_to(offered: int) -> None:
     async with server(serve) as address:
         with pytest.raises(Unreachable, match="does not speak AMQP 0-9-1 as it should"):
             await Connection.open(address)
+
+
+def _nested(depth: int) -> bytes:
+    """A table in a table, and so on."""
+    table = b""
+    for _ in range(depth):
+        table = b"\x01aF" + struct.pack(">I", len(table)) + table
+    return struct.pack(">I", len(table)) + table
+
+
+def _start(table: bytes) -> bytes:
+    payload = struct.pack(">HH", 10, 10) + b"\0\x09" + table + struct.pack(">I", 5) + b"PLAIN"
+    payload += struct.pack(">I", 5) + b"en_US"
+    return struct.pack(">BHI", 1, 0, len(payload)) + payload + b"\xce"
+
+
+UNREADABLE = {
+    "a table 2,000 deep": _start(_nested(2_000)),
+    "a method that nobody knows": b"\x01\0\0\0\0\0\x04\0\x0a\xff\xff\xce",
+    "a method of nothing": b"\x01\0\0\0\0\0\0\xce",
+    "a tune that is cut short": b"\x01\0\0\0\0\0\x05\0\x0a\0\x1e\0\xce",
+    "a method of 20 KB": struct.pack(">BHI", 1, 0, 20_000) + bytes(20_000) + b"\xce",
+    "content": b"\x02\0\0\0\0\0\x01\0\xce",
+}
+
+
+@pytest.mark.parametrize("case", UNREADABLE)
+async def test_what_cannot_be_read_of_the_connection_ends_it(case: str) -> None:
+    wire = Wire(Address("localhost", 0), None, heartbeat=0)
+    wire.on_bytes(UNREADABLE[case])
+    assert "does not speak AMQP 0-9-1 as it should" in wire.closed.result()
+
+
+async def test_content_of_a_channel_that_has_gone_is_nobodys() -> None:
+    """Also not the library's, which would keep it."""
+    wire = Wire(Address("localhost", 0), None, heartbeat=0)
+    for kind in (2, 3):
+        wire.on_bytes(struct.pack(">BHI", kind, 9, 4) + b"abcd\xce")
+    wire.on_bytes(HEARTBEAT)
+    assert await wire.left.readexactly(len(HEARTBEAT)) == HEARTBEAT
+    assert not wire.closed.done()
