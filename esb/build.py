@@ -9,6 +9,7 @@ import typing
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
@@ -29,6 +30,7 @@ from esb.adapter import (
     Text,
     Validator,
 )
+from esb.audit import Tell, refusals
 from esb.auth import EVERYBODY, AnyOf
 from esb.clock import Clock
 from esb.durable import Store
@@ -870,7 +872,10 @@ class Builder:
                 )
             methods.append(ways[name].method())
             self.callers.add(name)
-        return AnyOf(methods, self.shared("failed logins", Failures))
+        tell: Tell | None = None
+        if (section or self.route) and (told := refusals(self)) is not None:
+            tell = partial(told.tell, "listener" if section else f"route {self.route}")
+        return AnyOf(methods, self.shared("failed logins", Failures), tell)
 
     def claim(self, name: str, *path: str | int) -> None:
         document, at = self.spot(path, key=self.fixed)

@@ -20,6 +20,7 @@ from pydantic import TypeAdapter
 from esb.adapter import Adapter, BuildFailed, Section, Sink, Source
 from esb.analysis import analyse
 from esb.analysis.streaming import open_passages
+from esb.audit import refusals
 from esb.build import POLICIES, Builder, split_policies
 from esb.bus import Shared
 from esb.callers import add_ways
@@ -503,7 +504,8 @@ class _Loader:
         source: Source | None = None
         dead: Sink | None = None
         policies = route_policies(place, options.rate_limit, options.cache, options.allow)
-        place.wanted, place.heard = policies.asked, []
+        told = refusals(place)
+        place.wanted, place.heard = policies.asked | ({"client"} if told else set()), []
         try:
             source = place.endpoint(options.from_, "source", "from")
         except BuildFailed as e:
@@ -546,6 +548,7 @@ class _Loader:
             outline=place.part, watch=place.watch, clock=place.clock, recorder=recorder,
             limiter=policies.limiter, cache=policies.cache, allow=policies.allow,
             spans=self._spans(place.route, place.watch),
+            refusal=told.of(f"route {place.route}") if told is not None else None,
         )  # fmt: skip
 
     def _answers(self, options: CacheOptions, source: Source, place: Builder) -> Cache:

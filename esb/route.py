@@ -26,7 +26,7 @@ from esb.middleware.rate_limit import Limiter, RateLimits, limiting
 from esb.middleware.repeat import once
 from esb.middleware.retry import RetryOptions, parked, retrying
 from esb.middleware.timeout import timed
-from esb.middleware.trace import traced
+from esb.middleware.trace import Refused, traced
 from esb.middleware.transaction import transactional
 from esb.options import Duration, Options, RawSink, RawSource, RawSteps
 from esb.outline import Part
@@ -217,6 +217,7 @@ def assemble(
     limiter: Limiter | None = None,
     cache: Cache | None = None,
     spans: Middleware | None = None,
+    refusal: Refused | None = None,
     clock: Clock = REAL,
 ) -> Route:
     """Put the middleware around a route's steps: the one place that says in which order.
@@ -228,15 +229,17 @@ def assemble(
     route needs one, which one whose callers wait mostly does not. changes_store: whether a step
     may send to it. business_key: compiled from the options. outline, watch: those that came of
     building the steps. recorder: the layer that may look on at whole runs. limiter, cache: compiled
-    from the options. spans: the layer that makes spans for OpenTelemetry.
+    from the options. spans: the layer that makes spans for OpenTelemetry. refusal: is told whom the
+    route refuses.
     """
     durable = options.accept == "durable"
     stopping = asyncio.Event()
     waits = source.waits and not durable
     retry = options.retry if waits else options.retry or RetryOptions()
     recorded = [layer for layer in (spans, recorder) if layer is not None]
-    layers: list[Middleware] = [*recorded, traced(name)]
-    entrance: list[Middleware] = [*recorded, traced(f"{name}.accept", waits=source.waits)]
+    layers: list[Middleware] = [*recorded, traced(name, refusal=refusal)]
+    arrival = traced(f"{name}.accept", waits=source.waits, refusal=refusal)
+    entrance: list[Middleware] = [*recorded, arrival]
     if allow is not None:
         if durable:
             entrance.append(allow)  # what was accepted has been allowed

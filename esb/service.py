@@ -29,6 +29,7 @@ from esb.loading import Stores
 from esb.logs import log
 from esb.metrics import Counter, Gauge
 from esb.mistakes import did_you_mean, shown_path
+from esb.redaction import shown
 from esb.route import Called
 from esb.secrets import References
 from esb.settings import LIVE
@@ -83,6 +84,7 @@ class Service:
         self.extra = extra
         self.stores = stores
         self.leads = True
+        self.alone = True  # of several processes the supervisor tells of starts and stops
         self.root = (root or Path.cwd()).resolve()
         self.profile = profile
         self.watch = watch
@@ -117,7 +119,7 @@ class Service:
 
     def leads_others(self, bus: Bus, view: View) -> None:
         """Before it runs: what it runs is `bus`, which `view` looks into."""
-        self.stores = None
+        self.stores, self.alone = None, False
         self._has(bus, view)
 
     def _load(self, shared: Shared | None = None) -> Project:
@@ -144,12 +146,15 @@ class Service:
         it has."""
         hurry = asyncio.Event()
         loop = asyncio.get_running_loop()
+        by = ["the program"]
 
-        def on_signal() -> None:
+        def on_signal(name: str) -> None:
+            if not self.stopping.is_set():
+                by[0] = name
             (hurry if self.stopping.is_set() else self.stopping).set()
 
         for number in stop:
-            loop.add_signal_handler(number, on_signal)
+            loop.add_signal_handler(number, on_signal, number.name)
         for number in reload:
             loop.add_signal_handler(number, self.asked_to_reload, number.name)
         options = self.project.settings["admin"]
@@ -182,8 +187,14 @@ class Service:
             for watcher in watchers:
                 watcher.cancel()
             log.info("stopping", grace=self.bus.grace, hint="a second signal hurries")
+            self._ends(by[0], "begun")
             await self._drain(hurry)
             log.info("stopped")
+            self._ends(by[0], "broken off" if hurry.is_set() else "done")
+        except BaseException as e:
+            why = e.detail if isinstance(e, EsbError) else type(e).__name__
+            self._ends(by[0] if self.stopping.is_set() else "an error", "failed", why=shown(why))
+            raise
         finally:
             if self._letting_go is not None:
                 self._letting_go.cancel()
@@ -293,8 +304,9 @@ class Service:
         RELOADS.labels("done").value += 1
         await self._keep(cause, by, changes)
         version = self.version.number if self.version else None
-        if any(changes.values()):
+        if any(changes.values()) or by in signal.Signals.__members__:
             self._told(cause, by, changes=changes)
+        if any(changes.values()):
             log.info("reloaded", **changes, version=version, by=by)
             for found in project.warnings:
                 log.warning("a slip, most likely", found=str(found))
@@ -315,6 +327,10 @@ class Service:
         who = by or acting.get() or {"watch": "files", "secret": "secrets"}.get(cause, "loopback")
         version = self.version.number if self.version else None
         self.audit.tell("configuration", who, result, cause=cause, version=version, **more)
+
+    def _ends(self, by: str, result: str, **more: Any) -> None:
+        if self.leads and self.alone:
+            self.audit.tell("stop", by, result, **more)
 
     def _not_loaded(self, problems: list[str]) -> dict[str, Any]:
         self.shared.roll_back()

@@ -24,6 +24,7 @@ from lxml import etree
 from pydantic import AfterValidator, Field
 
 from esb.adapter import Build, Health
+from esb.audit import refusals
 from esb.envelope import NO_BODY, Body, Envelope, Headers, Outcome, parse_content_type
 from esb.errors import (
     BadMessage,
@@ -289,6 +290,7 @@ class SoapHost:
             nonces = Nonces(build.store, f"soap nonces of {build.route}")
             self._guard = Guard(options.security, nonces)
         self._failures: Failures = build.shared("failed logins", Failures)
+        self._refusals, self._place = refusals(build), f"route {build.route}"
         self._step: Step | None = None
         self._ask, self._tell = asking(build.asked), telling(build.asked)
         # Whoever has to show a UsernameToken has said who he is.
@@ -392,11 +394,16 @@ class SoapHost:
         """Who sent a message. Raises HeaderFault; Throttled for who guesses at passwords."""
         assert self._guard is not None
         address = f"address {network_of(request.client)}"
-        self._failures.check(address)
         try:
+            self._failures.check(address)
             return await self._guard.admit(message)
-        except HeaderFault as e:
-            if any(code.endswith("}FailedAuthentication") for code in e.subcodes):
+        except (HeaderFault, Throttled) as e:
+            why = "locked out" if isinstance(e, Throttled) else "unauthenticated"
+            if self._refusals is not None:
+                self._refusals.tell(self._place, why, address=request.client)
+            if isinstance(e, HeaderFault) and any(
+                code.endswith("}FailedAuthentication") for code in e.subcodes
+            ):
                 self._failures.failed(address)
             raise
 

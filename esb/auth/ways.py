@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import structlog
 
+from esb.audit import Tell
 from esb.errors import Denied, Throttled
 from esb.guessing import Failures
 from esb.identity import Credentials, Principal, network_of
@@ -52,11 +53,15 @@ class Method(Protocol):
 
 
 class AnyOf:
-    """An Authenticator that knows whoever one of its methods knows."""
+    """An Authenticator that knows whoever one of its methods knows. tell: who is to be told of
+    those it does not know."""
 
-    def __init__(self, methods: Sequence[Method], failures: Failures) -> None:
+    def __init__(
+        self, methods: Sequence[Method], failures: Failures, tell: Tell | None = None
+    ) -> None:
         self._methods = tuple(methods)
         self._failures = failures
+        self._tell = tell
         self.asks = frozenset[str]().union(*(method.asks for method in methods))
         self.conceals = frozenset[str]().union(*(method.conceals for method in methods))
         self.described = {method.name: method.scheme for method in methods}
@@ -64,7 +69,7 @@ class AnyOf:
     async def authenticate(self, credentials: Credentials) -> Principal:
         """See Authenticator."""
         challenges = [method.challenge for method in self._methods]
-        refused = False
+        refused, claimed = False, ""
         for index, method in enumerate(self._methods):
             if not method.shown(credentials):
                 continue
@@ -72,13 +77,13 @@ class AnyOf:
             claimed = method.user(credentials)
             user = f"user {method.name} {claimed}" if claimed else address
             if claimed:
-                self._check(method, address, user)
+                self._check(method, address, user, credentials, claimed)
             try:
                 found = await method.verify(credentials)
             except Refused as e:
                 # Where nobody can guess, this comes last: whoever shares an address with one who
                 # fails is let in meanwhile.
-                self._check(method, address, user)
+                self._check(method, address, user, credentials, claimed)
                 refused = True
                 challenges[index] = e.challenge or method.challenge
                 log.warning("not let in", method=method.name, why=str(e), user=claimed[:100],
@@ -90,14 +95,20 @@ class AnyOf:
                     self._failures.passed(user)
                 AUTHENTICATIONS.labels(method.name, "known").value += 1
                 return found
+        if self._tell is not None:
+            self._tell("unauthenticated", address=credentials.address, user=claimed)
         text = "the credentials are not valid" if refused else "credentials are needed"
         raise Denied(text, challenge=[one for one in dict.fromkeys(challenges) if one])
 
-    def _check(self, method: Method, address: str, user: str) -> None:
+    def _check(
+        self, method: Method, address: str, user: str, credentials: Credentials, claimed: str
+    ) -> None:
         try:
             self._failures.check(address, user)
         except Throttled:
             AUTHENTICATIONS.labels(method.name, "paused").value += 1
+            if self._tell is not None:
+                self._tell("locked out", address=credentials.address, user=claimed)
             raise
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from time import perf_counter
 
 import structlog
@@ -16,8 +17,13 @@ from esb.step import Middleware, Step
 log = structlog.get_logger("esb.trace")
 
 
-def traced(route: str, *, waits: bool = True) -> Middleware:
+Refused = Callable[[Envelope, str], None]
+"""Is told of a message that its sender was refused, and why."""
+
+
+def traced(route: str, *, waits: bool = True, refusal: Refused | None = None) -> Middleware:
     """The outermost layer of the route named `route`. waits: whether a caller is told of errors.
+    refusal: is told of those who may not, and of those who asked too often.
 
     Nothing but an EsbError leaves it: what is a bug is logged with its traceback and becomes a
     RouteFailure that says no more than "internal error".
@@ -47,11 +53,15 @@ def traced(route: str, *, waits: bool = True) -> Middleware:
                 return result
             except Throttled:
                 ended = refused  # a line for each would be what whoever sends too many wants
+                if refusal is not None:
+                    refusal(envelope, "throttled")
                 raise
             except EsbError as e:
                 ended = failed if isinstance(e, Transient) else refused
                 if isinstance(e, Denied):
                     DENIED.labels(route).value += 1
+                    if refusal is not None:
+                        refusal(envelope, "denied")
                     if waits and not e.step:  # `allow` said so: as with those who send too many
                         if tell is not None:
                             tell("message denied", error=e.detail)

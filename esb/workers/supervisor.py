@@ -25,6 +25,7 @@ from esb.durable import Store
 from esb.errors import EsbError
 from esb.link import Line
 from esb.logs import log
+from esb.redaction import shown
 from esb.service import Service
 from esb.store import StoreOptions, open_store
 from esb.store.remote import RemoteStore, RemoteTraces
@@ -116,9 +117,11 @@ class Supervisor:
         self._due: list[int] = []  # slots whose worker is to be replaced
         self._starting: Child | None = None  # the worker whose turn it is
         self._asked = False  # whether the keeper waits for them
+        self._renews = False  # whether there were workers before these
         self._again: dict[int, float] = {}  # when to start a slot
         self._pauses: dict[int, float] = {}  # the last ones, of those that keep dying
         self._stopping = False
+        self._stopped_by = "an error"
         self._status = 0
         self._failed = ""  # why it cannot start
         self._hub = socket.socket(socket.AF_UNIX)
@@ -148,6 +151,9 @@ class Supervisor:
                 if self._ready.get_map().get(key.fd) is key:  # else one before it has closed it
                     key.data()
             self._start_again()
+        how = "failed" if self._failed or self._status else "done"
+        why = {"why": shown(self._failed)} if self._failed else {}
+        self._service.audit.tell("stop", self._stopped_by, how, status=self._status, **why)
         if self._failed:
             raise EsbError(self._failed)
         return self._status
@@ -284,6 +290,9 @@ class Supervisor:
                 elif number in (signal.SIGHUP, signal.SIGUSR2):
                     self._tell_keeper({"reload": signal.Signals(number).name})
                 else:
+                    if not self._stopping:
+                        self._stopped_by = signal.Signals(number).name
+                        self._service.audit.tell("stop", self._stopped_by, "begun")
                     self._stop()
 
     def _heard(self, child: Child) -> None:
@@ -340,6 +349,7 @@ class Supervisor:
             self._stop_keeper()
             return
         if any(child.slot for child in self._children.values()):
+            self._renews = True
             gc.unfreeze()
             try:
                 service = self._loaded()
@@ -372,6 +382,11 @@ class Supervisor:
 
     def _replaced(self, problem: str) -> None:
         self._due.clear()
+        if self._renews and not self._stopping:
+            why = {"why": shown(problem)} if problem else {}
+            result = "refused" if problem else "done"
+            self._service.audit.tell("replace workers", "keeper", result, **why)
+        self._renews = False
         if self._asked:
             self._asked = False
             told = problem[:_LONGEST_REASON]
@@ -447,6 +462,7 @@ class Supervisor:
         last = 0.0 if lived > STEADY else self._pauses.get(child.slot, 0.0)
         pause = self._pauses[child.slot] = min(max(last * 2, 0.1), LONGEST_PAUSE)
         log.error(f"{child.name} has died and is started again", how=how, why=why, pause=pause)
+        self._service.audit.tell(f"{child.name} died", how, "started again", pause=pause)
         self._again[child.slot] = time.monotonic() + pause
 
     def _startable(self) -> list[int]:

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
 import yaml
 from structlog.testing import capture_logs
 from support.waiting import until
 
-from esb.audit import Audit, AuditOptions
+from esb.audit import Audit, AuditOptions, Refusals
 from esb.auth.keys import new_key
+from esb.errors import EsbError
 from esb.service import Service
 
 HEAD = "listen: {port: 0}\nstore: {path: bus.db}\n"
@@ -55,10 +57,10 @@ class Asking:
 
 @contextlib.asynccontextmanager
 async def audited(
-    folder: Path, text: str, audit: str = "audit: {file: data/audit.jsonl}\n"
+    folder: Path, text: str, audit: str = "audit: {file: data/audit.jsonl}\n", head: str = HEAD
 ) -> AsyncIterator[Asking]:
     file = folder / "routes.yaml"
-    file.write_text(HEAD + audit + textwrap.dedent(text))
+    file.write_text(head + audit + textwrap.dedent(text))
     service = Service([file], root=folder)
     running = asyncio.create_task(service.run())
     try:
@@ -172,3 +174,129 @@ def test_what_cannot_be_written_is_told_in_the_log(tmp_path: Path) -> None:
     with capture_logs() as logs:
         Audit(AuditOptions(file=Path("data/audit.jsonl")), tmp_path).tell("a", "me", "done")
     assert [(one["log_level"], one["action"]) for one in logs] == [("error", "a")]
+
+
+async def test_how_it_ended_is_told_and_who_had_it_so(tmp_path: Path) -> None:
+    async with audited(tmp_path, OPEN) as bus:
+        os.kill(os.getpid(), signal.SIGTERM)
+        await until(bus.service.stopping.is_set)
+    assert bus.told()[1:] == [("stop", "SIGTERM", "begun"), ("stop", "SIGTERM", "done")]
+    async with audited(tmp_path, OPEN) as bus:
+        pass
+    assert bus.told()[4:] == [("stop", "the program", "begun"), ("stop", "the program", "done")]
+
+
+async def test_a_reload_by_a_signal_is_told_also_if_nothing_has_changed(tmp_path: Path) -> None:
+    async with audited(tmp_path, OPEN) as bus:
+        os.kill(os.getpid(), signal.SIGHUP)
+        await until(lambda: len(bus.told()) == 2)
+        assert bus.told()[1] == ("configuration", "SIGHUP", "done")
+
+
+async def test_a_bus_that_cannot_start_says_why(tmp_path: Path) -> None:
+    async with audited(tmp_path, OPEN) as bus:
+        taken: Any = bus.service.shared.objects["web"]
+        port = taken.url.rpartition(":")[2]
+        other = tmp_path / "other"
+        other.mkdir()
+        file = other / "routes.yaml"
+        own = (tmp_path / "routes.yaml").read_text().replace("bus.db", str(other / "bus.db"))
+        file.write_text(own.replace("listen: {port: 0}", f"listen: {{port: {port}}}"))
+        with pytest.raises(EsbError):
+            await Service([file], root=other).run((), ())
+        [said] = lines(other)
+        assert (said["action"], said["by"], said["result"]) == ("stop", "an error", "failed")
+        assert port in said["why"]
+
+
+REFUSING = """
+admin: {port: 0}
+auth: {it: {api_keys: {file: keys.yml}}}
+listen: {port: 0, auth: it}
+routes:
+  orders:
+    from: {http: {path: /orders, method: POST, auth: it}}
+    allow: {roles: clerk}
+    rate_limit: {limit: 2/1h, per: principal}
+    steps: []
+  open:
+    from: {http: {path: /open, method: POST}}
+    steps: []
+"""
+
+
+def refused(folder: Path) -> list[tuple[str, str, str, int]]:
+    told = [one for one in lines(folder) if one["action"].startswith(("route", "listener"))]
+    return [(one["action"], one["by"], one["result"], one.get("times", 1)) for one in told]
+
+
+async def test_whom_routes_refuse_is_told_once_and_then_counted(tmp_path: Path) -> None:
+    (clerk, clerk_hash), (guest, guest_hash) = new_key(), new_key()
+    keys = [
+        {"name": "anna", "sha256": clerk_hash, "roles": ["clerk"]},
+        {"name": "rita", "sha256": guest_hash},
+    ]
+    (tmp_path / "keys.yml").write_text(yaml.safe_dump({"keys": keys}))
+    with_refusals = "audit: {file: data/audit.jsonl, refusals: true}\n"
+    text = REFUSING.replace("listen: {port: 0, auth: it}\n", "")
+    head = HEAD.replace("port: 0", "port: 0, auth: it")
+    async with audited(tmp_path, text, audit=with_refusals, head=head) as bus:
+        web: Any = bus.service.shared.objects["web"]
+
+        async def post(path: str, key: str = "") -> int:
+            headers = {"X-API-Key": key} if key else {}
+            async with bus.http.post(f"{web.url}{path}?secret=q", headers=headers) as answer:
+                await answer.read()
+                return answer.status
+
+        assert [await post("/orders", guest) for _ in range(3)] == [403] * 3
+        assert [await post("/orders", clerk) for _ in range(4)] == [200, 200, 429, 429]
+        assert [await post("/orders") for _ in range(2)] == [401] * 2
+        assert await post("/open", "wrong-key") == 401
+        assert refused(tmp_path) == [
+            ("route orders", "rita", "denied", 1),
+            ("route orders", "anna", "throttled", 1),
+            ("route orders", "nobody", "unauthenticated", 1),
+            ("listener", "nobody", "unauthenticated", 1),
+        ]
+        assert {one["from"] for one in lines(tmp_path) if "route" in one["action"]} == {"127.0.0.1"}
+    assert refused(tmp_path)[4:] == [
+        ("route orders", "rita", "denied", 2),
+        ("route orders", "anna", "throttled", 1),
+        ("route orders", "nobody", "unauthenticated", 1),
+    ]
+    text = (tmp_path / "data/audit.jsonl").read_text()
+    assert not any(secret in text for secret in (clerk, guest, "wrong-key", "secret=q"))
+
+
+async def test_without_the_option_no_refusal_is_told_and_nobody_asks(tmp_path: Path) -> None:
+    (tmp_path / "keys.yml").write_text("keys: []")
+    text = REFUSING.replace("listen: {port: 0, auth: it}\n", "").replace(
+        "path: /open, method: POST", "path: /open, method: POST, auth: public"
+    )
+    async with audited(tmp_path, text) as bus:
+        web: Any = bus.service.shared.objects["web"]
+        async with bus.http.post(f"{web.url}/orders") as answer:
+            assert answer.status == 401
+        assert ("audit of refusals",) not in bus.service.shared.objects
+    assert refused(tmp_path) == []
+
+
+async def test_a_flood_of_refusals_is_a_few_lines_a_minute(tmp_path: Path) -> None:
+    audit = Audit(AuditOptions(file=Path("data/audit.jsonl")), tmp_path)
+    refusals = Refusals(audit, every=0.01)
+    for n in range(20_000):
+        refusals.tell("route r", "unauthenticated", address=f"10.{n % 7}.{n % 251}.{n % 241}",
+                      user=f"u{n}\r\nforged" * 1000)  # fmt: skip
+    first = lines(tmp_path)
+    assert len(first) == 100
+    assert len(first[0]["user"]) == 500
+    assert (tmp_path / "data/audit.jsonl").read_bytes().count(b"\n") == 100
+    await until(lambda: len(lines(tmp_path)) > 100)
+    rest = lines(tmp_path)[100:]
+    assert sum(one["times"] for one in rest) + 100 == 20_000
+    assert rest[-1]["action"] == "others"
+    assert len(rest) <= 101
+    refusals.tell("route r", "unauthenticated", address="10.0.0.0")
+    assert lines(tmp_path)[-1]["from"] == "10.0.0.0", "the next is a first again"
+    await refusals.close()

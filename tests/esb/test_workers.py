@@ -35,6 +35,7 @@ ROUTES = """
 listen: {{port: {port}}}
 admin: {{port: {admin}}}
 store: {store}
+audit: {{file: audit.jsonl}}
 routes:
   hello:
     from: {{http: {{path: /hello, method: GET}}}}
@@ -224,6 +225,22 @@ async def test_one_that_dies_is_started_again_and_what_it_had_in_hand_is_done(
         assert len(after) == WORKERS
         assert len(after & before) == WORKERS - 1
         assert "has died and is started again" in bus.process.output
+
+        bus.process.signal(signal.SIGUSR2)
+        await until(lambda: not (after & set(bus.process.children)))
+        await until(bus.ready)
+        assert bus.process.stop() == 0
+    said = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
+    told = [(one["action"], one["by"], one["result"]) for one in said]
+    [died] = [one for one in told if one[0].endswith(" died")]
+    assert (died[0] in {"worker 1 died", "worker 2 died"}, died[1:]) == (
+        True, ("signal 9", "started again"),
+    )  # fmt: skip
+    assert ("replace workers", "keeper", "done") in told
+    assert [one for one in told if one[0] == "configuration"][1:] == [
+        ("configuration", "SIGUSR2", "done")
+    ]
+    assert told[-2:] == [("stop", "SIGTERM", "begun"), ("stop", "SIGTERM", "done")]
 
 
 async def test_whoever_loses_the_keeper_ends_and_all_of_it_comes_again(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from esb.adapter import BuildFailed
+from esb.audit import AuditOptions
 from esb.clock import REAL
 from esb.envelope import Envelope
 from esb.identity import PUBLIC, Authenticator
@@ -30,7 +31,7 @@ class FakeBuild:
 
     def __init__(self, folder: Path | None = None, store: Any = None, **sections: Any) -> None:
         self.folder = folder or Path()
-        self.sections = sections
+        self.sections = {"audit": AuditOptions(), **sections}
         self.objects: dict[object, Any] = {}
         self.claims: set[str] = set()
         self.store = store
