@@ -13,7 +13,7 @@ import difflib
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from random import random
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, ClassVar, Final
 
 from pydantic import (
     AfterValidator,
@@ -40,7 +40,7 @@ class Options(BaseModel):
     """Base of every model that a YAML mapping fills: unknown keys are errors, values immutable.
 
     `shorthand` names the field that a bare value fills, so that `filter: body.x > 1` may stand for
-    `filter: {when: body.x > 1}`.
+    `filter: {when: body.x > 1}`. `live` names the fields of a section that a reload may change.
     """
 
     model_config = ConfigDict(
@@ -51,6 +51,7 @@ class Options(BaseModel):
         hide_input_in_errors=True,  # what was given may be a secret
     )
     __shorthand__ = ""
+    __live__: ClassVar[tuple[str, ...]] = ()
 
 
 class Range(BaseModel):

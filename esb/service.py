@@ -32,7 +32,7 @@ from esb.mistakes import did_you_mean, shown_path
 from esb.redaction import shown
 from esb.route import Called
 from esb.secrets import References
-from esb.settings import LIVE
+from esb.settings import LIVE, lasting
 from esb.versions import Cause, Version, Versions, put
 from esb.vitals import watch_loop
 
@@ -351,7 +351,7 @@ class Service:
         before = self.project.settings
         changed = [
             name for name, value in project.settings.items()
-            if name not in LIVE and before.get(name, value) != value
+            if name not in LIVE and lasting(before.get(name, value)) != lasting(value)
         ]  # fmt: skip
         return [f"'{name}' changed: that takes a restart" for name in changed]
 

@@ -21,6 +21,7 @@ from esb.tracing import TraceOptions
 class AdminOptions(Options):
     """The admin listener: health, metrics and what operators need."""
 
+    __live__ = ("auth", "readers", "operators")
     host: str = Field(
         "127.0.0.1",
         description="Address to listen on. Whoever reaches it may see and replay messages.",
@@ -75,3 +76,9 @@ SETTINGS: dict[str, type[Any]] = {
 }
 LIVE: Final = frozenset({"auth", "secrets"})
 """Settings that each load goes by anew; the others are those that a bus started with."""
+
+
+def lasting(settings: Any) -> Any:
+    """A section without what a reload may change of it."""
+    live: tuple[str, ...] = getattr(settings, "__live__", ())
+    return settings.model_copy(update=dict.fromkeys(live)) if live else settings

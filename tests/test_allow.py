@@ -291,3 +291,51 @@ async def test_two_of_one_name_who_prove_it_otherwise_are_two(tmp_path: Path) ->
         assert seen == [200, 403, 403]
         seen = [(await asked("GET", "/any", who))[0] for who in (by_key, by_name, spoof)]
         assert seen == [200, 200, 403]
+
+
+async def test_a_reload_changes_whom_the_listener_and_the_admin_api_know(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        entries = [{"name": name, "sha256": digest(name * 20), "roles": ["reader"]}]
+        (tmp_path / f"{name}.keys.yaml").write_text(json.dumps({"keys": entries}))
+    file = tmp_path / "routes.yaml"
+    text = """
+listen: {port: 0, auth: one}
+admin: {port: 0, auth: one}
+versions: {keep: 0}
+auth: {one: {api_keys: {file: one.keys.yaml}}, two: {api_keys: {file: two.keys.yaml}}}
+routes: {a: {from: {http: {path: /a, method: GET}}, steps: [log: a]}}
+"""
+    file.write_text(text)
+    service = Service([file], root=tmp_path)
+    await service.bus.start()
+    await service.admin.open()
+    try:
+        async with aiohttp.ClientSession() as session:
+
+            async def seen(address: str) -> list[int]:
+                found = []
+                for name in ("one", "two"):
+                    shown = {"X-API-Key": name * 20}
+                    async with session.get(address, headers=shown) as answer:
+                        found.append(answer.status)
+                return found
+
+            served = f"{url(service.bus)}/a"
+            admin = f"http://127.0.0.1:{service.admin.port}/metrics"
+            assert await seen(served) == await seen(admin) == [200, 401]
+            file.write_text(text.replace("auth: one", "auth: two"))
+            assert (await service.reload())["reloaded"]
+            assert await seen(served) == await seen(admin) == [401, 200]
+            file.write_text(text.replace("port: 0, auth: one}\nadmin", "port: 0}\nadmin"))
+            assert not (await service.reload())["reloaded"]  # /a does not say who may call
+            assert await seen(served) == await seen(admin) == [401, 200]
+            two = text.replace("auth: one", "auth: two")
+            file.write_text(
+                two.replace("auth: two}\nversions", "auth: two, readers: boss}\nversions")
+            )
+            assert (await service.reload())["reloaded"]
+            assert await seen(served) == [401, 200]
+            assert await seen(admin) == [401, 403]
+    finally:
+        await service.admin.close()
+        await service.bus.stop()

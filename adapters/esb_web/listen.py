@@ -85,6 +85,7 @@ class Cors(Options):
 class ListenOptions(Options):
     """The HTTP listener that all `http` and `soap` sources share."""
 
+    __live__ = ("auth",)
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all.")
     port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
     tls: ListenTls | None = Field(None, description="Serve https instead of http.")
