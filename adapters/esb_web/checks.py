@@ -35,7 +35,8 @@ def _listed(value: Any) -> Any:
 
 def _spelled(values: tuple[str, ...]) -> tuple[str, ...]:
     for value in values:
-        if not _STATUSES.fullmatch(value):
+        found = _STATUSES.fullmatch(value)
+        if not found or not _range(*found.groups()):
             raise ValueError("statuses are written 200, 200-299 or 2xx")
     return values
 

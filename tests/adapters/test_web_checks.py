@@ -279,6 +279,7 @@ async def test_a_reload_ends_a_check_that_nobody_wants_and_keeps_others(tmp_path
         ('{url: "http://far.example/x", health: health}', "it is a path of the same host"),
         ('{url: "http://far.example/x", health: "http://evil.example/"}', "a path of the same"),
         ('{url: "http://far.example/x", health: {path: /h, status: 2x}}', "statuses are written"),
+        ('{url: "http://far.example/x", health: {path: /h, status: 299-200}}', "statuses are w"),
         ('{url: "http://far.example/x", health: {path: /h, status: []}}', ""),
         ('{url: "http://far.example/x", health: {path: /h, every: 0s}}', ""),
         ('{url: "http://far.example/{{ body.x }}", health: "?h"}', "a query is not enough"),
