@@ -238,9 +238,10 @@ class Body:
     stream. Or they are still arriving: then `chunks` gives them, once, and nothing else does.
     """
 
-    __slots__ = ("_data", "_part", "_raw", "_source", "content_type")
+    __slots__ = ("_data", "_part", "_raw", "_source", "content_type", "weight")
 
     content_type: str
+    weight: int  # of data that is not written yet: about how many bytes, 0 if nobody said
     _part: tuple[Callable[[Body], Any], Any]  # not there until somebody asks
     _raw: bytes | None
     _data: Any
@@ -251,6 +252,7 @@ class Body:
         self._data = data
         self._source = None
         self.content_type = content_type
+        self.weight = 0
 
     @classmethod
     def of(cls, data: Any, content_type: str = "application/json") -> Body:

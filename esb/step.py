@@ -17,7 +17,7 @@ from typing import Final, ParamSpec, TypeVar
 
 import msgspec
 
-from esb.envelope import Envelope, Outcome
+from esb.envelope import Body, Envelope, Outcome
 from esb.errors import EsbError
 
 Step = Callable[[Envelope], Awaitable[Envelope]]
@@ -43,7 +43,8 @@ _AFTER: Final = 0.1
 
 def is_large(envelope: Envelope) -> bool:
     """Whether to read this body takes long enough to do it beside the event loop."""
-    return (envelope.body.size or 0) >= LARGE
+    body = envelope.body
+    return (body.size or body.weight) >= LARGE
 
 
 _BESIDE: Final = ThreadPoolExecutor(2, "large")
@@ -82,10 +83,41 @@ def computed(work: Callable[[Envelope], Envelope]) -> Step:
 
     async def step(envelope: Envelope) -> Envelope:
         if is_large(envelope):
-            return await beside(work, envelope)
+            result = await beside(work, envelope)
+            return weighed(result, weight(envelope.body))
         return work(envelope)
 
     return step
+
+
+def weight(body: Body) -> int:
+    """About how many bytes there are, or will be as far as anybody said."""
+    return body.size or body.weight
+
+
+def weighed(result: Envelope, weight: int) -> Envelope:
+    """The same; what was made of so many bytes is taken for as many until it is written, so that
+    whoever reads or writes it does so beside the event loop as well."""
+    body = result.body
+    if body.size is None:
+        body.weight = weight
+    return result
+
+
+async def asked(expression: Callable[[Envelope], T], envelope: Envelope) -> T:
+    """What an expression gives, computed in a thread if the body is large. Raises as it does."""
+    return await beside(expression, envelope) if is_large(envelope) else expression(envelope)
+
+
+def is_unwritten(body: Body) -> bool:
+    """Whether this is data that takes long to write."""
+    return body.size is None and body.weight >= LARGE
+
+
+async def written(body: Body) -> None:
+    """Have large data written in a thread, so that `raw` is at hand. Raises as `raw` does."""
+    if is_unwritten(body):
+        await beside(getattr, body, "raw")
 
 
 class Seen(msgspec.Struct, frozen=True):

@@ -15,6 +15,7 @@ from esb.errors import BadReply, EsbError, Rejected
 from esb.options import Words
 from esb.outline import Fate, Passage
 from esb.redaction import holds_secret
+from esb.step import written
 from esb_http.target import QueryValue, chooses_host, make_target, reach
 from esb_web import (
     CheckedOptions,
@@ -207,6 +208,7 @@ class HttpSink:
 
     async def send(self, envelope: Envelope) -> None:
         """Return once a 2xx came."""
+        await written(envelope.body)
         reply = await self._requests.perform(envelope, want_body=False)
         error = error_of(reply, idempotent=self._requests.idempotent)
         if error is not None:
@@ -229,6 +231,7 @@ class HttpCaller:
 
     async def call(self, envelope: Envelope) -> Envelope:
         """The reply."""
+        await written(envelope.body)
         reply = await self._requests.perform(
             envelope, want_body=True, may_stream=self._passage.open
         )

@@ -20,7 +20,7 @@ from esb.identity import Authenticator
 from esb.options import Auth, Duration, Options, Size
 from esb.otel import answered
 from esb.outline import Passage
-from esb.step import Step, beside, is_large
+from esb.step import Step, beside, is_large, is_unwritten
 from esb_http.idempotency import IdempotencyKey, Once
 from esb_http.status import ACCEPTED, Monitor
 from esb_web import Request, Response, Site, problem, rehearse, to_envelope, to_response
@@ -347,7 +347,7 @@ class HttpSource:
                     request, envelope, self._answered, self._refused, self._step
                 )
             else:
-                response = self._response(request, envelope, await self._step(envelope))
+                response = await self._answered(request, envelope)
         except EsbError as e:
             response = self._refused(request, envelope, e)
         except BaseException:
@@ -363,7 +363,10 @@ class HttpSource:
 
     async def _answered(self, request: Request, envelope: Envelope) -> Response:
         assert self._step is not None
-        return self._response(request, envelope, await self._step(envelope))
+        answer = await self._step(envelope)
+        if is_unwritten(answer.body):
+            return await beside(self._response, request, envelope, answer)
+        return self._response(request, envelope, answer)
 
     def _refused(self, request: Request, envelope: Envelope, error: EsbError) -> Response:
         faults = self._options.faults

@@ -15,7 +15,7 @@ from esb.adapter import Build
 from esb.envelope import Body, Envelope
 from esb.errors import RouteFailure
 from esb.options import Options
-from esb.step import Step
+from esb.step import Step, computed
 from esb.steps._places import Tree, parse_place, tree_of
 
 
@@ -77,13 +77,13 @@ def content_filter(
         of_xml(root, [node for path in paths for node in _found(path, root)])
         return Body.of(root, envelope.content_type)
 
-    async def change(envelope: Envelope) -> Envelope:
+    def change(envelope: Envelope) -> Envelope:
         if options.headers:
             kept = envelope.headers.keep(lambda n: bool(names.match(n)) == headers_named)
             envelope = envelope.replace(headers=kept)
         return envelope.with_body(body_of(envelope)) if tree or paths else envelope
 
-    return change
+    return computed(change)
 
 
 def _tree(options: ContentOptions, build: Build) -> Tree:

@@ -17,7 +17,7 @@ from esb.adapter import Build, Role
 from esb.envelope import Body, Envelope, Outcome
 from esb.errors import RouteFailure
 from esb.options import Options, RawCaller, RawSteps
-from esb.step import Step
+from esb.step import LARGE, Step, asked, beside, weighed, weight
 from esb.steps.set import with_field
 
 
@@ -53,13 +53,19 @@ def make(options: EnrichOptions, build: Build) -> Step:
     path = options.into.split(".") if options.into else []
 
     async def enrich(envelope: Envelope) -> Envelope:
-        asked = envelope
+        put = envelope
         if question is not None:
-            asked = envelope.with_body(Body.of(question(envelope)))
-        answer = await ask(asked)
+            put = envelope.with_body(Body.of(await asked(question, envelope)))
+        answer = await ask(put)
         if answer.outcome is Outcome.FILTERED:
             return envelope
-        data = _merged(envelope.body.data, path, answer.body.data)
+        total = weight(envelope.body) + weight(answer.body)
+        if total < LARGE:
+            return merged(envelope, answer.body)
+        return weighed(await beside(merged, envelope, answer.body), total)
+
+    def merged(envelope: Envelope, answer: Body) -> Envelope:
+        data = _merged(envelope.body.data, path, answer.data)
         return envelope.with_body(Body.of(data, envelope.content_type or "application/json"))
 
     return enrich

@@ -10,7 +10,7 @@ For example:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from pydantic import Field
@@ -19,7 +19,7 @@ from esb.adapter import Build, Expression, Role
 from esb.envelope import Envelope, Outcome
 from esb.errors import RouteFailure
 from esb.options import Options, RawSteps
-from esb.step import Step, in_turn
+from esb.step import Step, asked, in_turn
 from esb.steps._scope import told, untold
 
 TURN: Final = "turn"
@@ -76,12 +76,15 @@ def make(options: LoopOptions, build: Build) -> Step:
             build.problem(f"a loop has from 0 to {most} turns", "times", hint="most: ...")
         items = lambda envelope: range(times)  # noqa: E731 - what an expression gives, too
 
-    def turns(envelope: Envelope) -> Iterator[dict[str, Any]]:
-        found = range(most) if items is None else items(envelope)
+    async def turns(envelope: Envelope) -> Iterator[dict[str, Any]]:
+        found = range(most) if items is None else await asked(items, envelope)
         if not isinstance(found, list | tuple | range):
             raise RouteFailure(f"loop needs a list, '{options.each}' gave something else")
         if len(found) > most:
             raise RouteFailure(f"a loop of {len(found)} turns: at most {most} are allowed")
+        return numbered(found)
+
+    def numbered(found: Iterable[Any]) -> Iterator[dict[str, Any]]:
         counts = not options.each
         for number, item in enumerate(found, start=1):
             yield {"number": number} if counts else {"number": number, "item": item}
@@ -90,10 +93,10 @@ def make(options: LoopOptions, build: Build) -> Step:
 
     async def loop(envelope: Envelope) -> Envelope:
         current = envelope
-        for turn in turns(envelope):
+        for turn in await turns(envelope):
             current = told(current, TURN, turn)
             if goes_on is not None:
-                if not goes_on(current):
+                if not await asked(goes_on, current):
                     break
                 if turn["number"] > most:
                     raise RouteFailure(f"the loop did not end within {most} turns")

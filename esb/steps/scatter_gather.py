@@ -12,6 +12,9 @@ For example:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from pydantic import Field
 
 from esb.adapter import Build, Role
@@ -20,7 +23,7 @@ from esb.envelope import Body, Envelope, Outcome
 from esb.errors import EsbError, Unavailable
 from esb.middleware.timeout import timed
 from esb.options import Duration, Options, RawSteps
-from esb.step import Step
+from esb.step import LARGE, Step, beside, weighed, weight
 from esb.steps._parallel import copies, settle_all
 
 
@@ -61,19 +64,25 @@ def make(options: ScatterGatherOptions, build: Build) -> Step:
         jobs = [(steps, copy(envelope, name)) for name, steps in branches]
         results = await settle_all(jobs, options.concurrency)
         errors = [result for result in results if isinstance(result, EsbError)]
-        answers = {
-            name: result.body.data
+        bodies = {
+            name: result.body
             for (name, _), result in zip(branches, results, strict=True)
             if not isinstance(result, EsbError) and result.outcome is not Outcome.FILTERED
         }
+        total = sum(map(weight, bodies.values()))
+        answers = await beside(_read, bodies) if total >= LARGE else _read(bodies)
         if options.need is None and errors:
             raise errors[0]
         if options.need is not None and len(answers) < options.need:
             why = f"{len(answers)} of {most} answered, and {options.need} are needed"
             raise errors[0].noted(why) if errors else Unavailable(why)
-        return envelope.with_body(Body.of(answers))
+        return weighed(envelope.with_body(Body.of(answers)), total)
 
     return scatter_gather
+
+
+def _read(bodies: Mapping[str, Body]) -> dict[str, Any]:
+    return {name: body.data for name, body in bodies.items()}
 
 
 def _branch(steps: Step, options: ScatterGatherOptions, build: Build) -> Step:

@@ -19,7 +19,7 @@ For example:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from datetime import UTC, datetime
@@ -42,7 +42,7 @@ from esb.errors import BadMessage, EsbError, Permanent, RouteFailure
 from esb.logs import ABOUT
 from esb.metrics import DEAD_LETTERS
 from esb.options import Name, Options, RawSteps
-from esb.step import Step, give_back
+from esb.step import Step, asked, give_back
 from esb.steps._formats import STREAMED, StreamChoice, or_name
 from esb.steps._parallel import Copy, copies, run_all
 
@@ -181,7 +181,7 @@ def make(options: SplitOptions, build: Build) -> Step:
     async def split(envelope: Envelope) -> Envelope:
         tally = _Tally()
         results: list[Envelope] = []
-        with pieces_of(envelope) as parts:
+        with await pieces_of(envelope) as parts:
             if batches and store is not None:
                 memory = _Memory(store, place, envelope, options)
                 await memory.learn()
@@ -206,13 +206,13 @@ def make(options: SplitOptions, build: Build) -> Step:
 # --- parts ----------------------------------------------------------------------------------------
 
 
-def _pieces_of(options: SplitOptions, build: Build) -> Callable[[Envelope], _Parts]:
+def _pieces_of(options: SplitOptions, build: Build) -> Callable[[Envelope], Awaitable[_Parts]]:
     """What makes the parts of a message."""
     if options.each is not None:
         each = build.expression(options.each, "each")
 
-        def listed(envelope: Envelope) -> _Parts:
-            found = each(envelope)
+        async def listed(envelope: Envelope) -> _Parts:
+            found = await asked(each, envelope)
             if not isinstance(found, list | tuple):
                 raise RouteFailure(f"split needs a list, '{options.each}' gave something else")
             return _Parts((Piece(_body(data)) for data in found), options.group)
@@ -226,7 +226,7 @@ def _pieces_of(options: SplitOptions, build: Build) -> Callable[[Envelope], _Par
     if options.group is not None and not stream.joins:
         build.problem(f"pieces of {name} make no list", "group", key=True)
 
-    def streamed(envelope: Envelope) -> _Parts:
+    async def streamed(envelope: Envelope) -> _Parts:
         body = envelope.body
         source = body.open()
         pieces = stream.read(source, own, parse_content_type(body.content_type))

@@ -13,7 +13,7 @@ import pytest
 from support.bus import load_text
 
 from esb import step
-from esb.envelope import Body, Envelope, Headers, Outcome
+from esb.envelope import Body, Envelope, Headers, Outcome, codec_for
 from esb.errors import BadMessage, RouteFailure
 from esb.step import Step
 
@@ -278,6 +278,14 @@ SHEET = """<xsl:stylesheet version="1.0" xmlns:xsl="http://www.w3.org/1999/XSL/T
         ("[{convert: yaml}]", Body(LARGE_JSON, "application/json")),
         ("[{choose: [{when: body.a == '', steps: []}]}]", Body(LARGE_JSON, "application/json")),
         ("[{transform: {xslt: sheet.xsl}}]", Body(LARGE_XML, "application/xml")),
+        ("[{keep: [a]}]", Body(LARGE_JSON, "application/json")),
+        ("[{remove: [a]}]", Body(LARGE_JSON, "application/json")),
+        ("[{remove: {xpath: [//line]}}]", Body(LARGE_XML, "application/xml")),
+        ("[{enrich: {steps: [{set: {body: {b: 1}}}]}}]", Body(LARGE_JSON, "application/json")),
+        ("[{scatter_gather: {branches: {b: []}}}]", Body(LARGE_JSON, "application/json")),
+        ("[{split: {each: '[body.a]', steps: []}}]", Body(LARGE_JSON, "application/json")),
+        ("[{loop: {each: '[body.a]', steps: []}}]", Body(LARGE_JSON, "application/json")),
+        ("[{loop: {while: body.a == '', steps: []}}]", Body(LARGE_JSON, "application/json")),
     ],
 )
 async def test_who_reads_a_large_body_keeps_nobody_waiting(
@@ -297,3 +305,31 @@ async def test_who_reads_a_large_body_keeps_nobody_waiting(
     await run(Envelope(body=body.typed(body.content_type)))
     assert readers
     assert threading.get_ident() not in readers
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        "[{set: {body: {b: body.a}}}]",
+        "[{map: {b: body.a}}, {keep: [b]}]",
+        "[{enrich: {steps: [{set: {body: {b: 1}}}]}}]",
+        "[{scatter_gather: {branches: {b: []}}}]",
+    ],
+)
+async def test_what_is_made_of_a_large_body_is_written_in_a_thread(
+    steps: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = await route(steps, tmp_path)(Envelope(body=Body(LARGE_JSON, "application/json")))
+    writers: set[int] = set()
+    codec = codec_for("application/json")
+    encode = type(codec).encode
+
+    def seen(self: Any, *args: Any) -> bytes:
+        writers.add(threading.get_ident())
+        return encode(self, *args)
+
+    monkeypatch.setattr(type(codec), "encode", seen)
+    await step.written(result.body)
+    assert result.body.is_written
+    assert writers
+    assert threading.get_ident() not in writers
