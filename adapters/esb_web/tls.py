@@ -38,6 +38,7 @@ class Renewed:
         self._stamp = self._look()
         self.context = self._now = _made(files)
         self._next = current.get().monotonic() + LOOK_EVERY
+        self._changed = 0.0
         self.context.sni_callback = self._begins
 
     def _begins(
@@ -52,12 +53,17 @@ class Renewed:
                 self._stamp = stamp
                 self._again()
         if self._now is not first:
+            before = connection.session if connection.session_reused else None
+            if before is not None and before.time <= self._changed and self._files.client_ca:
+                # Taken up again it shows no certificate, and whoever signed that may be out by now.
+                return ssl.ALERT_DESCRIPTION_HANDSHAKE_FAILURE
             connection.context = self._now
         return None
 
     def _again(self) -> None:
         try:
             self._now = _made(self._files)
+            self._changed = current.get().time()
         except (OSError, ValueError) as e:
             log.error("the files of listen.tls cannot be used: what they held before stays",
                       why=str(e))  # fmt: skip

@@ -51,9 +51,12 @@ class Certificates:
 
     async def verify(self, credentials: Credentials) -> Principal:
         options = self._options
-        name = next(_names(credentials.certificate or {}, options.name), "")
-        if not name:
+        names = [*_names(credentials.certificate or {}, options.name)]
+        if not names or not names[0]:
             raise Refused(f"the certificate has no {options.name}")
+        name = names[0]
+        if options.name == "common_name" and len(names) > 1:
+            raise Refused("the certificate has several common names")  # each reads another first
         if options.names and name not in options.names:
             raise Refused("the name in the certificate may not call")
         return Principal(
