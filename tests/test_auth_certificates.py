@@ -167,6 +167,21 @@ async def test_who_shows_what(tmp_path: Path, callers: Authority) -> None:
             assert await asked(url(bus), make(callers, tmp_path)) == status, what
 
 
+async def test_where_every_certificate_will_do_one_of_two_names_is_nobodys(
+    tmp_path: Path, callers: Authority
+) -> None:
+    text = TEXT.replace("auth: {machines: {mtls: {names: [press]}}}\n", "")
+    text = text.replace(", auth: machines}}", "}}\n    allow: {principals: [press]}")
+    async with running(text, tmp_path) as bus:
+        for status, names in (
+            (200, ["press"]),
+            (403, ["lathe"]),
+            (401, ["press", "lathe"]),
+            (401, ["lathe", "press"]),
+        ):
+            assert await asked(url(bus), callers.shown(tmp_path, *names)) == status, names
+
+
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 async def test_who_was_let_in_before_the_authorities_changed_is_looked_at_again(
     version: ssl.TLSVersion, tmp_path: Path, callers: Authority, monkeypatch: pytest.MonkeyPatch

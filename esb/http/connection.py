@@ -541,12 +541,15 @@ class Connection(asyncio.Protocol):
 
 
 def _named(transport: asyncio.Transport) -> str:
-    """Whom the caller's certificate names: its common name, else its first alternative name."""
+    """Whom the caller's certificate names: its common name, else its first alternative name. One of
+    several common names is nobody's, since each reads another of them."""
     certificate = transport.get_extra_info("peercert")
     if not certificate:
         return ""
     names = [value for part in certificate.get("subject", ()) for key, value in part
              if key == "commonName"]  # fmt: skip
+    if len(names) > 1:
+        return ""
     names += [value for _, value in certificate.get("subjectAltName", ())]
     return names[0] if names else ""
 
