@@ -268,12 +268,12 @@ def admin_api(
         """Forget dead letters for good: by `keys`, by a filter, or `all`."""
         return (await drop(store(), which)).told("dropped")
 
-    @api.get("/dead/{key}")
+    @api.get("/dead/{key:int}")
     async def show(key: Key) -> dict[str, Any]:
         """One dead letter; a body that is no text is shown in hexadecimal."""
         return _whole(await dead_letter(store(), key))
 
-    @api.get("/dead/{key}/body", response_class=Octets)
+    @api.get("/dead/{key:int}/body", response_class=Octets)
     async def body(key: Key) -> Response:
         """The body of a dead letter, byte for byte as it came."""
         one = await dead_letter(store(), key)
@@ -281,7 +281,7 @@ def admin_api(
         kept = {"Content-Disposition": f"attachment; filename=dead-{key}", **_INERT}
         return Octets(one.envelope.body.raw, headers=kept)
 
-    @api.post("/dead/{key}/replay", status_code=202)
+    @api.post("/dead/{key:int}/replay", status_code=202)
     async def replay_one(key: Key, target: To | None = None) -> dict[str, Any]:
         """Let a dead letter run again: where it came from, or `to` another route or queue."""
         one = await dead_letter(store(), key)
@@ -291,7 +291,7 @@ def admin_api(
             raise Refused(why)
         return {"replayed": key, "route": to or (one.failure.route if one.failure else "")}
 
-    @api.delete("/dead/{key}", status_code=204)
+    @api.delete("/dead/{key:int}", status_code=204)
     async def drop_one(key: Key) -> None:
         """Forget a dead letter for good."""
         if not await store().done(key, lying_in=DEAD):

@@ -18,6 +18,7 @@ from esb_soap.components import split
 from esb_soap.endpoint import Found, Loaded
 from esb_soap.message import FaultMessage, Message
 from esb_soap.wsdl import Version
+from esb_web.openapi import SEGMENT
 
 _PARAMETER: Final = re.compile(r":(\w+)")
 _PROBLEM: Final = "application/problem+json"
@@ -122,6 +123,8 @@ class Described:
             "required": required,
             "schema": dict(field.schema),
         }
+        if where == "path" and parameter["schema"] == {"type": "string"}:
+            parameter["schema"] = SEGMENT
         if description := field.schema.get("description"):
             parameter["description"] = description
         return parameter

@@ -10,7 +10,15 @@ from typing import Any, Final
 from esb_web.messages import Site
 from esb_web.problems import PROBLEM
 
-_PARAMETER: Final = re.compile(r"[:*](\w+)")
+_PARAMETER: Final = re.compile(r"([:*])(\w+)")
+
+SEGMENT: Final = {
+    "type": "string",
+    "pattern": r"^(?!\.{1,2}$)[^/\\\x00-\x1f\x7f]+$",
+}
+"""What a segment of a path may be, once it is decoded: see `router.decode_segment`."""
+
+_REST: Final = {"type": "string", "pattern": r"^[^\\\x00-\x1f\x7f]*$"}
 _REFERENCE: Final = re.compile(r'"#/components/schemas/([^"/]+)')
 _WHOLE_REFERENCE: Final = re.compile(r"(#/components/schemas/[^/]+)(.*)\Z")
 
@@ -80,8 +88,8 @@ def operation_of(
 def path_parameters(path: str) -> list[dict[str, Any]]:
     """The parameters in a Site's path."""
     return [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-        for name in _PARAMETER.findall(path)
+        {"name": name, "in": "path", "required": True, "schema": SEGMENT if one == ":" else _REST}
+        for one, name in _PARAMETER.findall(path)
     ]
 
 
@@ -164,7 +172,7 @@ _OPENAPI_METHODS: Final = frozenset(
 
 def openapi_path(path: str) -> str:
     """A Site's path as OpenAPI writes it: "/a/{id}"."""
-    return _PARAMETER.sub(r"{\1}", path)
+    return _PARAMETER.sub(r"{\2}", path)
 
 
 def _free(name: str, used: set[str]) -> str:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import re
 from typing import Any
+from urllib.parse import quote
 
 import pytest
+from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
 from support.web import ask, serving, site
 
 from esb.envelope import Headers
+from esb.errors import BadMessage
 from esb_web.openapi import document, embedded_schema, operation_of
+from esb_web.router import decode_segment
 
 
 async def get(url: str, path: str, *headers: str) -> tuple[int, Headers, bytes]:
@@ -53,6 +57,25 @@ def test_a_document_is_valid_and_complete() -> None:
     identifiers = re.findall(r'"operationId": "([^"]+)"', json.dumps(found))
     assert len(identifiers) == len(set(identifiers)) == 4
     assert set(found["components"]["schemas"]) == {"Problem", "Order", "Partner"}
+
+
+def test_a_parameter_of_a_path_says_what_a_segment_may_be() -> None:
+    good = ["7", "a b", "ü", "...", ".a", "a:b*"]
+    found = document([site("/a/:id", **described("a", "/a/:id"))], url="", title="")
+    [told] = found["paths"]["/a/{id}"]["post"]["parameters"]
+    check = Draft202012Validator(told["schema"])
+    for value in good:
+        assert check.is_valid(value)
+        assert decode_segment(quote(value, safe="")) == value
+    for value in (".", "..", "a/b", "a\\b", "a\nb", "\x00", "\x7f"):
+        assert not check.is_valid(value)
+        with pytest.raises(BadMessage):
+            decode_segment(quote(value, safe=""))
+    found = document([site("/a/*rest", **described("a", "/a/*rest"))], url="", title="")
+    [told] = found["paths"]["/a/{rest}"]["post"]["parameters"]
+    check = Draft202012Validator(told["schema"])
+    assert all(map(check.is_valid, ["", "a/b", *good]))
+    assert not check.is_valid("a/\nb")
 
 
 def test_schemas_of_one_name_are_kept_apart() -> None:

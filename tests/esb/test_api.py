@@ -111,7 +111,12 @@ async def test_its_document_tells_of_refusals_and_of_what_is_no_json() -> None:
 
 @pytest.mark.parametrize(
     ("path", "allowed"),
-    [("/dead/1", "DELETE, GET"), ("/messages/a/story", "GET"), ("/cache", "DELETE")],
+    [
+        ("/dead/1", "DELETE, GET"),
+        ("/dead/drop", "POST"),
+        ("/messages/a/story", "GET"),
+        ("/cache", "DELETE"),
+    ],
 )
 async def test_a_method_that_is_not_there_is_told_all_that_are(path: str, allowed: str) -> None:
     async with admin() as server:
