@@ -16,7 +16,7 @@ from esb.envelope import Envelope
 from esb.errors import Denied, EsbError
 from esb.identity import sender
 from esb.options import Options, Words
-from esb.step import Middleware, Step
+from esb.step import Middleware, Step, asked
 
 HttpMethod = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
 """Those that a source can be asked with."""
@@ -82,7 +82,7 @@ def allowing(rules: Sequence[Rule], ways: Collection[str] = ()) -> Middleware:
     def middleware(step: Step) -> Step:
         async def allow(envelope: Envelope) -> Envelope:
             fits = next((fits for concerns, fits in checks if concerns(envelope)), None)
-            if fits is not None and fits(envelope):
+            if fits is not None and await asked(fits, envelope):
                 return await step(envelope)
             known = bool(envelope.principal)
             text = "the credentials are not enough for this" if known else "credentials are needed"

@@ -10,7 +10,7 @@ from uuid import UUID
 from esb.adapter import Expression
 from esb.envelope import Envelope
 from esb.errors import BadMessage, EsbError
-from esb.step import Middleware, Step
+from esb.step import Middleware, Step, asked
 
 LONGEST: Final = 200
 _NAMES = (str, int, Decimal, UUID, date)
@@ -29,7 +29,7 @@ def keyed(expression: Expression, *, required: bool = True) -> Middleware:
     def middleware(step: Step) -> Step:
         async def key(envelope: Envelope) -> Envelope:
             try:
-                name = _name(expression(envelope))
+                name = _name(await asked(expression, envelope))
             except EsbError:
                 if required:
                     raise

@@ -30,7 +30,7 @@ from esb.metrics import Counter, Gauge
 from esb.middleware.kept import Entry, Memory, Shared, unwritten
 from esb.options import Duration, Options, Size, Words
 from esb.redis import Redis
-from esb.step import Step
+from esb.step import Step, asked
 
 log = structlog.get_logger("esb.cache")
 
@@ -205,7 +205,7 @@ class Cache:
         async def cached(envelope: Envelope) -> Envelope:
             envelope = envelope.replace(headers=envelope.headers.keep(self._seen.__contains__))
             try:
-                key, private = self._key_of(envelope)
+                key, private = await asked(self._key_of, envelope)
             except (EsbError, UnicodeError, OverflowError):
                 self._count["passed"].value += 1
                 return await step(envelope)  # which will say what is wrong with it

@@ -19,7 +19,7 @@ from esb.metrics import ENDPOINT_CALLS, ENDPOINT_SECONDS, Gauge, Number
 from esb.middleware.breaker import Breaker, BreakerOptions
 from esb.middleware.limit import Bulkhead
 from esb.options import Options
-from esb.step import Watch
+from esb.step import Watch, is_unwritten, written
 
 T = TypeVar("T")
 
@@ -180,9 +180,15 @@ class GuardedSink:
 
     def send(self, envelope: Envelope) -> Coroutine[Any, Any, Any]:
         """As the sink's own."""
+        if is_unwritten(envelope.body):
+            return self._written(envelope)
         if self._watch.observer is None:
             return self._send(envelope)
         return self._watch.step(self._place, self._taken, envelope)
+
+    async def _written(self, envelope: Envelope) -> Any:
+        await written(envelope.body)
+        return await self.send(envelope)
 
     async def _taken(self, envelope: Envelope) -> Envelope:
         await self._send(envelope)

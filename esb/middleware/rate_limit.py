@@ -34,7 +34,7 @@ from esb.metrics import Counter
 from esb.middleware.retry import Aside, park, stopped_within
 from esb.options import Name, Options, parse_duration
 from esb.redis import Redis, Script
-from esb.step import Middleware, Step
+from esb.step import Middleware, Step, asked
 
 REFUSED: Final = Counter(
     "esb_rate_limited_total",
@@ -389,7 +389,7 @@ def limiting(
 
     async def take(envelope: Envelope) -> tuple[bool, list[Quota], float]:
         """Whether it may pass, what is then left, and else the seconds to wait."""
-        asks = ask(envelope)
+        asks = await asked(ask, envelope)
         fit, counted = await counts.take(asks)
         quotas, wait = [], 0.0
         for one, (_, limit, window), (before, count) in zip(options, asks, counted, strict=True):

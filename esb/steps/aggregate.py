@@ -43,7 +43,7 @@ from esb.envelope import Body, Envelope, Headers, Outcome
 from esb.errors import EsbError, Permanent, RouteFailure
 from esb.gathering import Gathering, is_replayed, key_text, side_by_side
 from esb.options import Duration, Name, Options, RawSteps
-from esb.step import Step, pipeline
+from esb.step import Step, asked, pipeline
 
 log = structlog.get_logger("esb.aggregate")
 
@@ -127,16 +127,16 @@ def make(options: AggregateOptions, build: Build) -> Step:
                 raise Incomplete(f"the group was not complete in time: {group['size']} came")
         if body is None:
             return envelope
-        return envelope.with_body(Body.of(body(envelope)))
+        return envelope.with_body(Body.of(await asked(body, envelope)))
 
     begin_and_go_on = pipeline([(build.where, begin), ("steps", steps)])
     gathering = Gathering(store, channel, groups, clock=build.clock)
     build.continuation(options.name, gathering, begin_and_go_on)
 
     async def aggregate(envelope: Envelope) -> Envelope:
-        group = _ONE_GROUP if by is None else key_text(by(envelope), "group")
+        group = _ONE_GROUP if by is None else key_text(await asked(by, envelope), "group")
         # What is wrong with one message is not to be found out when it is in a group with others.
-        Body.of([_data(envelope)]).raw  # noqa: B018 - raises
+        await asked(_written, envelope)
         await change(store, Put(channel, envelope, group=group))
         return envelope.replace(outcome=Outcome.ACCEPTED)
 
@@ -152,6 +152,10 @@ def _check(options: AggregateOptions, build: Build) -> None:
                       hint="say more in 'most'")  # fmt: skip
     if not options.steps:
         build.problem("nothing is done with the groups", "steps", hint="steps: [{send: ...}]")
+
+
+def _written(envelope: Envelope) -> bytes:
+    return Body.of([_data(envelope)]).raw
 
 
 def _data(envelope: Envelope) -> Any:

@@ -15,7 +15,7 @@ from esb.adapter import Build, Role
 from esb.durable import Put, change
 from esb.envelope import Body, Envelope
 from esb.options import Duration
-from esb.step import Step
+from esb.step import Step, asked
 from esb.steps._claims import TICKET, ClaimOptions, at_field, channel_of
 from esb.steps.set import with_field
 
@@ -37,7 +37,9 @@ def make(options: CheckInOptions, build: Build) -> Step:
 
     async def check_in(envelope: Envelope) -> Envelope:
         ticket = secrets.token_urlsafe(24)
-        body = envelope.body if path is None else Body.of(at_field(envelope, path))
+        body = envelope.body
+        if path is not None:
+            body = Body.of(await asked(lambda whole: at_field(whole, path), envelope))
         content = Envelope(id=envelope.id, business_key=envelope.business_key, body=body)
         expires = clock.time() + options.keep
         await change(store, Put(channel, content, expires=expires, group=ticket))

@@ -13,7 +13,7 @@ from esb.adapter import Build, Role
 from esb.durable import Put, unit_on
 from esb.envelope import Body, Envelope
 from esb.errors import BadMessage
-from esb.step import Step
+from esb.step import Step, asked, weighed, weight
 from esb.steps._claims import TICKET, ClaimOptions, at_field, channel_of
 from esb.steps.set import with_field
 
@@ -51,13 +51,19 @@ def make(options: CheckOutOptions, build: Build) -> Step:
         raise BadMessage("nothing is kept under this ticket, or not any more")
 
     async def check_out(envelope: Envelope) -> Envelope:
-        body = await kept(ticket_of(envelope))
+        body = await kept(await asked(ticket_of, envelope))
         if path is None:
             return envelope.with_body(body)
-        data = with_field(envelope.body.data, path, body.data)
-        return envelope.with_body(Body.of(data, envelope.content_type))
+        content = await asked(_data, envelope.with_body(body))
+        data = with_field(envelope.body.data, path, content)
+        result = envelope.with_body(Body.of(data, envelope.content_type))
+        return weighed(result, weight(envelope.body) + weight(body))
 
     return check_out
+
+
+def _data(envelope: Envelope) -> Any:
+    return envelope.body.data
 
 
 step = Role(CheckOutOptions, make)

@@ -16,7 +16,7 @@ from esb.clock import moment
 from esb.envelope import Envelope
 from esb.errors import BadMessage, RouteFailure, TimedOut
 from esb.options import Duration, Options
-from esb.step import Step
+from esb.step import Step, asked
 
 LONGEST: Final = 60.0
 """A message that waits longer would take up room in its source, and be cut off by a stop."""
@@ -64,7 +64,7 @@ def make(options: DelayOptions, build: Build) -> Step:
         return max(0.0, ahead)
 
     async def delay(envelope: Envelope) -> Envelope:
-        pause = wait(envelope)
+        pause = await asked(wait, envelope)
         if envelope.deadline is not None and clock.monotonic() + pause >= envelope.deadline:
             raise TimedOut(f"a delay of {pause:g} seconds is longer than there is time left")
         await clock.sleep(pause)

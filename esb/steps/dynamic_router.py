@@ -15,7 +15,7 @@ from esb.adapter import Build, Role
 from esb.envelope import Envelope
 from esb.errors import RouteFailure
 from esb.options import Options
-from esb.step import Step, in_turn
+from esb.step import Step, asked, in_turn
 from esb.steps._hops import STOPPED, hop, hops
 
 
@@ -43,14 +43,14 @@ def make(options: DynamicRouterOptions, build: Build) -> Step:
 
     async def dynamic_router(envelope: Envelope) -> Envelope:
         for number in range(1, options.most + 1):
-            name = next_of(envelope)
+            name = await asked(next_of, envelope)
             if name is None or name == "":
                 return envelope
             with in_turn(number):
                 envelope = await hop(routes, name)(envelope)
             if envelope.outcome in STOPPED:
                 return envelope
-        if next_of(envelope):
+        if await asked(next_of, envelope):
             raise RouteFailure(f"the message found no end within {options.most} hops")
         return envelope
 

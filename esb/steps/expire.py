@@ -16,7 +16,7 @@ from esb.clock import moment
 from esb.envelope import Envelope, Outcome
 from esb.errors import BadMessage, Expired
 from esb.options import Duration, Options
-from esb.step import Step
+from esb.step import Step, asked
 
 
 class ExpireOptions(Options):
@@ -61,7 +61,7 @@ def make(options: ExpireOptions, build: Build) -> Step:
     build.body("kept")
 
     async def expire(envelope: Envelope) -> Envelope:
-        found = time(envelope)
+        found = await asked(time, envelope)
         if found is None and never:
             return envelope
         try:

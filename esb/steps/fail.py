@@ -17,7 +17,7 @@ from esb.adapter import Build, Role
 from esb.envelope import Envelope
 from esb.errors import BadMessage, Denied, EsbError, Overloaded, RouteFailure, Transient
 from esb.options import Options
-from esb.step import Step
+from esb.step import Step, asked
 
 LONGEST: Final = 2000
 _KINDS: Final[dict[str, type[EsbError]]] = {
@@ -47,7 +47,7 @@ def make(options: FailOptions, build: Build) -> Step:
     build.body("kept")
 
     async def fail(envelope: Envelope) -> Envelope:
-        raise kind(text(envelope)[:LONGEST])
+        raise kind((await asked(text, envelope))[:LONGEST])
 
     return fail
 

@@ -23,7 +23,7 @@ from esb.durable import part
 from esb.envelope import Envelope
 from esb.errors import Transient
 from esb.options import Options, RawSteps
-from esb.step import Step
+from esb.step import Step, asked
 
 
 class Way(Options):
@@ -80,8 +80,8 @@ def make(options: LoadBalanceOptions, build: Build) -> Step:
     order: Callable[[Sequence[_Way], Envelope], Sequence[_Way]]
     if (options.strategy == "sticky") != (options.by is not None):
         raise build.problem("'by' belongs to 'strategy: sticky', and that needs it")
-    if options.by is not None:
-        key_of = build.expression(options.by, "by")
+    key_of = None if options.by is None else build.expression(options.by, "by")
+    if key_of is not None:
         order = lambda ways, envelope: ranked(ways, str(key_of(envelope)))  # noqa: E731
     elif options.strategy == "in_order":
         order = lambda ways, envelope: ways  # noqa: E731
@@ -92,6 +92,8 @@ def make(options: LoadBalanceOptions, build: Build) -> Step:
 
     async def load_balance(envelope: Envelope) -> Envelope:
         last: Transient | None = None
+        if key_of is not None:
+            await asked(key_of, envelope)  # reads what is large; the order then finds it read
         for way in order(ways, envelope):
             try:
                 async with part():

@@ -12,6 +12,7 @@ For example:
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import Final
 
 from lxml import etree
@@ -21,7 +22,7 @@ from esb.adapter import Build, Role
 from esb.envelope import Body, Envelope, parse_content_type
 from esb.errors import UnsupportedMedia
 from esb.options import Options, RawSteps
-from esb.step import Step
+from esb.step import Step, asked
 
 
 class Format(Options):
@@ -68,7 +69,9 @@ def make(options: NormalizeOptions, build: Build) -> Step:
             found = guess
             envelope = envelope.with_body(Body(envelope.body.raw, guess))
         for essence, root, steps in formats:
-            if essence == found and (root is None or root == _root(envelope, root)):
+            if essence != found:
+                continue
+            if root is None or root == await asked(partial(_root, like=root), envelope):
                 return await steps(envelope)
         raise UnsupportedMedia(f"this is none of the formats that may come: {known}")
 

@@ -46,7 +46,7 @@ from esb.envelope import Body, Envelope, Outcome
 from esb.errors import BadMessage, Permanent
 from esb.gathering import Gathering, is_replayed, key_text, side_by_side
 from esb.options import Duration, Name, Options, RawSteps
-from esb.step import Step, pipeline
+from esb.step import Step, asked, pipeline
 
 log = structlog.get_logger("esb.resequence")
 
@@ -142,8 +142,8 @@ def make(options: ResequenceOptions, build: Build) -> Step:
     build.continuation(options.name, gathering, begin_and_go_on)
 
     async def resequence(envelope: Envelope) -> Envelope:
-        stream = _ONE_STREAM if by is None else key_text(by(envelope), "stream")
-        group = _group(_whole(number_of(envelope)), stream)
+        stream = _ONE_STREAM if by is None else key_text(await asked(by, envelope), "stream")
+        group = _group(_whole(await asked(number_of, envelope)), stream)
         await change(store, Put(channel, envelope, group=group))
         return envelope.replace(outcome=Outcome.ACCEPTED)
 

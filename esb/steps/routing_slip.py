@@ -13,7 +13,7 @@ from esb.adapter import Build, Role
 from esb.envelope import Envelope
 from esb.errors import BadMessage, RouteFailure
 from esb.options import Options
-from esb.step import Step, in_turn
+from esb.step import Step, asked, in_turn
 from esb.steps._hops import STOPPED, hop, hops
 
 
@@ -38,7 +38,7 @@ def make(options: RoutingSlipOptions, build: Build) -> Step:
     routes = hops(options.among, build)
 
     async def routing_slip(envelope: Envelope) -> Envelope:
-        slip = slip_of(envelope)
+        slip = await asked(slip_of, envelope)
         if not isinstance(slip, list | tuple):
             raise RouteFailure(f"a routing slip is a list, '{options.slip}' gave something else")
         if len(slip) > options.most:

@@ -16,7 +16,7 @@ from esb.adapter import Build, Expression, Role, Sink
 from esb.envelope import Envelope, Outcome
 from esb.errors import BadMessage
 from esb.options import Options, RawSink
-from esb.step import Step
+from esb.step import Step, asked
 from esb.steps._parallel import run_all
 
 
@@ -55,13 +55,15 @@ def make(options: SendEachOptions, build: Build) -> Step:
     names_of = build.expression(options.names, "names") if options.names is not None else None
 
     async def send_each(envelope: Envelope) -> Envelope:
-        names = list(recipients) if names_of is None else _names(names_of(envelope))
+        names: list[object] = list(recipients)
+        if names_of is not None:
+            names = _names(await asked(names_of, envelope))
         chosen: list[Step] = []
         for name in dict.fromkeys(names):
             if name not in recipients:
                 raise BadMessage(f"{str(name)[:60]!r} is none of those it may be sent to")
             when, send = recipients[name]
-            if when is None or when(envelope):
+            if when is None or await asked(when, envelope):
                 chosen.append(send)
         await run_all([(send, envelope) for send in chosen], options.concurrency)
         return envelope.replace(outcome=Outcome.ACCEPTED) if chosen else envelope

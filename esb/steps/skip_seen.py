@@ -16,7 +16,7 @@ from esb.durable import Confirm, unit_on
 from esb.envelope import Envelope, Outcome
 from esb.errors import BadMessage, InProgress, RouteFailure
 from esb.options import Duration, Options
-from esb.step import Step
+from esb.step import Step, asked
 
 ASK_AGAIN = 1.0
 
@@ -48,7 +48,7 @@ def make(options: SkipSeenOptions, build: Build) -> Step:
     scope = f"seen:{options.scope or build.route}"
 
     async def skip_seen(envelope: Envelope) -> Envelope:
-        value = _text(value_of(envelope))
+        value = _text(await asked(value_of, envelope))
         unit = unit_on(store)
         if unit is None:
             raise RouteFailure("skip_seen is outside of every run")

@@ -22,7 +22,7 @@ from esb.clock import Clock
 from esb.envelope import Envelope
 from esb.errors import Overloaded, RouteFailure
 from esb.options import Options, parse_duration
-from esb.step import Step
+from esb.step import Step, asked
 
 _RATE: Final = re.compile(r"\s*([1-9]\d*)\s*/\s*(\d+(?:\.\d+)?)?\s*(ms|s|m|h|d)\s*")
 
@@ -98,7 +98,7 @@ def make(options: ThrottleOptions, build: Build) -> Step:
     build.body("kept")
 
     async def throttle(envelope: Envelope) -> Envelope:
-        key = "" if key_of is None else _key(key_of(envelope))
+        key = "" if key_of is None else _key(await asked(key_of, envelope))
         wait = buckets.take(key)
         if wait <= 0:
             return envelope
