@@ -197,6 +197,8 @@ class Telemetry:
             return await step(envelope)
         facts = watch.spans.get(place)
         about: dict[str, Any] = {"esb.route": watch.route, "esb.step": place}
+        if facts is not None and facts.kind == "producer":
+            about["messaging.message.id"] = envelope.id
         span = _begin(
             tracer, facts or SpanFacts("internal", place.rpartition(".")[2]), about, parent
         )
@@ -235,7 +237,9 @@ async def _in_route(
             about["messaging.message.conversation_id"] = envelope.correlation_id
     elif method := envelope.params.get("http", {}).get("method"):
         about["http.request.method"] = method
-    span = _begin(tracer, facts, about, _remote(envelope.traceparent))
+    if address := envelope.params.get("client", {}).get("address"):
+        about["client.address"] = address
+    span = _begin(tracer, facts, about, _remote(envelope.traceparent, envelope.tracestate))
     token = _span.set(span)
     answer = _Answer(span, facts.told["status"]) if "status" in facts.told else None
     try:
@@ -311,15 +315,18 @@ def _begin(tracer: Tracer, facts: SpanFacts, about: dict[str, Any], parent: Span
     return tracer.start_span(facts.name, context, kind, {**facts.attributes, **about})
 
 
-def _remote(traceparent: str) -> Span | None:
+def _remote(traceparent: str, tracestate: str) -> Span | None:
     """Who sent it, as the parent of a span; None if that is not told."""
     if not traceparent:
         return None
-    from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
+    from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, TraceState
 
     try:
         _, trace, span, flags = traceparent.split("-", 3)
-        found = SpanContext(int(trace, 16), int(span, 16), True, TraceFlags(int(flags[:2], 16)))
+        found = SpanContext(
+            int(trace, 16), int(span, 16), True, TraceFlags(int(flags[:2], 16)),
+            TraceState.from_header([tracestate]) if tracestate else None,
+        )  # fmt: skip
     except ValueError:
         return None  # adapters check what the wire says; in a unit of tests it may be anything
     return NonRecordingSpan(found) if found.is_valid else None

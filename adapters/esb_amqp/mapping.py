@@ -14,15 +14,13 @@ from typing import Any, Final
 
 from esb.envelope import NO_BODY, Body, Envelope, Headers, Outcome, new_id
 from esb.redaction import CREDENTIALS
+from esb.tracecontext import tracestate, valid_traceparent
 from esb_amqp.client import Delivery
 from esb_amqp.properties import Properties, as_time
 
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
 _LINE = re.compile(r"[\r\n\0]")
 _PLAIN = re.compile(r"[\x20-\x7e]{1,255}\Z")
-_TRACEPARENT = re.compile(
-    r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}\Z"
-)
 
 _BROKER_HEADERS: Final = frozenset(
     {
@@ -82,7 +80,7 @@ def from_delivery(delivery: Delivery, queue: str, offset: int | None = None) -> 
             pairs.append((name, value))
         else:
             odd[name] = value
-    if not _TRACEPARENT.match(trace["traceparent"]):
+    if not valid_traceparent(trace["traceparent"]):
         trace = {"traceparent": "", "tracestate": ""}
     content_type = properties.content_type if _PLAIN.match(properties.content_type) else ""
     body = Body(delivery.body, content_type) if delivery.body or content_type else NO_BODY
@@ -118,7 +116,7 @@ def from_delivery(delivery: Delivery, queue: str, offset: int | None = None) -> 
         headers=Headers.trusted(pairs),
         params={"amqp": facts},
         traceparent=trace["traceparent"],
-        tracestate=trace["tracestate"][:512],
+        tracestate=tracestate([trace["tracestate"]]),
     )
 
 

@@ -39,15 +39,14 @@ from esb.errors import (
 from esb.options import Duration, Options, Size, Words
 from esb.redaction import CREDENTIALS, heard
 from esb.step import turns
+from esb.tracecontext import tracestate, valid_traceparent
 from esb_web.credentials import Auth
 from esb_web.messages import (
     HOP_BY_HOP,
     TOKEN,
-    UNSAFE,
     Headerlist,
     header_text,
     remaining,
-    valid_traceparent,
 )
 from esb_web.proxy import ENVIRONMENT, Proxies, parse_proxy, proxies
 from esb_web.standing import Standing
@@ -457,8 +456,8 @@ class OutboundHeaders:
         # Other protocols let these hold anything.
         if valid_traceparent(envelope.traceparent):
             headers.append(("traceparent", envelope.traceparent))
-            if envelope.tracestate and not UNSAFE.search(envelope.tracestate):
-                headers.append(("tracestate", envelope.tracestate))
+            if envelope.tracestate and (state := tracestate([envelope.tracestate])):
+                headers.append(("tracestate", state))
         if self._key is not None and (self._key_always or method not in _IDEMPOTENT):
             name = self._key_header.lower()
             # One that was forwarded or set by name is what somebody wants.

@@ -30,12 +30,11 @@ from esb.errors import BadMessage, BadReply, EsbError
 from esb.http import UNSAFE as UNSAFE
 from esb.identity import Authenticator, Principal
 from esb.outline import Passage
+from esb.tracecontext import tracestate, valid_traceparent
 
 Headerlist = list[tuple[str, str]]
 
 JSON: Final = "application/json"
-
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}\Z")
 
 TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
 
@@ -224,20 +223,7 @@ def to_envelope(request: Request, *, source: str, type: str) -> Envelope:
         deadline=request.deadline,
         principal=request.principal,
         traceparent=traceparent,
-        tracestate=headers.get("tracestate", "")[:512] if traceparent else "",
-    )
-
-
-def valid_traceparent(value: str) -> bool:
-    """Whether `value` is a traceparent that must not be ignored (Trace Context, section 3.2.2)."""
-    if not value:
-        return False
-    found = _TRACEPARENT.match(value)
-    return (
-        found is not None
-        and not value.startswith("ff")
-        and found[1] != "0" * 32
-        and found[2] != "0" * 16
+        tracestate=tracestate(headers.get_all("tracestate")) if traceparent else "",
     )
 
 

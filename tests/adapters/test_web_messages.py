@@ -28,8 +28,9 @@ from esb.errors import (
     Unreachable,
     UnsupportedMedia,
 )
+from esb.tracecontext import valid_traceparent
 from esb_web import ReplyBody, Request, Response, problem, to_envelope, to_response
-from esb_web.messages import preferred, valid_traceparent
+from esb_web.messages import preferred
 
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 

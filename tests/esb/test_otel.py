@@ -67,7 +67,8 @@ async def test_one_trace_from_http_over_a_queue_and_a_broker_to_http_and_soap(
                       soap: {{wsdl: partner.wsdl, operation: getPartner, url: "{service.url}"}}
             """
             async with running(text, tmp_path) as bus:
-                assert await post(f"{url(bus)}/orders", flags="01") == 202
+                carried = {"tracestate": "a=1, b@c=x y", "baggage": "tenant=7"}
+                assert await post(f"{url(bus)}/orders", flags="01", headers=carried) == 202
                 await until(lambda: service.seen)
                 (asked,) = far.asked
         spans = sink.spans  # the bus has stopped, so all are there
@@ -101,6 +102,12 @@ async def test_one_trace_from_http_over_a_queue_and_a_broker_to_http_and_soap(
     assert (rpc.attributes["rpc.system"], service.seen[0].traceparent) == (
         "soap",
         f"00-{TRACE}-{rpc.id}-01",
+    )
+    assert {span.state for span in spans} == {"a=1,b@c=x y"}
+    assert asked.headers["tracestate"] == service.seen[0].tracestate == "a=1,b@c=x y"
+    assert asked.headers["baggage"] == "tenant=7"
+    assert (
+        above[5].attributes["messaging.message.id"] == above[6].attributes["messaging.message.id"]
     )
     assert {span.resource["service.name"] for span in spans} == {"shop"}
     assert all(span.well for span in spans)

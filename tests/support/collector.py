@@ -28,6 +28,7 @@ class Span:
     why: str
     events: int
     resource: Mapping[str, Any]
+    state: str
 
 
 class Collector:
@@ -66,6 +67,7 @@ def _read(body: bytes) -> Iterator[Span]:
                     one.name, _KINDS[one.kind], one.trace_id.hex(), one.span_id.hex(),
                     one.parent_span_id.hex(), _plain(one.attributes), one.status.code != 2,
                     one.status.message, len(one.events), resource,
+                    one.trace_state,
                 )  # fmt: skip
 
 
