@@ -286,6 +286,21 @@ SHEET = """<xsl:stylesheet version="1.0" xmlns:xsl="http://www.w3.org/1999/XSL/T
         ("[{split: {each: '[body.a]', steps: []}}]", Body(LARGE_JSON, "application/json")),
         ("[{loop: {each: '[body.a]', steps: []}}]", Body(LARGE_JSON, "application/json")),
         ("[{loop: {while: body.a == '', steps: []}}]", Body(LARGE_JSON, "application/json")),
+        *(
+            (steps, Body(LARGE_JSON, "application/json"))
+            for steps in (
+                "[{send_each: {to: {a: {send: {queue: a}}}, names: 'body.b | default([])'}}]",
+                "[{send_each: {to: {a: {when: body.a == '', send: {queue: a}}}}}]",
+                "[{throttle: {rate: 100/1s, by: body.b | default('')}}]",
+                "[{delay: {until: body.b | default('2026-01-01T00:00:00Z')}}]",
+                "[{expire: {at: body.b | default(none)}}]",
+                "[{try: {steps: [{fail: '{{ body.b | default(1) }}'}], catch: [{steps: []}]}}]",
+            )
+        ),
+        (
+            "[{normalize: [{type: application/xml, root: o, steps: []}]}]",
+            Body(LARGE_XML, "application/xml"),
+        ),
     ],
 )
 async def test_who_reads_a_large_body_keeps_nobody_waiting(
