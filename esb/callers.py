@@ -32,13 +32,26 @@ def add_ways(load: Load, place: Builder, options: AuthOptions) -> None:
     with it, also with what nobody names."""
     if not place.data:
         place.problem("'auth' is empty", code="empty", key=True, hint="partners: {api_keys: ...}")
-    for name, way in options.root.items():
+    ways = options.root or _right_ones(place)
+    load.unread |= len(ways) < len(place.data)  # what is wrong with the others is said
+    for name, way in ways.items():
         inner = place.at(name)
         inner.begin(f"auth {name}")
         load.ways[name] = KnownWay(_Place(inner), name, way)
     for known in load.ways.values():
         with contextlib.suppress(BuildFailed):
             known.method()
+
+
+def _right_ones(place: Builder) -> dict[str, Way]:
+    """The entries of a section with a mistake that have none themselves: they may name files that
+    are not there."""
+    found: dict[str, Way] = {}
+    for name in place.data if isinstance(place.data, dict) else ():
+        inner = place.at(name)
+        with contextlib.suppress(BuildFailed):
+            found[name] = inner.validate(Way, inner.data)
+    return found
 
 
 class KnownWay:

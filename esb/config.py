@@ -398,7 +398,6 @@ class _Loader:
         for top in tops:
             if "auth" in top.data:
                 add_ways(common, top.at("auth"), common.settings["auth"])
-                common.unread |= not common.ways  # what is wrong with it is said
                 break
         options: AdminOptions = common.settings["admin"]
         place = next((top.at("admin") for top in tops if "admin" in top.data), None)

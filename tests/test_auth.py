@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import argon2
 import pytest
 import trustme
 from argon2 import PasswordHasher
@@ -182,6 +183,30 @@ async def test_a_password_is_checked_once_and_then_remembered(
         assert checked == ["right", "wrong", "right", "right", ""]
         for malformed in ("Basic", "Basic !!", "Basic " + base64.b64encode(b"ann").decode()):
             assert await status(http, address, headers={"Authorization": malformed}) == 401
+
+
+async def test_a_name_that_nobody_has_takes_as_long_as_one_that_somebody_has(
+    tmp_path: Path, http: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hashes of a file say what a check costs, not the library's present default."""
+    users(tmp_path, ann="right")
+    expected: list[str] = []
+    verify = PasswordHasher.verify
+
+    def noted(self: PasswordHasher, hash: str, password: str) -> bool:
+        expected.append(hash)
+        return verify(self, hash, password)
+
+    monkeypatch.setattr(PasswordHasher, "verify", noted)
+    async with running(route(USERS), tmp_path) as bus:
+        for name in ("ann", "eve"):
+            assert await status(http, f"{url(bus)}/who", headers=basic(name, "wrong")) == 401
+        assert await status(http, f"{url(bus)}/who", headers=basic("eve", "right")) == 401
+    somebody, *nobody = expected
+    assert len(nobody) == 2
+    for one in nobody:
+        assert argon2.extract_parameters(one) == argon2.extract_parameters(somebody)
+        assert one != somebody
 
 
 # --- webhooks -------------------------------------------------------------------------------------
@@ -540,6 +565,18 @@ def test_allow_needs_callers_that_are_known(tmp_path: Path) -> None:
     assert [one.line for one in found] == [3, 4]
     assert found[0].message == "`allow` is about callers, and nobody is asked who he is"
     assert "it is not said who may" in found[1].message
+
+
+def test_a_mistake_in_one_way_hides_none_in_another(tmp_path: Path) -> None:
+    text = """\
+auth:
+  it: {api_keys: {file: gone.yml}}
+  other: {jwt: {isuer: x}}
+routes: {a: {from: {http: {path: /a, auth: other}}, steps: [log: a]}}
+"""
+    found = load_text(text, tmp_path).diagnostics
+    assert {one.line for one in found} == {2, 3}
+    assert any("gone.yml" in one.message for one in found)
 
 
 def test_a_way_says_what_is_wrong_with_it(tmp_path: Path) -> None:

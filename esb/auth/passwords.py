@@ -94,7 +94,6 @@ class Basic:
         self._known: OrderedDict[bytes, float] = OrderedDict()
         self._threads = ThreadPoolExecutor(_AT_ONCE, "esb-passwords")
         self._waiting = 0
-        # For names that nobody has, so that they take as long as a wrong password.
         self._nobody = self._hasher.hash(secrets.token_hex())
         self.challenge = f'Basic realm="{options.realm}", charset="UTF-8"'
         self.scheme: Mapping[str, Any] = {"type": "http", "scheme": "basic"}
@@ -112,7 +111,7 @@ class Basic:
     async def verify(self, credentials: Credentials) -> Principal:
         name, password = _given(credentials)
         found = self._users().get(name)
-        expected = found.password if found is not None else self._nobody
+        expected = found.password if found is not None else self._nobodys(name)
         if not await self._right(name, password, expected) or found is None:
             raise Refused("the password is wrong" if found else "the user is not known")
         return Principal(
@@ -129,6 +128,15 @@ class Basic:
             # Of two of one name the first counts.
             self._of, self._named = content, {one.name: one for one in reversed(content.users)}
         return self._named
+
+    def _nobodys(self, name: str) -> str:
+        """A hash for a name that nobody has, which takes as long as that of somebody: of another
+        for each name, since not all need have been made alike. No password fits it."""
+        if not (users := self._table.content.users):
+            return self._nobody
+        number = int.from_bytes(hashlib.blake2b(name.encode(), key=self._key).digest())
+        made, _, digest = users[number % len(users)].password.rpartition("$")
+        return f"{made}${_other(digest)}"
 
     async def _right(self, name: str, password: str, expected: str) -> bool:
         # With the hash in it: whoever gets another password has the old one no longer.
@@ -159,6 +167,12 @@ class Basic:
             return self._hasher.verify(expected, password)
         except (VerificationError, InvalidHashError):
             return False
+
+
+def _other(digest: str) -> str:
+    """Another digest of the same length."""
+    length = len(digest) * 3 // 4
+    return base64.b64encode(secrets.token_bytes(length)).decode().rstrip("=")
 
 
 def _given(credentials: Credentials) -> tuple[str, str]:
