@@ -238,8 +238,9 @@ def assemble(
     retry = options.retry if waits else options.retry or RetryOptions()
     recorded = [layer for layer in (spans, recorder) if layer is not None]
     layers: list[Middleware] = [*recorded, traced(name, refusal=refusal)]
-    arrival = traced(f"{name}.accept", waits=source.waits, refusal=refusal)
-    entrance: list[Middleware] = [*recorded, arrival]
+    entrance: list[Middleware] = [*recorded]
+    if durable:
+        entrance.append(traced(f"{name}.accept", waits=source.waits, refusal=refusal))
     if allow is not None:
         if durable:
             entrance.append(allow)  # what was accepted has been allowed

@@ -50,8 +50,8 @@ def names(expression: str) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The metrics of a bus that runs: their types by their names."""
+def metrics_page(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What a bus that runs answers at /metrics."""
     folder = tmp_path_factory.mktemp("monitoring")
     port, admin = free_ports(2)
     more = folder / "more.yaml"
@@ -68,8 +68,13 @@ routes:
     (listen / "routes.yaml").write_text(own.replace("listen: {", f"listen: {{port: {port}, "))
     with Process([BIN / "esb", "run", listen, more], cwd=folder, environ={}) as process:
         process.wait_for(f"http://127.0.0.1:{admin}/readyz")
-        text = request("GET", f"http://127.0.0.1:{admin}/metrics").body.decode()
-    return dict(re.findall(r"^# TYPE (\S+) (\S+)$", text, re.MULTILINE))
+        return request("GET", f"http://127.0.0.1:{admin}/metrics").body.decode()
+
+
+@pytest.fixture(scope="module")
+def told(metrics_page: str) -> dict[str, str]:
+    """The metrics of a bus that runs: their types by their names."""
+    return dict(re.findall(r"^# TYPE (\S+) (\S+)$", metrics_page, re.MULTILINE))
 
 
 @pytest.mark.parametrize("what", ASKED)
@@ -150,6 +155,22 @@ def promtool() -> Path:
 def test_prometheus_own_tool_takes_it(promtool: Path, asked: tuple[str, ...]) -> None:
     done = subprocess.run([promtool, *asked], cwd=FOLDER, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_prometheus_own_tool_finds_nothing_to_say_of_the_metrics(
+    promtool: Path, metrics_page: str
+) -> None:
+    done = subprocess.run(
+        [promtool, "check", "metrics"], input=metrics_page, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_a_route_that_stores_nothing_before_it_answers_has_no_numbers_of_that(
+    metrics_page: str,
+) -> None:
+    assert '{outcome="message",route="taken"}' in metrics_page
+    assert '.accept"' not in metrics_page
 
 
 def test_every_alert_tells_what_to_do_with_it() -> None:
