@@ -42,6 +42,10 @@ _METHOD_MAX: Final = 16_384
 has a table, and RabbitMQ's takes 500 bytes; what nests in one costs the library, which has no bound
 of its own, far more than its size."""
 
+_TURN: Final = 2000
+"""Frames of one connection that are read before others have their turn: a quarter of a megabyte, as
+one read of the socket gives it, may hold thirty thousand."""
+
 _head: Final = struct.Struct(">BHI")
 
 Take = Callable[[int, bytes, int, int], bool]
@@ -177,8 +181,9 @@ class Wire(TransportFactory):
                     return
                 data = bytes(part)
                 part.clear()
-            at, end = 0, len(data)
-            while end - at >= _head.size:
+            at, end, turns = 0, len(data), _TURN
+            while end - at >= _head.size and turns:
+                turns -= 1
                 kind, channel, size = self._head_of(data, at)
                 payload = at + _head.size
                 last = payload + size
@@ -195,6 +200,16 @@ class Wire(TransportFactory):
             return
         if at < end:
             part += data[at:] if at else data
+            if not turns and self._transport is not None:
+                self._transport.pause_reading()
+                self._loop.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        """Take the next of what came, after others had their turn."""
+        if self.closed.done() or self._transport is None:
+            return
+        self._transport.resume_reading()
+        self.on_bytes(b"")  # which stops the reading again if that was not all
 
     def _head_of(self, data: bytes | bytearray, at: int) -> tuple[int, int, int]:
         """Type, channel and size of the frame that begins there. Raises ValueError if none does, or

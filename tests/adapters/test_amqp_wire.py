@@ -192,3 +192,37 @@ async def test_content_of_a_channel_that_has_gone_is_nobodys() -> None:
     wire.on_bytes(HEARTBEAT)
     assert await wire.left.readexactly(len(HEARTBEAT)) == HEARTBEAT
     assert not wire.closed.done()
+
+
+async def test_what_comes_by_the_thousand_leaves_others_their_turn() -> None:
+    wire = Wire(Address("localhost", 0), None, heartbeat=0)
+    transport = Paused()
+    wire._transport = transport  # type: ignore[assignment]
+    heard: list[int] = []
+
+    def take(kind: int, data: bytes, at: int, end: int) -> bool:
+        heard.append(kind)
+        return True
+
+    wire.channels[0] = take
+    wire.on_bytes(pamqp.frame.marshal(Heartbeat(), 0) * 5000 + b"\x08")
+    at_once = len(heard)
+    assert 0 < at_once < 5000
+    assert transport.reading is False
+    while len(heard) < 5000:
+        await asyncio.sleep(0)
+    assert transport.reading
+    wire.on_bytes(b"\x00\x00\x00\x00\x00\x00\xce")
+    assert len(heard) == 5001
+
+
+class Paused:
+    """A transport, as far as it is told to read or not."""
+
+    reading = True
+
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True

@@ -22,8 +22,21 @@ from support.broker import shared_broker
 from support.processes import Process, free_ports, request
 
 from hostile.bus import SIZE
-from hostile.case import CANARY, FILE, PLACES, Case, Dropped, Post, Queued, Raw, Reply, made
+from hostile.case import (
+    CANARY,
+    FILE,
+    PLACES,
+    Case,
+    Dropped,
+    Overtaken,
+    Post,
+    Queued,
+    Raw,
+    Reply,
+    made,
+)
 from hostile.queues import Queues, shown
+from hostile.rogue import Rogue
 
 HERE = Path(__file__).resolve().parent
 PROJECT = HERE / "project"
@@ -113,9 +126,11 @@ class Arena:
         self.queues = Queues(broker)
         self._stack.push_async_callback(self.queues.close)
         await self.queues.open()
+        self.rogue = await self._stack.enter_async_context(Rogue())
         environ = {
             "RABBIT": broker,
             "QUEUES": self.queues.prefix,
+            "ROGUE": self.rogue.url,
             "PORT": str(port),
             "ADMIN": str(admin),
             "STORE": str(self.folder / "bus.db"),
@@ -209,6 +224,9 @@ class Arena:
             return await self.exchange((head + length).encode() + wire.body)
         if isinstance(wire, Queued):
             return await self._queue(wire, content)
+        if isinstance(wire, Overtaken):
+            where = await self.rogue.overtake(wire.place, content)
+            return Answer(200 * (where == "same"), "\n".join(self.rogue.settled).encode())
         return await self._drop(wire, content)
 
     async def exchange(

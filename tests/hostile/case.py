@@ -89,7 +89,16 @@ class Queued:
     end: str = "out"
 
 
-Wire = Raw | Post | Reply | Dropped | Queued
+@dataclass(frozen=True)
+class Overtaken:
+    """What a broker that was taken over sends to the route of project/broker.yaml: in place of its
+    answer to the method `place`, or to the consumer, for "delivery"."""
+
+    place: str
+    content: Bytes
+
+
+Wire = Raw | Post | Reply | Dropped | Queued | Overtaken
 
 
 @dataclass(frozen=True)
