@@ -284,6 +284,9 @@ class Build(Protocol):
     def where(self) -> str:
         """The place of what is being built, in its route: "steps[1].send.http"."""
 
+    about: str
+    """What the route is for, as its author says."""
+
     durable: bool
     """Whether it answers once the message is stored, before its steps run."""
 

@@ -92,6 +92,7 @@ class Builder:
         self.document = document
         self.path = path
         self.route = route
+        self.about = ""
         self.durable = False
         self.wanted: frozenset[str] = frozenset()  # what policies ask of the source
         self.heard: list[Part] = []  # who looked what that is
@@ -120,7 +121,7 @@ class Builder:
         inner = Builder(
             self.load, self.document, self.path if self.fixed else (*self.path, *path), self.route
         )
-        inner.durable, inner.fixed = self.durable, self.fixed
+        inner.about, inner.durable, inner.fixed = self.about, self.durable, self.fixed
         inner.wanted, inner.heard = self.wanted, self.heard
         inner.files, inner.runs, inner.connections = self.files, self.runs, self.connections
         inner.counted, inner.callers = self.counted, self.callers

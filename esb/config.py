@@ -481,7 +481,7 @@ class _Loader:
                 self._mistakes_inside(place)
                 raise
             place.part.options = options
-            place.durable = options.accept == "durable"
+            place.about, place.durable = options.description, options.accept == "durable"
             self._add(place, self._build(options, place))
 
     def _mistakes_inside(self, place: Builder) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from esb.durable import DEAD
 from esb.identity import PUBLIC
 from esb.service import Service
 from esb_web import Response, Site
+from esb_web.door import door
 
 KEY = "k" * 40
 WSDL = HERE.parent / "calculator.wsdl"
@@ -146,6 +149,48 @@ async def test_documents_say_who_may_call(folder: Path, http: aiohttp.ClientSess
             for operation in item.values():
                 said = operation.get("security")
                 assert said == (None if path.startswith("/open") else [{"it": []}]), path
+
+
+async def test_a_browser_is_shown_where_to_enter_a_key(
+    folder: Path, http: aiohttp.ClientSession
+) -> None:
+    text = PROJECT.replace("listen: {port: 0, auth: it}", "listen: {port: 0, auth: [staff, it]}")
+    text = text.replace("auth: {it:", "auth: {staff: {basic: {users: users.yml}}, it:")
+    (folder / "users.yml").write_text("users: []")
+    html, key = {"Accept": "text/html,*/*"}, {"X-API-Key": KEY}
+    async with running(text, folder) as bus:
+        for path in ("/", "/docs", "/calc/docs"):
+            async with http.get(url(bus) + path, headers=html) as answer:
+                page = await answer.text()
+                assert (answer.status, answer.content_type) == (401, "text/html")
+                assert 'data-header="X-API-Key"' in page
+                assert len(answer.headers.getall("www-authenticate")) == 2
+                [script] = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+                digest_of = base64.b64encode(sha256(script.encode()).digest()).decode()
+                policy = answer.headers["content-security-policy"]
+                assert f"script-src 'sha256-{digest_of}' 'strict-dynamic'; " in policy
+            async with http.get(url(bus) + path, headers={**html, **key}) as answer:
+                assert answer.status == 200
+                assert answer.content_type == "text/html"
+        # Programs are told as ever, and so is whoever calls what is served.
+        for path, more in (("/docs", {}), ("/openapi.json", {}), ("/plain/1", html)):
+            async with http.get(url(bus) + path, headers=more) as answer:
+                assert (answer.status, answer.content_type) == (401, "application/problem+json")
+
+
+def test_what_is_entered_at_the_door_is_a_key_or_a_token() -> None:
+    key = {"type": "apiKey", "in": "header", "name": 'X-"K"'}
+    signed = {**key, "x-signs": "body"}
+    schemes = {'<"a': key, "b": {"type": "http", "scheme": "bearer"}, "c": signed}
+    page = door(schemes).decode()
+    assert re.findall(
+        r'data-scheme="([^"]*)" data-header="([^"]*)" data-before="([^"]*)"', page
+    ) == [
+        ("&lt;&quot;a", "X-&quot;K&quot;", ""),
+        ("b", "Authorization", "Bearer "),
+    ]
+    assert b"<form" not in door({"c": {"type": "mutualTLS"}, "d": signed})
+    assert b"name and a password" in door({"c": {"type": "http", "scheme": "basic"}})
 
 
 async def test_what_became_of_a_message_is_told_to_its_sender_alone(

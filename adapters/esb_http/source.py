@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic.json_schema import SkipJsonSchema
@@ -33,6 +33,9 @@ from esb_web.server import claim_path, web_server
 from esb_web.spans import serving
 
 Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
+
+
+_LONGEST_SUMMARY: Final = 120
 
 
 def _error_status(value: int) -> int:
@@ -265,11 +268,13 @@ class HttpSource:
                 )
                 schemas[name] = embedded_schema(name, schema)
                 request = {"$ref": f"#/components/schemas/{name}"}
+            about = build.about.strip()
+            short = len(about) <= _LONGEST_SUMMARY and "\n" not in about
             operation = operation_of(
                 build.route,
                 options.path,
-                summary=options.summary,
-                description=options.description,
+                summary=options.summary or (about if short else ""),
+                description=options.description or ("" if short else about),
                 tags=options.tags,
                 body=any(m in ("POST", "PUT", "PATCH") for m in options.method),
                 consumes=consumes or ["*/*"],

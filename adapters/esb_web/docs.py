@@ -12,6 +12,7 @@ loaded from elsewhere: Swagger UI's files come with a package.
 from __future__ import annotations
 
 import html
+from collections.abc import Mapping
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final
 
@@ -38,9 +39,16 @@ _HEADERS: Final = {
     "cache-control": "no-cache",
 }
 
-_START: Final = """SwaggerUIBundle({
+# What was shown at the door (`door.py`) is needed to read the document, and is offered to try it.
+_START: Final = """const shown = JSON.parse(sessionStorage.getItem("shown"));
+const ui = SwaggerUIBundle({
   url: document.currentScript.dataset.url, dom_id: "#swagger-ui", deepLinking: true,
   tryItOutEnabled: true, validatorUrl: null, displayRequestDuration: true,
+  requestInterceptor: (request) => {
+    if (shown && request.loadSpec) request.headers[shown.header] = shown.value;
+    return request;
+  },
+  onComplete: () => { if (shown) ui.preauthorizeApiKey(shown.scheme, shown.entered); },
 });
 """
 
@@ -149,7 +157,8 @@ class Docs:
             at = html.escape(base + api)
             lines.append(
                 f"<h3><a href='{at}/docs'>{title}</a> "
-                f"<small><a href='{at}/openapi.json'>OpenAPI</a></small></h3>"
+                f"<small><code>{at}/</code> "
+                f"<a href='{at}/openapi.json'>OpenAPI</a></small></h3>"
             )
         lines.append("<table><tbody>")
         for site in sorted(self._sites, key=lambda s: s.path):
@@ -157,10 +166,14 @@ class Docs:
             lines.append(
                 f"<tr><td>{html.escape(', '.join(site.methods))}</td>"
                 f"<td><code>{html.escape(base + site.path)}</code></td>"
-                f"<td>{html.escape(str(operation.get('summary', '')))}</td></tr>"
+                f"<td>{html.escape(_about(operation))}</td></tr>"
             )
         lines.append("</tbody></table></div>")
         return "\n".join(lines)
+
+
+def _about(operation: Mapping[str, Any]) -> str:
+    return str(operation.get("summary") or operation.get("description", "").partition("\n")[0])
 
 
 async def _nothing(_request: object) -> Any:

@@ -26,6 +26,7 @@ from esb.adapter import Build, Health, Probe
 from esb.envelope import Body, Headers
 from esb.errors import (
     BadMessage,
+    Denied,
     EsbError,
     NoSuchOperation,
     OutcomeUnknown,
@@ -42,7 +43,7 @@ from esb_web.cors import allowed_by, preflight
 from esb_web.forwarded import Forwarded
 from esb_web.listen import ListenOptions
 from esb_web.messages import Headerlist, Request, Response, Site
-from esb_web.problems import problem, unexpected
+from esb_web.problems import challenges, problem, unexpected
 from esb_web.query import parse_query
 from esb_web.router import Found, Router, normal_path
 from esb_web.tls import Files, Renewed
@@ -379,6 +380,12 @@ class WebServer:
         try:
             await auth.authenticate(self._credentials(exchange, auth))
         except EsbError as e:
+            if isinstance(e, Denied) and "text/html" in exchange.headers.get("accept", ""):
+                from esb_web.door import HEADERS, door
+
+                headers = [*HEADERS.items(), *challenges(e)]
+                self._answer(exchange, Response(401, headers, door(auth.described)))
+                return
             self._refuse(exchange, None, e)
             return
         await self._docs.answer(exchange, path, base)

@@ -70,6 +70,7 @@ class Webhooks:
             "in": "header",
             "name": options.header,
             "description": "HMAC-SHA256 of the body, by a shared secret.",
+            "x-signs": "body",
         }
         self.conceals: frozenset[str] = frozenset()  # good for this one body only
 

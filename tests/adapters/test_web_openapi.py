@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
+from support.bus import running, url
 from support.web import ask, serving, site
 
 from esb.envelope import Headers
@@ -179,3 +181,24 @@ async def test_a_document_follows_what_is_mounted() -> None:
             change()
             _, _, body = await get(server.url, "/openapi.json")
             assert set(json.loads(body)["paths"]) == expected
+
+
+async def test_a_route_says_what_it_is_for(tmp_path: Path) -> None:
+    text = f"""
+    listen: {{port: 0}}
+    routes:
+      short: {{description: For clerks., from: {{http: /short}}, steps: [log: a]}}
+      long: {{description: "{"x" * 200}", from: {{http: /long}}, steps: [log: a]}}
+      own:
+        description: Of the route
+        from: {{http: {{path: /own, summary: Its own}}}}
+        steps: [log: a]
+    """
+    async with running(text, tmp_path) as bus:
+        _, _, page = await get(url(bus), "/")
+        assert b"For clerks." in page
+        _, _, content = await get(url(bus), "/openapi.json")
+    told = [json.loads(content)["paths"][path]["post"] for path in ("/short", "/long", "/own")]
+    assert [(one.get("summary"), one.get("description")) for one in told] == [
+        ("For clerks.", None), (None, "x" * 200), ("Its own", None),
+    ]  # fmt: skip

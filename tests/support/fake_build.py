@@ -23,6 +23,7 @@ class FakeBuild:
 
     route = "test"
     where = "steps[0].send.http"
+    about = ""
     durable = False
     clock = REAL
     rehearsal = False
