@@ -551,7 +551,8 @@ def _label(root: Path, paths: Sequence[Path]) -> str:
     """Names what a bus was started with: of two that run in one folder, each has its own past."""
     names = sorted({os.path.relpath(path.resolve(), root) for path in paths})
     digest = hashlib.sha256("\n".join(names).encode()).hexdigest()[:8]
-    return f"{re.sub(r'[^A-Za-z0-9-]+', '-', names[0]).strip('-')[:40]}-{digest}"
+    words = re.sub(r"[^A-Za-z0-9-]+", "-", names[0]).strip("-")[:40]
+    return f"{words}-{digest}" if words else digest  # of "." nothing is left
 
 
 def _there(paths: Collection[Path]) -> dict[Path, bytes]:

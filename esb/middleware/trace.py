@@ -60,7 +60,7 @@ def traced(route: str, *, waits: bool = True, refusal: Refused | None = None) ->
                 ended = failed if isinstance(e, Transient) else refused
                 if isinstance(e, Denied):
                     DENIED.labels(route).value += 1
-                    if refusal is not None:
+                    if refusal is not None and not e.step:  # else a far side denied it to the bus
                         refusal(envelope, "denied")
                     if waits and not e.step:  # `allow` said so: as with those who send too many
                         if tell is not None:

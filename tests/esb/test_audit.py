@@ -20,8 +20,11 @@ from support.waiting import until
 
 from esb.audit import Audit, AuditOptions, Refusals
 from esb.auth.keys import new_key
-from esb.errors import EsbError
+from esb.envelope import Envelope
+from esb.errors import Denied, EsbError
+from esb.middleware.trace import traced
 from esb.service import Service
+from esb.step import pipeline
 
 HEAD = "listen: {port: 0}\nstore: {path: bus.db}\n"
 ROUTES = """
@@ -280,6 +283,20 @@ async def test_without_the_option_no_refusal_is_told_and_nobody_asks(tmp_path: P
             assert answer.status == 401
         assert ("audit of refusals",) not in bus.service.shared.objects
     assert refused(tmp_path) == []
+
+
+async def test_what_a_far_side_denies_the_bus_is_no_refusal_of_the_sender() -> None:
+    async def denied(envelope: Envelope) -> Envelope:
+        raise Denied("no")
+
+    told: list[str] = []
+    layer = traced("r", refusal=lambda envelope, why: told.append(why))
+    with pytest.raises(Denied):
+        await layer(pipeline([("steps[0].call", denied)]))(Envelope())
+    assert told == []
+    with pytest.raises(Denied):
+        await layer(denied)(Envelope())  # as `allow` does
+    assert told == ["denied"]
 
 
 async def test_a_flood_of_refusals_is_a_few_lines_a_minute(tmp_path: Path) -> None:

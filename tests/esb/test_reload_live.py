@@ -251,6 +251,15 @@ async def test_secrets_are_not_kept(tmp_path: Path) -> None:
         assert not any(p.stat().st_mode & 0o077 for p in kept)
 
 
+async def test_the_past_of_a_bus_that_was_given_the_folder_it_runs_in(tmp_path: Path) -> None:
+    (tmp_path / "all.yaml").write_text(HEAD + "routes: {r: {from: {queue: q}, steps: []}}\n")
+    service = Service([tmp_path], root=tmp_path)
+    service.stopping.set()
+    await service.run((), ())
+    [past] = (tmp_path / "data" / "versions").iterdir()
+    assert past.name.isalnum(), "it can be given to any command as it is"
+
+
 async def test_the_oldest_versions_go_first(tmp_path: Path) -> None:
     async with live(tmp_path, "versions: {keep: 2}" + ROUTES.replace("\n    ", "\n")) as bus:
         for number in range(3):
