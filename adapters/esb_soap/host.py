@@ -343,9 +343,13 @@ class SoapHost:
     async def _handle(self, request: Request) -> Response:
         if request.method in ("GET", "HEAD"):
             return self._get(request)
-        response = await self._answer(request)
-        answered(response.status)
-        return response
+        status = 500  # of one that hangs up while his answer is written
+        try:
+            response = await self._answer(request)
+            status = response.status
+            return response
+        finally:
+            answered(status)
 
     async def _answer(self, request: Request) -> Response:
         known = _Exchange(self._version(request.headers))
