@@ -67,6 +67,13 @@ When = Annotated[datetime, BeforeValidator(parse_when)]
 Key = Annotated[int, Field(ge=0, lt=2**63, description="Of a message in the store.")]
 
 
+def _numeric(value: Any) -> Any:
+    # Pydantic takes true for 1, and another message than was meant would be dropped.
+    if isinstance(value, bool | str):
+        raise ValueError("a key is a whole number")
+    return value
+
+
 class Filter(Options):
     """Which dead letters: those for which everything holds that is set."""
 
@@ -94,7 +101,7 @@ class Filter(Options):
 class Selection(Filter):
     """Dead letters by their keys, or by a filter, or all."""
 
-    keys: list[Key] = Field([], description="Their keys.")
+    keys: list[Annotated[Key, BeforeValidator(_numeric)]] = Field([], description="Their keys.")
     all: bool = Field(False, strict=True, description="All there are.")
 
     @model_validator(mode="after")

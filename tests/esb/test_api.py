@@ -125,6 +125,19 @@ async def test_a_method_that_is_not_there_is_told_all_that_are(path: str, allowe
     assert (status, headers.get("allow")) == (405, allowed)
 
 
+@pytest.mark.parametrize("not_a_number", [b"true", b"false", b'"1"', b"1.5", b"-1"])
+async def test_dead_letters_are_dropped_by_numbers_alone(not_a_number: bytes) -> None:
+    content = b'{"keys": [%b]}' % not_a_number
+    async with admin() as server:
+        status, body = await told(
+            server,
+            b"POST /dead/drop HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            b"Content-Length: %d\r\n\r\n%b" % (len(content), content),
+        )
+    assert status == 422
+    assert b"keys" in body
+
+
 @pytest.mark.parametrize("not_a_boolean", [b"1", b"0", b'"yes"'])
 async def test_all_dead_letters_are_dropped_by_true_alone(not_a_boolean: bytes) -> None:
     content = b'{"all": %b, "code": ""}' % not_a_boolean
