@@ -831,7 +831,11 @@ class Builder:
     # --- what is shared
 
     def shared(self, key: object, make: Callable[[], T]) -> T:
-        return self.load.shared.get(key, make)
+        files = set(self.files)
+        found = self.load.shared.get(key, make)
+        # What it is made from is read by the first who wants it, and makes no part of a route.
+        self.files &= files
+        return found
 
     def once_running(self, key: object, act: Callable[[], None]) -> None:
         self.load.shared.once_running(key, act)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import textwrap
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
+import trustme
 from support.bus import running, url
 from support.bus import store_of as store
 from support.waiting import until
@@ -135,6 +137,16 @@ async def test_a_bus_begins_with_the_routes_stopped_that_were(
     async with running(ANSWERS, tmp_path, stopped=["a", "gone"]) as bus:
         assert bus.stopped == {"a"}
         assert await get(http, url(bus) + "/a") == 503
+
+
+async def test_the_certificate_of_the_listener_is_no_part_of_a_route(tmp_path: Path) -> None:
+    made = trustme.CA().issue_cert("localhost")
+    made.private_key_pem.write_to_path(tmp_path / "key.pem")
+    made.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
+    text = "listen: {port: 0, tls: {cert: cert.pem, key: key.pem}}" + textwrap.dedent(ANSWERS)
+    async with running(text, tmp_path) as bus:
+        told = await reload(bus, tmp_path, "/other", "/another")
+        assert told == {"added": [], "changed": ["other"], "removed": []}
 
 
 async def test_a_reload_does_not_wait_for_what_is_in_flight(
