@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
 import re
 import shlex
+import ssl
 import sys
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from pathlib import Path
@@ -40,7 +43,7 @@ def test_every_example_is_told_of_and_run() -> None:
         assert f"({name}/)" in overview
         assert f"esb run examples/{name}" in (PROJECT / "examples" / name / "README.md").read_text()
         assert f'start("{name}"' in here
-    assert len(EXAMPLES) == 13
+    assert len(EXAMPLES) == 14
 
 
 def test_soap_as_rest(start: Start, legacy: str) -> None:
@@ -368,3 +371,50 @@ def test_secured_api(start: Start, tmp_path: Path) -> None:
     assert get("/report", Authorization=f"Bearer {token}") == 200
     assert get("/report", Authorization=f"Bearer {token[:-4]}AAAA") == 401
     assert get("/report", X_API_Key="esb_try-meridian") == 401
+
+
+def test_machines(start: Start, tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    certs = PROJECT / "examples" / "machines" / "certs"
+    audit = tmp_path / "audit.jsonl"
+    environ = {"STOCK_URL": f"https://127.0.0.1:{port}", "AUDIT": str(audit)}
+    bus = start("machines", PORT=str(port), **environ)
+
+    def asked(machine: str, method: str, path: str, body: str = "") -> tuple[int, str]:
+        context = ssl.create_default_context(cafile=str(certs / "ca.pem"))
+        if machine:
+            context.load_cert_chain(certs / f"{machine}.pem", certs / f"{machine}.key")
+        connection = http.client.HTTPSConnection("127.0.0.1", port, context=context)
+        with contextlib.closing(connection):
+            connection.request(method, path, body, {"Content-Type": "application/xml"})
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
+
+    with pytest.raises((ssl.SSLError, ConnectionError)):
+        asked("", "GET", "/pieces/bolt")
+    assert asked("lathe", "GET", "/pieces/bolt") == (200, '{"part":"bolt","pieces":7}')
+    assert asked("lathe", "POST", "/pieces/bolt")[0] == 403
+    assert asked("press", "POST", "/pieces/bolt")[0] == 400
+    assert (
+        "<line>bolt</line>" in asked("press", "POST", "/label", '<label copies="2">bolt</label>')[1]
+    )
+    assert asked("press", "POST", "/label", '<label copies="9999999">bolt</label>')[0] == 500
+
+    def operated(who: str, method: str, path: str) -> int:
+        shown = b64encode(f"{who}:try-{who}".encode()).decode()
+        headers = {"Authorization": f"Basic {shown}"} if who else {}
+        return request(method, bus.admin + path, headers=headers).status
+
+    assert operated("", "GET", "/routes") == operated("nobody", "GET", "/routes") == 401
+    assert operated("rolf", "GET", "/routes") == operated("rolf", "GET", "/openapi.json") == 200
+    assert operated("rolf", "POST", "/routes/label/stop") == 403
+    assert operated("rosa", "POST", "/routes/label/stop") == 200
+    assert asked("press", "POST", "/label", "<label/>")[0] == 503
+    told = [json.loads(line) for line in audit.read_text().splitlines()]
+    assert {(one["action"], one["by"], one["result"]) for one in told} >= {
+        ("route taken", "lathe", "denied"),
+        ("route stock", "shop", "denied"),
+        ("GET /routes", "nobody", "denied"),
+        ("POST /routes/label/stop", "rolf", "denied"),
+        ("POST /routes/label/stop", "rosa", "done"),
+    }

@@ -20,6 +20,7 @@ class Bus:
 
     process: Process
     url: str
+    admin: str
 
     def get(self, path: str) -> Answer:
         """GET a path."""
@@ -39,16 +40,21 @@ def running(
     name: str, environ: dict[str, str], folder: Path, more: Sequence[Path] = ()
 ) -> Iterator[Bus]:
     """`esb run examples/<name>` and `more` files on free ports, with its store in `folder`; it must
-    stop cleanly."""
+    stop cleanly. An example that says itself where it listens takes PORT and ADMIN_PORT."""
     port, admin = free_ports(2)
+    sections = {
+        "listen": f"{{port: {port}}}",
+        "admin": f"{{port: {admin}}}",
+        "store": f"{{path: '{folder}/{name}.db'}}",
+    }
+    said = (PROJECT / "examples" / name / "routes.yaml").read_text()
     ports = folder / f"{name}.yaml"
     ports.write_text(
-        f"listen: {{port: {port}}}\n"
-        f"admin: {{port: {admin}}}\n"
-        f"store: {{path: '{folder}/{name}.db'}}\n"
+        "".join(f"{key}: {one}\n" for key, one in sections.items() if f"\n{key}:" not in said)
     )
+    environ = {"PORT": str(port), "ADMIN_PORT": str(admin), **environ}
     command = [BIN / "esb", "run", f"examples/{name}", ports, *more]
     with Process(command, cwd=PROJECT, environ=environ) as process:
         process.wait_for(f"http://127.0.0.1:{admin}/readyz")
-        yield Bus(process, f"http://127.0.0.1:{port}")
+        yield Bus(process, f"http://127.0.0.1:{port}", f"http://127.0.0.1:{admin}")
         assert process.stop() == 0, process.output
