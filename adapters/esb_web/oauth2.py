@@ -175,7 +175,7 @@ def tokens(
 def _data(raw: bytes) -> Mapping[str, Any]:
     try:
         told = msgspec.json.decode(raw)
-    except (msgspec.DecodeError, RecursionError) as e:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
         raise BadReply("the token endpoint answered something that is no JSON") from e
     if not isinstance(told, dict):
         raise BadReply("the token endpoint answered something else than a token")

@@ -35,6 +35,8 @@ _SHARED: Final[tuple[Algorithm, ...]] = ("HS256",)
 _KINDS: Final = {"RS": "RSA", "PS": "RSA", "ES": "EC", "Ed": "OKP", "HS": "oct"}
 _SHORTEST_SECRET: Final = 32  # RFC 7518, section 3.2
 _SHORTEST_RSA: Final = 2048  # RFC 7518, section 3.3
+_LONGEST_RSA: Final = 16_384
+"""Bits: what is longer takes as long to check as its issuer pleases."""
 _LONGEST: Final = 16 * 1024
 _MOST_KEYS: Final = 100
 _NOT_AGAIN: Final = 30.0
@@ -198,7 +200,8 @@ class Keys:
                 if told.issuer != options.issuer:
                     raise ValueError("the issuer calls itself otherwise")
                 url = told.jwks_uri
-                if not is_secure(url):
+                far = options.issuer.startswith("https:")
+                if not is_secure(url) or (far and urlsplit(url).scheme != "https"):
                     raise ValueError("the issuer's keys are not at an https URL")
             self._keys = _keys(await self._fetch(url))
             self._read = current.get().monotonic()
@@ -237,6 +240,8 @@ def _keys(content: bytes) -> list[tuple[str | None, Any]]:
                 raise ValueError("it is the private key: whoever reads it there can sign")
             if isinstance(key, RSAKey) and key.raw_value.key_size < _SHORTEST_RSA:
                 raise ValueError(f"an RSA key has at least {_SHORTEST_RSA} bits")
+            if isinstance(key, RSAKey) and key.raw_value.key_size > _LONGEST_RSA:
+                raise ValueError(f"an RSA key has at most {_LONGEST_RSA} bits")
             found.append((one.get("kid"), key))
         except (JoseError, ValueError, TypeError, KeyError) as e:
             log.warning("a key of an issuer cannot be used", kid=one.get("kid"), why=str(e))

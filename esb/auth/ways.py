@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import structlog
@@ -70,6 +71,7 @@ class AnyOf:
         """See Authenticator."""
         challenges = [method.challenge for method in self._methods]
         refused, claimed = False, ""
+        later: list[Callable[[], None]] = []
         for index, method in enumerate(self._methods):
             if not method.shown(credentials):
                 continue
@@ -81,24 +83,38 @@ class AnyOf:
             try:
                 found = await method.verify(credentials)
             except Refused as e:
-                # Where nobody can guess, this comes last: whoever shares an address with one who
-                # fails is let in meanwhile.
-                self._check(method, address, user, credentials, claimed)
                 refused = True
                 challenges[index] = e.challenge or method.challenge
-                log.warning("not let in", method=method.name, why=str(e), user=claimed[:100],
-                            address=credentials.address)  # fmt: skip
-                self._failures.failed(*{address, user})
-                AUTHENTICATIONS.labels(method.name, "refused").value += 1
+                count: Callable[[], None] = partial(
+                    self._refused, method, address, user, credentials, claimed, str(e)
+                )
+                # Where nobody can guess, this comes last: the next method may know what is shown,
+                # and whoever shares an address with one who fails is let in meanwhile.
+                if claimed:
+                    count()
+                else:
+                    later.append(count)
             else:
                 if user != address:
                     self._failures.passed(user)
                 AUTHENTICATIONS.labels(method.name, "known").value += 1
                 return found
+        for count in later:
+            count()
         if self._tell is not None:
             self._tell("unauthenticated", address=credentials.address, user=claimed)
         text = "the credentials are not valid" if refused else "credentials are needed"
         raise Denied(text, challenge=[one for one in dict.fromkeys(challenges) if one])
+
+    def _refused(
+        self, method: Method, address: str, user: str, credentials: Credentials, claimed: str,
+        why: str,
+    ) -> None:  # fmt: skip
+        self._check(method, address, user, credentials, claimed)
+        log.warning("not let in", method=method.name, why=why, user=claimed[:100],
+                    address=credentials.address)  # fmt: skip
+        self._failures.failed(*{address, user})
+        AUTHENTICATIONS.labels(method.name, "refused").value += 1
 
     def _check(
         self, method: Method, address: str, user: str, credentials: Credentials, claimed: str
