@@ -7,6 +7,7 @@ POST /oauth2/token   a token for ten seconds, for client "bus" and its secret (R
 POST /orders         takes an order from who shows a token that lasts;  GET /orders lists them
 POST /revoke         all tokens are over
 POST /hook           takes what is signed with the secret (X-Hub-Signature-256)
+GET  /guarded/WAY    takes who shows the right basic, bearer, api_key or aws_sigv4 for "bus"
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ import hashlib
 import hmac
 import json
 import os
+import re
 import secrets
 import signal
 import sys
 import time
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs
 
@@ -36,7 +39,24 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
-        self._answer(200, {"orders": orders, "tokens": len(tokens)})
+        way = self.path.removeprefix("/guarded/")
+        if way == self.path:
+            self._answer(200, {"orders": orders, "tokens": len(tokens)})
+        elif self._shows(way):
+            self._answer(200, {"shown": way})
+        else:
+            self._answer(401, {"error": f"this is no {way} of the bus"})
+
+    def _shows(self, way: str) -> bool:
+        shown = self.headers.get("X-API-Key" if way == "api_key" else "Authorization", "")
+        wanted = {
+            "basic": f"Basic {_BASIC}",
+            "bearer": f"Bearer {CLIENT_SECRET}",
+            "api_key": CLIENT_SECRET,
+        }
+        if way == "aws_sigv4":
+            return hmac.compare_digest(shown, _signature_v4(self.path, self.headers))
+        return hmac.compare_digest(shown, wanted.get(way, "nothing is right"))
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -62,8 +82,7 @@ class Handler(BaseHTTPRequestHandler):
             self._answer(404, {})
 
     def _token(self, form: dict[str, list[str]]) -> None:
-        shown = base64.b64encode(f"bus:{CLIENT_SECRET}".encode()).decode()
-        if self.headers.get("Authorization") != f"Basic {shown}":
+        if self.headers.get("Authorization") != f"Basic {_BASIC}":
             self._answer(401, {"error": "invalid_client"})
         elif form.get("grant_type") != ["client_credentials"]:
             self._answer(400, {"error": "unsupported_grant_type"})
@@ -83,6 +102,30 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         print(f"{self.command} {self.path}: {args[1]}", file=sys.stderr)
+
+
+_BASIC = base64.b64encode(f"bus:{CLIENT_SECRET}".encode()).decode()
+
+
+def _signature_v4(path: str, headers: Message) -> str:
+    """What `Authorization` of a GET has to be by AWS Signature Version 4, for the headers that it
+    says are signed: https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html
+    """
+    found = re.search(r"Credential=bus/(\d{8}/[^,]*), SignedHeaders=([a-z0-9;-]+),",
+                      headers.get("Authorization", ""))  # fmt: skip
+    if found is None:
+        return ""
+    scope, signed = found[1], found[2]
+    lines = "".join(f"{name}:{headers.get(name, '').strip()}\n" for name in signed.split(";"))
+    nothing = hashlib.sha256(b"").hexdigest()
+    request = f"GET\n{path}\n\n{lines}\n{signed}\n{nothing}"
+    moment = headers.get("X-Amz-Date", "")
+    text = f"AWS4-HMAC-SHA256\n{moment}\n{scope}\n{hashlib.sha256(request.encode()).hexdigest()}"
+    key = f"AWS4{CLIENT_SECRET}".encode()
+    for part in scope.split("/"):
+        key = hmac.digest(key, part.encode(), "sha256")
+    made = hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
+    return f"AWS4-HMAC-SHA256 Credential=bus/{scope}, SignedHeaders={signed}, Signature={made}"
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hmac
 import http.client
 import json
 import re
@@ -14,6 +15,8 @@ from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from pathlib import Path
 
+import hvac  # type: ignore[import-untyped]
+import openbao
 import pytest
 from support.backend import Backend, backend
 from support.broker import Rabbit, rabbit
@@ -334,6 +337,34 @@ def test_outbound_oauth(start: Start) -> None:
         assert bus.post("/orders", {"n": 3}).json == {"number": 3}
         assert request("GET", f"{service}/orders").json["tokens"] == 2
         assert bus.post("/shipped", {"order": 1}).status == 202
+        for path, way in (
+            ("basic",) * 2,
+            ("bearer",) * 2,
+            ("key", "api_key"),
+            ("aws", "aws_sigv4"),
+        ):
+            assert bus.get(f"/{path}").json == {"shown": way}
+
+
+@pytest.mark.skipif(not openbao.available(), reason="OpenBao comes for Linux on x86-64 alone")
+def test_outbound_oauth_with_a_secret_from_a_vault(start: Start, tmp_path: Path) -> None:
+    text = (PROJECT / "examples" / "outbound-oauth" / "README.md").read_text()
+    [routes] = re.findall(r"```yaml\n(secrets:.*?)```", text, re.DOTALL)
+    (tmp_path / "vaulted.yaml").write_text(routes)
+    (port,) = free_ports(1)
+    service = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "examples/outbound-oauth/server.py", "--port", str(port)]
+    with openbao.OpenBao() as vault, Process(command, cwd=PROJECT) as process:
+        [line] = re.findall(r"-H (\"X-Vault.*) https://127.0.0.1:8200(.*) -d '(.*)'", text)
+        hvac.Client(vault.url, vault.token, verify=str(vault.ca)).adapter.post(
+            line[1], json=json.loads(line[2])
+        )
+        process.wait_for(f"{service}/orders")
+        bus = start(
+            "outbound-oauth", tmp_path / "vaulted.yaml", ORDERS_URL=service, VAULT_URL=vault.url,
+            VAULT_CA=str(vault.ca), VAULT_TOKEN=vault.token,
+        )  # fmt: skip
+        assert bus.get("/vaulted").json == {"shown": "bearer"}
 
 
 def test_outbound_oauth_with_a_wrong_secret(start: Start) -> None:
@@ -371,6 +402,13 @@ def test_secured_api(start: Start, tmp_path: Path) -> None:
     assert get("/report", Authorization=f"Bearer {token}") == 200
     assert get("/report", Authorization=f"Bearer {token[:-4]}AAAA") == 401
     assert get("/report", X_API_Key="esb_try-meridian") == 401
+    order = b'{"order":"A-1"}'
+    signed = {
+        "X-Hub-Signature-256": f"sha256={hmac.digest(b'only-to-try-it', order, 'sha256').hex()}"
+    }
+    told = request("POST", f"{bus.url}/shipped", order, signed)
+    assert (told.status, told.json) == (200, {"told_by": "shops"})
+    assert request("POST", f"{bus.url}/shipped", b"else", signed).status == 401
 
 
 def test_machines(start: Start, tmp_path: Path) -> None:
