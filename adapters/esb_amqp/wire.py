@@ -81,7 +81,7 @@ class Wire(TransportFactory):
         self._heartbeat = heartbeat
         self.left = asyncio.StreamReader(limit=_BUFFER)
         """What aiormq reads: the frames that nobody took."""
-        self._transport: asyncio.WriteTransport | None = None
+        self._transport: asyncio.Transport | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._part = bytearray()  # of a frame that is still coming
         self._unsent: list[bytes | memoryview] = []
