@@ -18,9 +18,10 @@ from pathlib import Path
 import hvac  # type: ignore[import-untyped]
 import openbao
 import pytest
+from redis_server import RedisServer
 from support.backend import Backend, backend
 from support.broker import Rabbit, rabbit
-from support.examples import BIN, PROJECT, Bus, Start
+from support.examples import BIN, PROJECT, Bus, Start, running
 from support.processes import Process, free_ports, request
 from support.waiting import until
 
@@ -99,6 +100,28 @@ def test_cached_api(start: Start, service: Backend, legacy: str) -> None:
     assert len(service.asked) == 2
     partners = [bus.get("/partners/2").json["name"] for _ in range(2)]
     assert partners == ["Hollis & Sons"] * 2
+
+
+def test_cached_api_of_two_buses(
+    service: Backend, tmp_path: Path, redis_of_its_own: RedisServer
+) -> None:
+    text = (PROJECT / "examples" / "cached-api" / "README.md").read_text()
+    [section] = re.findall(r"```yaml\n(redis:.*?)```", text, re.DOTALL)
+    (tmp_path / "shared.yaml").write_text(section)
+    environ = {"ORDERS_URL": service.url, "REDIS_URL": redis_of_its_own.url}
+    with contextlib.ExitStack() as stack:
+        buses = []
+        for name in "ab":
+            (tmp_path / name).mkdir()
+            more = [tmp_path / "shared.yaml"]
+            started = running("cached-api", dict(environ), tmp_path / name, more)
+            buses.append(stack.enter_context(started))
+        answers = [bus.get("/orders/1") for bus in buses]
+        assert [answer.status for answer in answers] == [200, 200]
+        assert answers[0].headers["etag"] == answers[1].headers["etag"]
+        assert len(service.asked) == 1
+        left = [int(re.findall(r'"daily";r=(\d+)', a.headers["ratelimit"])[0]) for a in answers]
+        assert left == [999, 998]
 
 
 def test_rest_to_soap(start: Start, legacy: str) -> None:
