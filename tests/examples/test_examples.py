@@ -50,6 +50,19 @@ def test_every_example_is_told_of_and_run() -> None:
     assert len(EXAMPLES) == 14
 
 
+def test_each_policy_is_where_the_overview_says() -> None:
+    overview = (PROJECT / "examples" / "README.md").read_text()
+    _, _, told = overview.partition("## Which policy is where")
+    rows = re.findall(r"^\| (.*) \| \[(.*)\]\(.*\) \|$", told, re.MULTILINE)
+    assert len(rows) == 5
+    for policies, name in rows:
+        files = (PROJECT / "examples" / name).rglob("*.*")
+        said = "".join(file.read_text() for file in files if file.suffix in (".yaml", ".md"))
+        named = re.findall(r"`([^`]+)`", policies)
+        assert len(named) > 3
+        assert [policy for policy in named if policy not in said] == [], name
+
+
 def test_soap_as_rest(start: Start, legacy: str) -> None:
     bus = start("soap-as-rest", LEGACY_URL=legacy)
     assert bus.get("/partners/2").json == {
