@@ -18,12 +18,14 @@ import argon2
 import pytest
 import trustme
 from argon2 import PasswordHasher
+from openapi_spec_validator import validate
 from support.bus import load_text, running, url
 
 from esb.auth import files
 from esb.auth.keys import digest, new_key
 from esb.guessing import FREE
 from esb_web import tls
+from esb_web.openapi import document
 
 SECRET = "a secret of a hook"
 
@@ -390,6 +392,46 @@ async def test_any_of_several_will_do_and_all_are_offered(
         assert document["components"]["securitySchemes"]["two"] == {
             "type": "http", "scheme": "basic",
         }  # fmt: skip
+
+
+async def test_each_way_is_described_in_a_document_that_is_valid(tmp_path: Path) -> None:
+    certificates(tmp_path)
+    keys(tmp_path, {"name": "acme", "sha256": digest("k" * 40)})
+    users(tmp_path, ann="right")
+    text = """
+    listen:
+      port: 0
+      tls: {cert: cert.pem, key: key.pem, client_ca: callers.pem, client_certificate: optional}
+    auth:
+      keys: {api_keys: {file: keys.yml, header: X-Key}}
+      people: {basic: {users: users.yml}}
+      tokens: {jwt: {issuer: "https://login.example", audience: a, secret: "%s"}}
+      hooks: {hmac: {secret: "long enough a secret", header: X-Signed}}
+      machines: {mtls: {}}
+    routes:
+      all: {from: {http: {path: /all, auth: [keys, people, tokens, machines]}}, steps: [log: a]}
+      hook: {from: {http: {path: /hook, auth: hooks}}, steps: [log: a]}
+      open: {from: {http: {path: /open, auth: public}}, steps: [log: a]}
+    """ % ("s" * 40)
+    async with running(text, tmp_path) as bus:
+        web: Any = bus.shared.objects["web"]
+        told = document(web.sites, url="", title="")
+    validate(told)
+    said = {path: item["post"].get("security") for path, item in told["paths"].items()}
+    assert said == {
+        "/all": [{"keys": []}, {"people": []}, {"tokens": []}, {"machines": []}],
+        "/hook": [{"hooks": []}],
+        "/open": None,
+    }
+    schemes = told["components"]["securitySchemes"]
+    about = {
+        name: (one["type"], one.get("scheme") or one.get("name")) for name, one in schemes.items()
+    }
+    assert about == {
+        "keys": ("apiKey", "X-Key"), "people": ("http", "basic"), "tokens": ("http", "bearer"),
+        "hooks": ("apiKey", "X-Signed"), "machines": ("mutualTLS", None),
+    }  # fmt: skip
+    assert "https://login.example" in schemes["tokens"]["description"]
 
 
 async def test_who_guesses_has_to_wait(tmp_path: Path, http: aiohttp.ClientSession) -> None:

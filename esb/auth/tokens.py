@@ -275,7 +275,13 @@ class Tokens:
         self._types = {kind.lower() for kind in options.types}
         self._may_be_bare = "jwt" in self._types
         self.challenge = 'Bearer realm="esb"'
-        self.scheme: Mapping[str, Any] = {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
+        # Not "openIdConnect", though its issuer may speak that: one could not enter a token then.
+        self.scheme: Mapping[str, Any] = {
+            "type": "http",
+            "scheme": "bearer",
+            "bearerFormat": "JWT",
+            "description": f"A token of {options.issuer} for {' or '.join(options.audience)}.",
+        }
 
     def shown(self, credentials: Credentials) -> bool:
         return bearer(credentials).count(".") == 2
