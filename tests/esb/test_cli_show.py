@@ -260,7 +260,7 @@ def _given(text: str) -> str:
 
 def _top(file: Path) -> dict[str, Any]:
     found = _plain(file.read_text()) or {}
-    return {key: found[key] for key in ("auth", "connections") if key in found}
+    return {key: found[key] for key in ("auth", "connections", "listen") if key in found}
 
 
 def _plain(text: str) -> Any:
