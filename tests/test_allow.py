@@ -17,8 +17,9 @@ from support.peers import PARTNER_WSDL
 from support.soap import GET, NS, Client, soap
 from support.waiting import until
 
+from esb import control
 from esb.auth.keys import digest
-from esb.durable import DEAD
+from esb.durable import DEAD, Store
 from esb.guessing import FREE
 from esb.service import Service
 
@@ -339,3 +340,48 @@ routes: {a: {from: {http: {path: /a, method: GET}}, steps: [log: a]}}
     finally:
         await service.admin.close()
         await service.bus.stop()
+
+
+async def test_who_may_is_asked_of_a_dead_letter_that_is_replayed_to_another_route(
+    tmp_path: Path,
+) -> None:
+    """It is still of whoever sent it, whoever has it replayed."""
+    people = [{"name": n, "sha256": digest(n), "roles": [n]} for n in ("clerk", "boss")]
+    (tmp_path / "keys.yml").write_text(json.dumps({"keys": people}))
+    text = """
+auth: {it: {api_keys: {file: keys.yml}}}
+store: {path: bus.db}
+routes:
+  first:
+    from: {http: {path: /first, auth: it}}
+    accept: durable
+    steps: [{validate: {json_schema: {type: string}}}]
+  second:
+    from: {queue: second}
+    allow: {roles: boss}
+    steps: [{log: through}]
+"""
+
+    async def dead(so_many: int) -> list[tuple[str, str, str]]:
+        found, _ = await control.listed(bus.store, control.Filter(), 100, 0)
+        told = [
+            (one.failure.route, one.failure.code, one.envelope.principal)
+            for one in found
+            if one.failure
+        ]
+        return told if len(told) == so_many else []
+
+    async with running(text, tmp_path) as bus, aiohttp.ClientSession() as http:
+        for key in ("clerk", "boss"):
+            async with http.post(f"{url(bus)}/first", headers={"X-API-Key": key}) as answer:
+                assert answer.status == 202
+        await until(lambda: dead(2))
+        every = control.Selection(all=True)
+        told = await control.replay(bus.store, bus.routes, every, "second")
+        assert told.told("replayed") == {"replayed": 2, "refused": []}
+        assert await until(lambda: dead(1)) == [("second", "denied", "clerk")]
+        await until(lambda: all_done(bus.store))
+
+
+async def all_done(store: Store) -> bool:
+    return sum((await store.counts()).values()) == 1  # the dead letter

@@ -21,9 +21,14 @@ from argon2 import PasswordHasher
 from openapi_spec_validator import validate
 from support.bus import load_text, running, url
 
-from esb.auth import files
+from esb.auth import AnyOf, files
+from esb.auth.files import Table
 from esb.auth.keys import digest, new_key
-from esb.guessing import FREE
+from esb.auth.passwords import Basic, BasicOptions, UserFile
+from esb.envelope import Headers
+from esb.errors import Denied
+from esb.guessing import FREE, Failures
+from esb.identity import Credentials
 from esb_web import tls
 from esb_web.openapi import document
 
@@ -452,6 +457,18 @@ async def test_who_guesses_has_to_wait(tmp_path: Path, http: aiohttp.ClientSessi
         # His name has failed as often, so a guess from elsewhere is no better.
         assert (await asked("bob", "wrong", "192.0.2.2"))[0] == 429
         assert (await asked("ann", "right", "192.0.2.2"))[0] == 200
+
+
+async def test_names_that_nobody_could_have_are_not_remembered(tmp_path: Path) -> None:
+    """10,000 of them would be 230 MB."""
+    file = Table(tmp_path, UserFile(users=[]), lambda: UserFile(users=[]))
+    failures = Failures()
+    any_of = AnyOf([Basic("it", BasicOptions(users="users.yml"), file)], failures)
+    for name in ("ann", "a" * 20_000):
+        shown = Credentials(headers=Headers(basic(name, "x").items()), address="192.0.2.1")
+        with pytest.raises(Denied):
+            await any_of.authenticate(shown)
+    assert [*failures._known] == ["user it ann", "it at 192.0.2.1"]
 
 
 async def test_who_cannot_be_guessed_is_not_locked_out_by_others(

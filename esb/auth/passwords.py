@@ -28,7 +28,7 @@ from esb.options import Duration, Options, Words
 _AT_ONCE: Final = 2
 _WAITING: Final = 50
 _REMEMBERED: Final = 1000
-_LONGEST: Final = 1024  # characters of a password: longer ones cost only time
+_LONGEST: Final = 1024  # characters of either: it is remembered which names have failed
 
 
 def _hash(value: str) -> str:
@@ -184,6 +184,6 @@ def _given(credentials: Credentials) -> tuple[str, str]:
     except (binascii.Error, ValueError):
         raise Refused("the credentials are malformed") from None
     name, colon, password = text.partition(":")
-    if not colon or len(password) > _LONGEST:
+    if not colon or max(len(name), len(password)) > _LONGEST:
         raise Refused("the credentials are malformed")
     return name, password
