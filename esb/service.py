@@ -486,17 +486,25 @@ class Service:
         begun = False
         while True:
             folders = await asyncio.to_thread(self._folders)
-            log.info("watching", folders=[str(folder) for folder in folders])
-            if begun:
-                await self._look_again()  # for what changed while nobody watched
-            begun = True
             changes = watchfiles.awatch(*folders, watch_filter=self._matters, recursive=False)
-            self.watching = folders
-            async for _ in changes:
-                await self._look_again()
-                if await asyncio.to_thread(self._folders) != folders:
-                    break
-            await changes.aclose()
+            coming = asyncio.ensure_future(anext(changes))
+            try:
+                await asyncio.sleep(0)  # now they are watched, and what changes is not missed
+                log.info("watching", folders=[str(folder) for folder in folders])
+                self.watching = folders
+                if begun:
+                    await self._look_again()  # for what changed while nobody watched
+                begun = True
+                while True:
+                    await coming
+                    await self._look_again()
+                    if await asyncio.to_thread(self._folders) != folders:
+                        break
+                    coming = asyncio.ensure_future(anext(changes))
+            finally:
+                coming.cancel()
+                await asyncio.gather(coming, return_exceptions=True)
+                await changes.aclose()
 
     async def _look_again(self) -> None:
         try:
