@@ -297,13 +297,13 @@ def _certificate(folder: Path) -> None:
 @contextmanager
 def _broker(folder: Path) -> Iterator[str]:
     sys.path.insert(0, str(PROJECT / "tools"))
-    from rabbitmq import Broker, BrokerFailed, CannotInstall
+    from rabbitmq import Broker, CannotInstall, ServerFailed
 
     say("RabbitMQ ...")
     try:
         with Broker(folder / "rabbitmq") as broker:
             yield broker.url
-    except (BrokerFailed, CannotInstall) as e:
+    except (ServerFailed, CannotInstall) as e:
         raise BenchFailed(str(e)) from e
 
 

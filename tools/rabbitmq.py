@@ -11,7 +11,6 @@ runs before there is a virtual environment.
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import secrets
@@ -21,7 +20,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,17 +27,25 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-from servers import PROJECT, TOOLS, Apt, CannotInstall, libraries, ports, spawn, unpack
+from servers import (
+    PROJECT,
+    TOOLS,
+    Apt,
+    CannotInstall,
+    Server,
+    ServerFailed,
+    command_line,
+    libraries,
+    ports,
+    spawn,
+    unpack,
+)
 
 UNPACKED = TOOLS / "rabbitmq"
 PACKAGE = "rabbitmq-server"
 START_TIMEOUT = 90.0
 _ERLANG = "usr/lib/erlang"
 STOP_TIMEOUT = 30.0
-
-
-class BrokerFailed(Exception):
-    """The broker ended or did not answer in time; the text has the end of its log."""
 
 
 # --- getting it ----------------------------------------------------------------------------------
@@ -84,7 +90,7 @@ def _make_relocatable(root: Path) -> None:
 # --- running it ----------------------------------------------------------------------------------
 
 
-class Broker:
+class Broker(Server):
     """One RabbitMQ node on 127.0.0.1 with its own data folder, cookie, ports and epmd.
 
     folder: where its data lies; a temporary one, removed by `close`, if None.
@@ -95,6 +101,8 @@ class Broker:
     The node dies with the process that made it, so that a killed test run leaves nothing behind.
     """
 
+    what = "RabbitMQ"
+
     def __init__(
         self, folder: Path | None = None, port: int = 0, config: str = "", *, epmd: int = 0
     ) -> None:
@@ -104,7 +112,6 @@ class Broker:
         self._wanted_port = port
         self._config = config
         self._root = install()
-        self._node: subprocess.Popen[bytes] | None = None
         self._epmd: subprocess.Popen[bytes] | None = None
         self._others_epmd = epmd
         self.port, self._dist_port, self._epmd_port = port, 0, 0
@@ -119,24 +126,8 @@ class Broker:
         """How other nodes call it; from its start on."""
         return f"esb{self._dist_port}@localhost"
 
-    @property
-    def running(self) -> bool:
-        """Whether its process is there."""
-        return self._node is not None and self._node.poll() is None
-
-    def __enter__(self) -> Broker:
-        try:
-            self.start()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
     def start(self) -> None:
-        """Start the node and return when it takes AMQP connections. Raises BrokerFailed."""
+        """Start the node and return when it takes AMQP connections. Raises ServerFailed."""
         if self.running:
             return
         first = self._dist_port == 0
@@ -146,9 +137,9 @@ class Broker:
                 self._epmd_port = self._others_epmd or self._epmd_port
             self._launch()
             try:
-                self._wait_ready()
+                self.wait_ready(lambda: speaks_amqp(self.port), time.monotonic() + START_TIMEOUT)
                 return
-            except BrokerFailed as e:
+            except ServerFailed as e:
                 self.kill()
                 # Somebody else may have taken a port between our choice and its use.
                 taken = "eaddrinuse" in str(e) or "already in use" in str(e)
@@ -181,13 +172,13 @@ class Broker:
             command, cwd=self._scripts, env=self._environment(), capture_output=True, text=True
         )
         if done.returncode:
-            raise BrokerFailed(f"rabbitmqctl {args[0]}: {done.stderr.strip()[-500:]}")
+            raise ServerFailed(f"rabbitmqctl {args[0]}: {done.stderr.strip()[-500:]}")
         return done.stdout
 
     def wait(self) -> int:
         """Wait for the node to end; its exit status."""
-        assert self._node is not None
-        return self._node.wait()
+        assert self.process is not None
+        return self.process.wait()
 
     def _launch(self) -> None:
         config = [
@@ -204,11 +195,11 @@ class Broker:
         if not cookie.exists():
             cookie.touch(mode=0o600)
             cookie.write_text(secrets.token_hex(16))
-        with (self.folder / "log.txt").open("ab") as log:
+        with self.log.open("ab") as log:
             if not self._others_epmd:
                 self._epmd = _start_epmd(self._root, self._epmd_port, log)
             # In the folder of its scripts, so that a space in the path cannot hurt them.
-            self._node = self._spawn(["./rabbitmq-server"], log)
+            self.process = self._spawn(["./rabbitmq-server"], log)
 
     def _spawn(self, command: list[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
         return spawn(command, cwd=self._scripts, env=self._environment(), log=log)
@@ -249,22 +240,10 @@ class Broker:
             **libraries(self._root),
         }
 
-    def _wait_ready(self) -> None:
-        deadline = time.monotonic() + START_TIMEOUT
-        while not speaks_amqp(self.port):
-            if not self.running:
-                raise BrokerFailed(f"RabbitMQ ended while starting:\n{self._log_tail()}")
-            if time.monotonic() > deadline:
-                raise BrokerFailed(f"RabbitMQ does not answer:\n{self._log_tail()}")
-            time.sleep(0.05)
-
-    def _log_tail(self) -> str:
-        return (self.folder / "log.txt").read_text(errors="replace")[-3000:]
-
     def _end(self, how: signal.Signals) -> None:
-        if self._node is not None:
-            _end_group(self._node, how)
-            self._node = None
+        if self.process is not None:
+            _end_group(self.process, how)
+            self.process = None
         if self._epmd is not None:
             _end_group(self._epmd, signal.SIGKILL)
             self._epmd = None
@@ -295,7 +274,7 @@ def _free_ports(wanted: int) -> tuple[int, int, int]:
         with ports(wanted, 0, 0) as (amqp, distribution, epmd):
             return amqp, distribution, epmd
     except OSError as e:
-        raise BrokerFailed(f"port {wanted} on 127.0.0.1 is taken ({e.strerror})") from e
+        raise ServerFailed(f"port {wanted} on 127.0.0.1 is taken ({e.strerror})") from e
 
 
 def _wait_connect(port: int, process: subprocess.Popen[bytes]) -> None:
@@ -306,7 +285,7 @@ def _wait_connect(port: int, process: subprocess.Popen[bytes]) -> None:
             return
         except OSError:
             if process.poll() is not None or time.monotonic() > deadline:
-                raise BrokerFailed("epmd does not start: its port may be already in use") from None
+                raise ServerFailed("epmd does not start: its port may be already in use") from None
             time.sleep(0.02)
 
 
@@ -354,7 +333,7 @@ class Cluster:
 
     def settle(self, timeout: float = 60.0) -> None:
         """Return when every node runs and each quorum queue could lose any of them (some seconds).
-        Raises BrokerFailed if that does not come."""
+        Raises ServerFailed if that does not come."""
         for node in self.nodes:
             node.start()
         deadline = time.monotonic() + timeout
@@ -364,7 +343,7 @@ class Cluster:
         )
         while self.nodes[0].ctl("eval", all_there).strip() != "true":
             if time.monotonic() > deadline:
-                raise BrokerFailed(f"the {self._size} nodes do not find together")
+                raise ServerFailed(f"the {self._size} nodes do not find together")
 
     def close(self) -> None:
         """Kill the nodes and remove their data."""
@@ -402,39 +381,8 @@ class Cluster:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(description="A private RabbitMQ for tests and first tries.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("install", help="unpack Debian's RabbitMQ into .tools/ if it is missing")
-    run = commands.add_parser("run", help="run a broker in the foreground until Ctrl-C")
-    run.add_argument("--port", type=int, default=5672, help="AMQP port (5672; 0 takes a free one)")
-    run.add_argument("--data", type=Path, default=PROJECT / ".rabbitmq", help="data folder")
-    args = parser.parse_args(argv)
-    try:
-        if args.command == "install":
-            print(f"RabbitMQ is in {install()}")
-            return 0
-        return _run_foreground(args.data, args.port)
-    except (CannotInstall, BrokerFailed) as e:
-        print(f"rabbitmq: {e}", file=sys.stderr)
-        return 1
-
-
-def _run_foreground(data: Path, port: int) -> int:
-    asked = threading.Event()
-    for name in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(name, lambda *_: asked.set())
-    broker = Broker(data.resolve(), port)
-    try:
-        broker.start()
-        print(f"RabbitMQ is ready: {broker.url}  (data in {data}, Ctrl-C stops it)", flush=True)
-        while broker.running and not asked.wait(0.2):
-            pass
-        ended = not broker.running
-    finally:
-        broker.close()
-    if ended:
-        print("rabbitmq: the broker ended by itself, see log.txt in its data", file=sys.stderr)
-    return int(ended)
+    make = lambda port, data: Broker(data, port)  # noqa: E731
+    return command_line("RabbitMQ", install, make, 5672, PROJECT / ".rabbitmq", argv)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ virtual environment. (Not `redis.py`: that is the name of the client library.)
 
 from __future__ import annotations
 
-import argparse
 import os
 import secrets
 import shutil
@@ -19,22 +18,17 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from servers import TOOLS, Apt, CannotInstall, libraries, ports, spawn, unpack
+from servers import TOOLS, Apt, Server, ServerFailed, command_line, libraries, ports, spawn, unpack
 
 UNPACKED = TOOLS / "redis"
 PACKAGES = ("redis-server", "redis-tools")
 START_TIMEOUT = 30.0
 STOP_TIMEOUT = 10.0
-
-
-class RedisFailed(Exception):
-    """The server ended or did not answer in time; the text has the end of its log."""
 
 
 # --- getting it ----------------------------------------------------------------------------------
@@ -69,7 +63,7 @@ def _packages(apt: Apt) -> set[str]:
 # --- running it ----------------------------------------------------------------------------------
 
 
-class RedisServer:
+class RedisServer(Server):
     """One server on 127.0.0.1 with its own password and port, which keeps nothing on a disk.
 
     port: a free one if 0. It stays the same over restarts.
@@ -78,37 +72,22 @@ class RedisServer:
     It dies with the process that made it, so that a killed test run leaves nothing behind.
     """
 
+    what = "Redis"
+
     def __init__(self, port: int = 0, settings: Sequence[str] = ()) -> None:
         self.port = port
         self.password = secrets.token_hex(16)
         self._settings = settings
         self._program = install()
-        self._folder = Path(tempfile.mkdtemp(prefix="redis-"))
-        self._server: subprocess.Popen[bytes] | None = None
+        self.folder = Path(tempfile.mkdtemp(prefix="redis-"))
 
     @property
     def url(self) -> str:
         """Its first database."""
         return f"redis://:{self.password}@127.0.0.1:{self.port}/0"
 
-    @property
-    def running(self) -> bool:
-        """Whether its process is there."""
-        return self._server is not None and self._server.poll() is None
-
-    def __enter__(self) -> RedisServer:
-        try:
-            self.start()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
     def start(self) -> None:
-        """Start it and return when it takes connections. Raises RedisFailed."""
+        """Start it and return when it takes connections. Raises ServerFailed."""
         if self.running:
             return
         first = self.port == 0
@@ -118,9 +97,9 @@ class RedisServer:
                     pass
             self._launch()
             try:
-                self._wait_ready()
+                self.wait_ready(lambda: answers(self.port), time.monotonic() + START_TIMEOUT)
                 return
-            except RedisFailed as e:
+            except ServerFailed as e:
                 self.kill()
                 # Somebody else may have taken the port between our choice and its use.
                 if not (first and "in use" in str(e) and attempt < 2):
@@ -136,18 +115,18 @@ class RedisServer:
 
     def pause(self) -> None:
         """Have it answer nobody, though it is there, until `resume`."""
-        assert self._server is not None
-        self._server.send_signal(signal.SIGSTOP)
+        assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
         """Have it answer again."""
-        assert self._server is not None
-        self._server.send_signal(signal.SIGCONT)
+        assert self.process is not None
+        self.process.send_signal(signal.SIGCONT)
 
     def close(self) -> None:
         """Kill it."""
         self.kill()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def _launch(self) -> None:
         config = [
@@ -157,38 +136,28 @@ class RedisServer:
             'save ""',
             "appendonly no",
             "daemonize no",
-            f"dir {self._folder}",
+            f"dir {self.folder}",
             "databases 1000",
             *self._settings,
         ]
-        path = self._folder / "redis.conf"
+        path = self.folder / "redis.conf"
         path.touch(mode=0o600)
         path.write_text("\n".join(config) + "\n")
         inside = UNPACKED in self._program.parents
         env = {"PATH": os.defpath, **(libraries(UNPACKED) if inside else {})}
-        with (self._folder / "log.txt").open("wb") as log:
+        with self.log.open("wb") as log:
             command = [str(self._program), str(path)]
-            self._server = spawn(command, cwd=self._folder, env=env, log=log)
-
-    def _wait_ready(self) -> None:
-        deadline = time.monotonic() + START_TIMEOUT
-        while not answers(self.port):
-            log = (self._folder / "log.txt").read_text(errors="replace")[-3000:]
-            if not self.running:
-                raise RedisFailed(f"Redis ended while starting:\n{log}")
-            if time.monotonic() > deadline:
-                raise RedisFailed(f"Redis does not answer:\n{log}")
-            time.sleep(0.02)
+            self.process = spawn(command, cwd=self.folder, env=env, log=log)
 
     def _end(self, how: signal.Signals) -> None:
-        if self._server is None:
+        if self.process is None:
             return
-        self._server.send_signal(how)
+        self.process.send_signal(how)
         with suppress(subprocess.TimeoutExpired):
-            self._server.wait(STOP_TIMEOUT)
-        self._server.kill()
-        self._server.wait()
-        self._server = None
+            self.process.wait(STOP_TIMEOUT)
+        self.process.kill()
+        self.process.wait()
+        self.process = None
 
 
 def answers(port: int) -> bool:
@@ -206,34 +175,7 @@ def answers(port: int) -> bool:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(description="A private Redis for tests and first tries.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("install", help="unpack Debian's Redis into .tools/ if it is missing")
-    run = commands.add_parser("run", help="run a server in the foreground until Ctrl-C")
-    run.add_argument("--port", type=int, default=6379, help="its port (6379; 0 takes a free one)")
-    args = parser.parse_args(argv)
-    try:
-        if args.command == "install":
-            install()
-            return 0
-        return _run(args.port)
-    except (CannotInstall, RedisFailed) as e:
-        print(f"redis: {e}", file=sys.stderr)
-        return 1
-
-
-def _run(port: int) -> int:
-    asked = threading.Event()
-    for how in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(how, lambda *_: asked.set())
-    with RedisServer(port) as server:
-        print(f"redis: {server.url} (Ctrl-C stops it)", flush=True)
-        while server.running and not asked.wait(0.2):
-            pass
-        ended = not server.running
-    if ended:
-        print("redis: the server ended by itself", file=sys.stderr)
-    return int(ended)
+    return command_line("Redis", install, lambda port, _: RedisServer(port), 6379, argv=argv)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the private servers of this folder share: how they get here, and that they end with us.
+"""What the private servers of this folder share: how they get here, run, and end with us.
 
 Debian's packages are downloaded and checked by apt and unpacked, not installed: no maintainer
 script runs, no user is made, nothing outside the project changes. Standard library only, because
@@ -7,6 +7,7 @@ this runs before there is a virtual environment.
 
 from __future__ import annotations
 
+import argparse
 import ctypes
 import fcntl
 import os
@@ -17,11 +18,14 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
+import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Self
 
 PROJECT = Path(__file__).resolve().parent.parent
 TOOLS = PROJECT / ".tools"
@@ -33,6 +37,10 @@ as long as this process starts them all."""
 
 class CannotInstall(Exception):
     """There is no way to get a server here; the text says what would help."""
+
+
+class ServerFailed(Exception):
+    """A server ended or did not answer in time; the text has the end of its log."""
 
 
 # --- getting one ---------------------------------------------------------------------------------
@@ -197,3 +205,104 @@ def ports(*wanted: int) -> Iterator[list[int]]:
             listener.bind(("127.0.0.1", port))
             found.append(listener.getsockname()[1])
         yield found
+
+
+class Server(ABC):
+    """A server that is up from `start` to `close`, or within a `with`. what: what people call it.
+    process: the one that is it. folder: where its log is."""
+
+    what = ""
+    folder: Path
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    @abstractmethod
+    def url(self) -> str:
+        """Where it is, with whatever opens it."""
+
+    @abstractmethod
+    def start(self) -> None:
+        """Start it and return when it answers. Raises ServerFailed."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End it, and leave nothing that was temporary."""
+
+    @property
+    def running(self) -> bool:
+        """Whether its process is there."""
+        return self.process is not None and self.process.poll() is None
+
+    @property
+    def log(self) -> Path:
+        """What it writes."""
+        return self.folder / "log.txt"
+
+    def wait_ready(self, answers: Callable[[], bool], deadline: float) -> None:
+        """Return once it answers. deadline: on the clock of `time.monotonic`. Raises
+        ServerFailed."""
+        while not answers():
+            said = self.log.read_text(errors="replace")[-3000:]
+            if not self.running:
+                raise ServerFailed(f"{self.what} ended while starting:\n{said}")
+            if time.monotonic() > deadline:
+                raise ServerFailed(f"{self.what} does not answer:\n{said}")
+            time.sleep(0.02)
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+# --- the command ---------------------------------------------------------------------------------
+
+
+def command_line(
+    what: str,
+    install: Callable[[], object],
+    make: Callable[[int, Path], Server],
+    port: int,
+    data: Path | None = None,
+    argv: Sequence[str] | None = None,
+) -> int:
+    """`install`, and `run` until Ctrl-C; returns the exit status. make: gets the port and the
+    folder of the data. data: that folder, if nothing else is said; None if it keeps none."""
+    parser = argparse.ArgumentParser(description=f"A private {what} for tests and first tries.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("install", help=f"put {what} into .tools/ if it is missing")
+    run = commands.add_parser("run", help="run a server in the foreground until Ctrl-C")
+    run.add_argument(
+        "--port", type=int, default=port, help=f"its port ({port}; 0 takes a free one)"
+    )
+    if data is not None:
+        run.add_argument("--data", type=Path, default=data, help="data folder")
+    args = parser.parse_args(argv)
+    try:
+        if args.command == "install":
+            print(f"{what} is in {install()}")
+            return 0
+        return _foreground(make(args.port, Path(getattr(args, "data", "")).resolve()))
+    except (CannotInstall, ServerFailed) as e:
+        print(f"{what}: {e}", file=sys.stderr)
+        return 1
+
+
+def _foreground(server: Server) -> int:
+    asked = threading.Event()
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, lambda *_: asked.set())
+    with server:
+        print(f"{server.what} is ready: {server.url} (Ctrl-C stops it)", flush=True)
+        while server.running and not asked.wait(0.2):
+            pass
+        ended = not server.running
+    if ended:
+        print(f"{server.what}: the server ended by itself", file=sys.stderr)
+    return int(ended)

@@ -11,6 +11,7 @@ Settings it heeds: UV_DEFAULT_INDEX or PIP_INDEX_URL (another index), HTTPS_PROX
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -234,16 +235,17 @@ def locked(group: str) -> Path:
         subprocess.run(export, cwd=PROJECT, check=True, stdout=subprocess.DEVNULL)
         digest = hashlib.sha256(wanted.read_bytes()).hexdigest()[:12]
         folder = TOOLS / f"{group}-{digest}"
+        # Complete or not there at all, also when two do this at the same time.
+        part = folder.with_name(f"{folder.name}.{os.getpid()}")
         if not folder.exists():
-            # Complete or not there at all, also when two do this at the same time.
-            part = folder.with_name(f"{folder.name}.{os.getpid()}")
             into = ["--target", str(part), "--python", sys.executable, "--default-index", _index()]
             what = ["--require-hashes", "--quiet", "--requirement", str(wanted)]
-            subprocess.run([str(uv), "pip", "install", *into, *what], check=True)
             try:
-                part.rename(folder)
-            except OSError:
-                shutil.rmtree(part)
+                subprocess.run([str(uv), "pip", "install", *into, *what], check=True)
+                with contextlib.suppress(OSError):
+                    part.rename(folder)
+            finally:
+                shutil.rmtree(part, ignore_errors=True)
         return folder
     except (subprocess.CalledProcessError, OSError) as e:
         raise SetupFailed(f"the packages of '{group}' cannot be had: {e}") from e
