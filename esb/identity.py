@@ -54,10 +54,10 @@ def exactly(name: str, method: str) -> str:
 
 def sender(envelope: Envelope) -> str:
     """Whose a message is: see `exactly`; "" if that is not known."""
-    return exactly(envelope.principal, envelope.params.get("principal", _NOBODY).get("method", ""))
+    return exactly(envelope.principal, envelope.params.get("principal", _UNKNOWN).get("method", ""))
 
 
-_NOBODY: Final[Mapping[str, Any]] = {}
+_UNKNOWN: Final[Mapping[str, Any]] = {}
 
 
 @lru_cache(10_000)

@@ -208,7 +208,6 @@ class HttpSink:
 
     async def send(self, envelope: Envelope) -> None:
         """Return once a 2xx came."""
-        await written(envelope.body)
         reply = await self._requests.perform(envelope, want_body=False)
         error = error_of(reply, idempotent=self._requests.idempotent)
         if error is not None:
