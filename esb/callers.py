@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 
 from esb.adapter import BuildFailed, RequestReply
 from esb.auth import AuthOptions, Way, made
-from esb.auth.files import Table
 from esb.auth.tokens import Fetch
 from esb.auth.ways import Method
 from esb.build import Builder
@@ -22,6 +21,7 @@ from esb.durable import Store
 from esb.envelope import Envelope
 from esb.loading import Load
 from esb.mistakes import shown_path
+from esb.renewed import Renewed
 from esb.strict_yaml import read_yaml
 
 T = TypeVar("T")
@@ -91,7 +91,7 @@ class _Place:
     def store(self) -> Store:
         return self.build.store
 
-    def table(self, name: str, model: type[T], *path: str | int) -> Table[T]:
+    def table(self, name: str, model: type[T], *path: str | int) -> Renewed[T]:
         file = self.build.credential(name, *path)
         load = self.build.load
 
@@ -106,7 +106,7 @@ class _Place:
             except BuildFailed:
                 raise ValueError("; ".join(map(str, aside.diagnostics))) from None
 
-        return Table(file, at_load(), again)
+        return Renewed(file.name, [file], at_load, again)
 
     def content(self, name: str, *path: str | int) -> bytes:
         return self.build.credential(name, *path).read_bytes()

@@ -21,15 +21,15 @@ from argon2 import PasswordHasher
 from openapi_spec_validator import validate
 from support.bus import load_text, running, url
 
-from esb.auth import AnyOf, files
-from esb.auth.files import Table
+from esb import renewed
+from esb.auth import AnyOf
 from esb.auth.keys import digest, new_key
 from esb.auth.passwords import Basic, BasicOptions, UserFile
 from esb.envelope import Headers
 from esb.errors import Denied
 from esb.guessing import FREE, Failures
 from esb.identity import Credentials
-from esb_web import tls
+from esb.renewed import Renewed
 from esb_web.openapi import document
 
 SECRET = "a secret of a hook"
@@ -126,7 +126,7 @@ async def test_keys_that_are_over_or_not_yet_good(
 async def test_keys_rotate_while_the_bus_runs(
     tmp_path: Path, http: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "LOOK_EVERY", 0.0)
+    monkeypatch.setattr(renewed, "LOOK_EVERY", 0.0)
     old, new = "a" * 40, "b" * 40
     keys(tmp_path, {"name": "acme", "sha256": digest(old)})
     async with running(route(KEYS), tmp_path) as bus:
@@ -339,7 +339,7 @@ async def test_some_show_a_certificate_and_others_a_key(tmp_path: Path) -> None:
 async def test_certificates_are_renewed_while_the_bus_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tls, "LOOK_EVERY", 0.0)
+    monkeypatch.setattr(renewed, "LOOK_EVERY", 0.0)
     old, callers = certificates(tmp_path)
     text = route("{it: {mtls: {}}}") + TLS % ""
     async with running(text, tmp_path) as bus:
@@ -461,7 +461,7 @@ async def test_who_guesses_has_to_wait(tmp_path: Path, http: aiohttp.ClientSessi
 
 async def test_names_that_nobody_could_have_are_not_remembered(tmp_path: Path) -> None:
     """10,000 of them would be 230 MB."""
-    file = Table(tmp_path, UserFile(users=[]), lambda: UserFile(users=[]))
+    file = Renewed("", [], lambda: UserFile(users=[]), lambda: UserFile(users=[]))
     failures = Failures()
     any_of = AnyOf([Basic("it", BasicOptions(users="users.yml"), file)], failures)
     for name in ("ann", "a" * 20_000):

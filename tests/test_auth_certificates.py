@@ -20,7 +20,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from support.bus import running, url
 from support.web import wire
 
-from esb_web import tls
+from esb import renewed
 
 TEXT = """
 auth: {machines: {mtls: {names: [press]}}}
@@ -187,7 +187,7 @@ async def test_who_was_let_in_before_the_authorities_changed_is_looked_at_again(
     version: ssl.TLSVersion, tmp_path: Path, callers: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A session that is taken up again shows no certificate."""
-    monkeypatch.setattr(tls, "LOOK_EVERY", 0.0)
+    monkeypatch.setattr(renewed, "LOOK_EVERY", 0.0)
     async with running(TEXT, tmp_path) as bus:
         port = urlsplit(url(bus)).port
 

@@ -34,6 +34,7 @@ from servers import (
     CannotInstall,
     Server,
     ServerFailed,
+    Up,
     command_line,
     libraries,
     ports,
@@ -302,7 +303,7 @@ def speaks_amqp(port: int) -> bool:
 # --- a cluster ------------------------------------------------------------------------------------
 
 
-class Cluster:
+class Cluster(Up):
     """RabbitMQ nodes that are one broker: `nodes` may be stopped, killed and started one by one.
 
     config: more lines for the rabbitmq.conf of each. Three nodes take some 10 s and 400 MB.
@@ -319,17 +320,6 @@ class Cluster:
     def urls(self) -> list[str]:
         """Where its nodes listen."""
         return [node.url for node in self.nodes]
-
-    def __enter__(self) -> Cluster:
-        try:
-            self._start()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
 
     def settle(self, timeout: float = 60.0) -> None:
         """Return when every node runs and each quorum queue could lose any of them (some seconds).
@@ -353,7 +343,7 @@ class Cluster:
             _end_group(self._epmd, signal.SIGKILL)
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _start(self) -> None:
+    def start(self) -> None:
         with ports(0) as (epmd,):
             pass
         with (self._folder / "epmd.txt").open("ab") as log:

@@ -207,9 +207,32 @@ def ports(*wanted: int) -> Iterator[list[int]]:
         yield found
 
 
-class Server(ABC):
-    """A server that is up from `start` to `close`, or within a `with`. what: what people call it.
-    process: the one that is it. folder: where its log is."""
+class Up(ABC):
+    """What is up from `start` to `close`, or within a `with`."""
+
+    @abstractmethod
+    def start(self) -> None:
+        """Start it and return when it answers. Raises ServerFailed."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End it, and leave nothing that was temporary."""
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+class Server(Up):
+    """One server. what: what people call it. process: the one that is it. folder: where its log
+    is."""
 
     what = ""
     folder: Path
@@ -219,14 +242,6 @@ class Server(ABC):
     @abstractmethod
     def url(self) -> str:
         """Where it is, with whatever opens it."""
-
-    @abstractmethod
-    def start(self) -> None:
-        """Start it and return when it answers. Raises ServerFailed."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """End it, and leave nothing that was temporary."""
 
     @property
     def running(self) -> bool:
@@ -248,17 +263,6 @@ class Server(ABC):
             if time.monotonic() > deadline:
                 raise ServerFailed(f"{self.what} does not answer:\n{said}")
             time.sleep(0.02)
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
 
 
 # --- the command ---------------------------------------------------------------------------------

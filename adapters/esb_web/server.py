@@ -46,7 +46,7 @@ from esb_web.messages import Headerlist, Request, Response, Site
 from esb_web.problems import challenges, problem, unexpected
 from esb_web.query import parse_query
 from esb_web.router import Found, Router, normal_path
-from esb_web.tls import Files, Renewed
+from esb_web.tls import Files, Handshakes
 
 log = structlog.get_logger("esb.web")
 
@@ -92,7 +92,7 @@ def _server_tls(build: Build, options: ListenOptions) -> ssl.SSLContext | None:
     cert, key = build.credential(tls.cert), build.credential(tls.key)
     authorities = None if tls.client_ca is None else build.credential(tls.client_ca)
     try:
-        return Renewed(Files(cert, key, authorities, tls.certified)).context
+        return Handshakes(Files(cert, key, authorities, tls.certified)).context
     except (ssl.SSLError, ValueError) as e:
         raise build.problem("listen.tls holds no usable certificate and key", code="tls") from e
 

@@ -14,11 +14,11 @@ from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from esb.auth.files import Table
 from esb.auth.ways import Refused, bearer
 from esb.clock import current
 from esb.identity import Credentials, Principal
 from esb.options import Options, Words
+from esb.renewed import Renewed
 
 _PREFIX: Final = "esb_"
 
@@ -88,7 +88,7 @@ class ApiKeys:
 
     asks: frozenset[str] = frozenset()
 
-    def __init__(self, name: str, options: ApiKeysOptions, table: Table[KeyFile]) -> None:
+    def __init__(self, name: str, options: ApiKeysOptions, table: Renewed[KeyFile]) -> None:
         self.name = name
         self._header = options.header.lower()
         self._table = table

@@ -8,7 +8,6 @@ from typing import Any, Protocol, TypeVar
 from pydantic import Field, RootModel, model_validator
 
 from esb.auth.certificates import Certificates, MtlsOptions
-from esb.auth.files import Table
 from esb.auth.keys import ApiKeys, ApiKeysOptions, KeyFile
 from esb.auth.passwords import Basic, BasicOptions, UserFile
 from esb.auth.tokens import Fetch, JwtOptions, Keys, Tokens
@@ -16,6 +15,7 @@ from esb.auth.ways import Method
 from esb.auth.webhooks import HmacOptions, Webhooks
 from esb.durable import Store
 from esb.options import NAME, Misplaced, Options
+from esb.renewed import Renewed
 
 T = TypeVar("T")
 EVERYBODY = "public"
@@ -63,7 +63,7 @@ class Place(Protocol):
         """The project's."""
         ...
 
-    def table(self, name: str, model: type[T], *path: str | int) -> Table[T]:
+    def table(self, name: str, model: type[T], *path: str | int) -> Renewed[T]:
         """A file of callers."""
         ...
 

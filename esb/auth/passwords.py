@@ -18,12 +18,12 @@ from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, Field
 
-from esb.auth.files import Table
 from esb.auth.ways import Refused
 from esb.clock import current
 from esb.errors import Overloaded
 from esb.identity import Credentials, Principal
 from esb.options import Duration, Options, Words
+from esb.renewed import Renewed
 
 _AT_ONCE: Final = 2
 _WAITING: Final = 50
@@ -81,7 +81,7 @@ class Basic:
     asks: frozenset[str] = frozenset()
     conceals: frozenset[str] = frozenset()  # Authorization is forwarded and kept nowhere
 
-    def __init__(self, name: str, options: BasicOptions, table: Table[UserFile]) -> None:
+    def __init__(self, name: str, options: BasicOptions, table: Renewed[UserFile]) -> None:
         from argon2 import PasswordHasher
 
         self.name = name
