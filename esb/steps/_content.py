@@ -63,7 +63,10 @@ def content_filter(
     names = re.compile("|".join(translate(name.lower()) for name in options.headers))
 
     def body_of(envelope: Envelope) -> Body:
-        data = envelope.body.data
+        body = envelope.body
+        # Read for this step alone it need not be copied, which takes as much memory once more.
+        own = type(body) is Body and body.is_written and not body.is_parsed and bool(paths)
+        data = (body.typed(body.content_type) if own else body).data
         is_xml = isinstance(data, etree._Element)
         if is_xml != bool(paths):
             raise RouteFailure(
@@ -73,7 +76,7 @@ def content_filter(
             )
         if not is_xml:
             return Body.of(of_data(data, tree), envelope.content_type)
-        root = copy.deepcopy(data)
+        root = data if own else copy.deepcopy(data)
         of_xml(root, [node for path in paths for node in _found(path, root)])
         return Body.of(root, envelope.content_type)
 
