@@ -22,7 +22,7 @@ from lxml import etree
 from esb.envelope import known_charset
 from esb.errors import BadMessage, TooLarge
 
-MAX_ELEMENTS = 300_000
+MAX_ELEMENTS = 250_000
 """Elements and attributes of one document, each of which takes a few hundred bytes."""
 
 MAX_ATTRIBUTES = 1_000

@@ -20,7 +20,7 @@ def _fields() -> bytes:
 
 
 def _elements() -> bytes:
-    return b"<r>" + b"<a>a text that is here, and ends here</a>" * 250_000 + b"</r>"
+    return b"<r>" + b"<a>a text that is here, and ends here</a>" * 240_000 + b"</r>"
 
 
 def _reply() -> bytes:

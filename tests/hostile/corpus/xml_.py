@@ -162,34 +162,34 @@ def _large() -> dict[str, tuple[Bytes, str, tuple[int, ...]]]:
             "/xpath",
             (413,),
         ),
-        "290,000 elements": (lambda: "<order>" + "<a/>" * 290_000 + "</order>", "/xpath", (200,)),
-        "290,000 elements for a stylesheet": (
-            lambda: "<order>" + "<line>a</line>" * 290_000 + "</order>",
+        "240,000 elements": (lambda: "<order>" + "<a/>" * 240_000 + "</order>", "/xpath", (200,)),
+        "240,000 elements for a stylesheet": (
+            lambda: "<order>" + "<line>a</line>" * 240_000 + "</order>",
             "/xslt",
             (200,),
         ),
-        "290,000 elements for a schema": (
-            lambda: "<order><name>a</name>" + "<line>a</line>" * 290_000 + "</order>",
+        "240,000 elements for a schema": (
+            lambda: "<order><name>a</name>" + "<line>a</line>" * 240_000 + "</order>",
             "/xsd",
             (200,),
         ),
-        "290,000 mistakes for a schema": (
-            lambda: "<order>" + "<no/>" * 290_000 + "</order>",
+        "240,000 mistakes for a schema": (
+            lambda: "<order>" + "<no/>" * 240_000 + "</order>",
             "/xsd",
             (400,),
         ),
-        "290,000 elements as JSON": (
-            lambda: "<order>" + "<a>1</a>" * 290_000 + "</order>",
+        "240,000 elements as JSON": (
+            lambda: "<order>" + "<a>1</a>" * 240_000 + "</order>",
             "/any",
             (200,),
         ),
-        "290,000 names as JSON": (
-            lambda: "<order>" + "".join(f"<a{i:x}/>" for i in range(290_000)) + "</order>",
+        "240,000 names as JSON": (
+            lambda: "<order>" + "".join(f"<a{i:x}/>" for i in range(240_000)) + "</order>",
             "/any",
             (200, 413),
         ),
-        "290,000 names": (
-            lambda: "<order>" + "".join(f"<a{i:x}/>" for i in range(290_000)) + "</order>",
+        "240,000 names": (
+            lambda: "<order>" + "".join(f"<a{i:x}/>" for i in range(240_000)) + "</order>",
             "/xpath",
             (200, 413),
         ),
@@ -286,7 +286,7 @@ def _large() -> dict[str, tuple[Bytes, str, tuple[int, ...]]]:
             (200, 413),
         ),
         "10 MB of UTF-16": (
-            lambda: declared("utf-16", "<order>" + "<a/>" * 290_000 + "</order>"),
+            lambda: declared("utf-16", "<order>" + "<a/>" * 240_000 + "</order>"),
             "/xpath",
             (200, 413),
         ),
