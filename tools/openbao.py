@@ -103,6 +103,8 @@ class OpenBao(Server):
         return line.partition(":")[2].strip()
 
     def _answers(self) -> bool:
+        if "Unseal Key:" not in self.log.read_text(errors="replace"):
+            return False  # it is told a moment after the server answers
         try:
             context = ssl.create_default_context(cafile=str(self.ca))
             with urllib.request.urlopen(f"{self.url}/v1/sys/health", timeout=2, context=context):
